@@ -1,0 +1,90 @@
+# The front door: every target calls one script. `make` prints the targets.
+
+PYTHON ?= python3
+# where the settings are, if not in deploy/backup.env
+CONFIG ?=
+# which environment a command is about, and whose snapshot a restore takes
+ENV ?=
+FROM ?=
+# answers to the questions of restore and install, given beforehand
+SNAPSHOT ?=
+YES ?=
+
+ENVIRONMENTS := production demo
+NEED_ENV := backup restore
+GOALS := $(MAKECMDGOALS)
+
+ifneq ($(filter $(NEED_ENV),$(GOALS)),)
+  ifeq ($(ENV),)
+    $(error $(firstword $(GOALS)) needs an environment: ENV=production or ENV=demo)
+  endif
+endif
+ifneq ($(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)),)
+  $(error unknown environment '$(firstword $(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)))': there are production and demo)
+endif
+
+# Recipes read these from their shell's environment: no value is ever parsed as a command.
+export ENV FROM SNAPSHOT
+ifneq ($(CONFIG),)
+  export DODEKA_BACKUP_ENV := $(CONFIG)
+endif
+YES_FLAG := $(if $(filter 1 yes,$(YES)),--yes)
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, YES=1, CONFIG=<settings file>'
+
+.PHONY: try
+try: setup ## see it work: a backup, an accident and a restore in sandbox/
+	@bin/dodeka-db-try.py
+
+.PHONY: setup
+setup: packages .venv/.runtime ## install what the scripts need (.venv, restic)
+
+.PHONY: packages
+packages:
+	@bin/install-packages.sh "$(PYTHON)" restic
+
+.PHONY: init
+init: .venv/.runtime ## make the password file and the restic repository
+	@bin/dodeka-db-init.py
+
+.PHONY: install
+install: setup ## on the server: crontab, log folder, logrotate
+	@bin/dodeka-install.py $(YES_FLAG)
+
+.PHONY: backup
+backup: .venv/.runtime ## take a snapshot of ENV now
+	@bin/dodeka-db-backup.py "$$ENV"
+
+.PHONY: cron
+cron: .venv/.runtime ## what cron runs: a snapshot of ENV (production), then retention
+	@bin/dodeka-db-cron.py $${ENV:+"$$ENV"}
+
+.PHONY: snapshots
+snapshots: .venv/.runtime ## list the snapshots of ENV, or of both
+	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"}
+
+.PHONY: restore
+restore: .venv/.runtime ## put a snapshot (of FROM) in the place of ENV's database
+	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(YES_FLAG)
+
+.PHONY: test
+test: setup test-packages .venv/.tests ## run all tests
+	@.venv/bin/python -m pytest tests
+	@bats tests
+
+.PHONY: test-packages
+test-packages:
+	@bin/install-packages.sh "$(PYTHON)" bats zstd sqlite3 cron logrotate sudo systemd util-linux
+
+.venv/.runtime: requirements.txt
+	@bin/install-packages.sh "$(PYTHON)" python3-venv
+	@$(PYTHON) -m venv .venv && .venv/bin/pip install --quiet --require-hashes -r $<
+	@touch $@
+
+.venv/.tests: tests/requirements.txt .venv/.runtime
+	@.venv/bin/pip install --quiet --require-hashes -r $<
+	@touch $@

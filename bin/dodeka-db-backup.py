@@ -1,0 +1,37 @@
+#!/usr/bin/python3
+"""Take one snapshot of an environment's database now (make backup)."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, lock, settings, staging
+from dodeka_db.backup import take_snapshot
+from dodeka_db.repository import Repository
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    arguments = parser.parse_args(argv)
+    console.begin(arguments.environment)
+
+    started = time.monotonic()
+    here = settings.load()
+    environment = here.environment(arguments.environment)
+    repository = Repository(here)
+    with lock.held(staging.state_folder(here), f"backup of {environment.name}", here.lock_wait_s):
+        taken = take_snapshot(here, repository, environment)
+    console.log.info(
+        "done: snapshot %s, %s exported, repository grew by %s, %.1f s",
+        taken.snapshot_id,
+        console.size(taken.exported_bytes),
+        console.size(taken.added_bytes),
+        time.monotonic() - started,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

@@ -1,0 +1,54 @@
+#!/usr/bin/python3
+"""Put a snapshot in the place of an environment's database (make restore)."""
+
+import sys
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, lock, settings, staging
+from dodeka_db.repository import Repository, resolve
+from dodeka_db.restore import restore
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("environment", type=console.environment_name, help="whose database is replaced")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=console.environment_name,
+        metavar="ENVIRONMENT",
+        help="whose snapshot is put there; the same environment's if left out",
+    )
+    parser.add_argument("--snapshot", metavar="ID", help="an ID or 'latest'; asked for if left out")
+    parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
+    arguments = parser.parse_args(argv)
+    console.begin(arguments.environment)
+
+    here = settings.load()
+    target = here.environment(arguments.environment)
+    source = here.environment(arguments.source or arguments.environment)
+    repository = Repository(here)
+    snapshots = repository.snapshots()
+    wanted = arguments.snapshot
+    if wanted is None:
+        print(console.table([snapshot for snapshot in snapshots if snapshot.environment == source.name]))
+        wanted = console.ask(f"Snapshot of {source.name} to restore (an ID, or 'latest'):")
+    snapshot = resolve(snapshots, source.name, wanted)  # once, before the pre-restore snapshot is made
+
+    change = (
+        f"This replaces the {target.name} database {target.database}\n"
+        f"by snapshot {snapshot.short_id} of {source.name}, {console.age(snapshot.time)}."
+    )
+    if arguments.yes:
+        print(change, flush=True)
+    else:
+        console.confirm(change)
+    with lock.held(staging.state_folder(here), f"restore of {target.name}", here.lock_wait_s):
+        restore(here, repository, target, snapshot)
+    console.log.info("done: %s has the data of snapshot %s of %s", target.name, snapshot.short_id, source.name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

@@ -1,0 +1,34 @@
+#!/usr/bin/python3
+"""List the snapshots of one environment or of all (make snapshots)."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, settings
+from dodeka_db.repository import Repository
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument(
+        "environment", type=console.environment_name, nargs="?", help="production or demo; both if left out"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: a JSON array, the oldest first")
+    arguments = parser.parse_args(argv)
+
+    snapshots = [
+        snapshot
+        for snapshot in Repository(settings.load()).snapshots()
+        if arguments.environment in (None, snapshot.environment)
+    ]
+    if arguments.json:
+        print(json.dumps([vars(snapshot) for snapshot in snapshots], default=str, indent=2))
+    else:
+        print(console.table(snapshots))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

@@ -1,0 +1,106 @@
+#!/usr/bin/python3
+"""The main job, for real, in sandbox/: back up, lose data, restore, clone (make try)."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, members
+from dodeka_db.errors import BackupError
+from dodeka_db.settings import ROOT
+
+SANDBOX = ROOT / "sandbox"
+CONFIG = SANDBOX / "backup.env"
+PRODUCTION = SANDBOX / "backend" / "envs" / "production" / "db.sqlite"
+DEMO = SANDBOX / "backend" / "envs" / "demo" / "db.sqlite"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    console.parser(__doc__).parse_args(argv)
+    os.chdir(ROOT)
+
+    _title("A server of its own in sandbox/: two databases, settings, no service")
+    _make_sandbox()
+    members.create(PRODUCTION, members=400)
+    members.create(DEMO, members=25, seed=2)
+    print(f"production has {members.count(PRODUCTION)} members, demo has {members.count(DEMO)}")
+
+    _title("A repository: restic, encrypted")
+    _make("init")
+
+    _title("A backup of both")
+    before = members.digest(PRODUCTION)
+    _make("backup", "ENV=production")
+    _make("backup", "ENV=demo")
+
+    _title("An accident: somebody deletes most members")
+    with closing(sqlite3.connect(PRODUCTION)) as connection, connection:
+        connection.execute("DELETE FROM users WHERE key > '000100'")
+    lost = members.digest(PRODUCTION)
+    print(f"production has {members.count(PRODUCTION)} members left")
+
+    _title("Put the newest snapshot back; what was there is kept as a snapshot tagged pre-restore")
+    _make("restore", "ENV=production", "SNAPSHOT=latest", "YES=1")
+    restored = members.digest(PRODUCTION)
+    print(f"production has {members.count(PRODUCTION)} members again")
+
+    _title("Clone production to demo")
+    _make("restore", "ENV=demo", "FROM=production", "SNAPSHOT=latest", "YES=1")
+    print(f"demo has {members.count(DEMO)} members")
+    _make("snapshots")
+
+    _title("The proof: checksums over every row of every table")
+    for label, digest in (
+        ("production before", before),
+        ("after the accident", lost),
+        ("production restored", restored),
+        ("demo, the clone", members.digest(DEMO)),
+    ):
+        print(f"  {label:<20} {digest[:16]}")
+    if not before == restored == members.digest(DEMO) != lost:
+        raise BackupError("the data did not come back")
+    print("\nAll rows are back. Go on in the sandbox, for example:\n")
+    for command in (
+        "make snapshots CONFIG=sandbox/backup.env",
+        "make backup ENV=demo CONFIG=sandbox/backup.env",
+        "make cron ENV=production CONFIG=sandbox/backup.env",
+        "make restore ENV=demo CONFIG=sandbox/backup.env",
+    ):
+        print(f"  {command}")
+    return 0
+
+
+def _make_sandbox() -> None:
+    shutil.rmtree(SANDBOX, ignore_errors=True)
+    SANDBOX.mkdir()
+    CONFIG.write_text(
+        "# made by `make try`\n"
+        f"DODEKA_BACKEND='{SANDBOX}/backend'\n"
+        f"RESTIC_REPOSITORY='{SANDBOX}/restic'\n"
+        f"RESTIC_PASSWORD_FILE='{SANDBOX}/restic-password'\n"
+        f"DODEKA_STATE='{SANDBOX}/state'\n"
+        "DODEKA_SYSTEMCTL=none\n"
+    )
+
+
+def _title(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def _make(*words: str) -> None:
+    # the sandbox's settings and none of the surroundings', which would win over its file
+    keep = ("HOME", "LANG", "PATH", "RESTIC", "TERM", "USER")
+    environment = {name: os.environ[name] for name in keep if name in os.environ}
+    words = ("make", "--no-print-directory", *words, f"CONFIG={CONFIG.relative_to(ROOT)}")
+    print("$ " + " ".join(word for word in words if not word.startswith("--")), flush=True)
+    if subprocess.run(words, env=environment, check=False).returncode:
+        raise BackupError(f"'{' '.join(words)}' failed", "what it said is above")
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

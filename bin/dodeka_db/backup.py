@@ -1,0 +1,61 @@
+"""Take one snapshot of an environment: export, check, compress, store."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dodeka_db import database, frames, staging
+from dodeka_db.errors import BackupError
+from dodeka_db.repository import Repository
+from dodeka_db.settings import Environment, Settings
+
+log = logging.getLogger("dodeka_db")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A snapshot that was taken: its ID (8 digits), the size of the export, how much the repository grew."""
+
+    snapshot_id: str
+    exported_bytes: int
+    added_bytes: int
+
+
+def take_snapshot(
+    settings: Settings,
+    repository: Repository,
+    environment: Environment,
+    extra_tags: tuple[str, ...] = (),
+) -> Taken:
+    """Export the environment's database and store it as a new snapshot. To be called under the lock.
+
+    Raises DatabaseError if there is nothing whole to export, and what Repository.store raises.
+    """
+    with staging.folder(settings) as folder:
+        export = folder / "export.sqlite"
+        log.info("exporting %s", environment.database)
+        database.export(environment.database, export)
+        database.verify(export, f"database {environment.database}")
+        exported_bytes = export.stat().st_size
+
+        log.info("compressing")
+        archive = folder / environment.archive
+        _compress(export, archive)
+        export.unlink()
+
+        log.info("storing it in %s", settings.repository_shown)
+        with open(archive, "rb") as finished:
+            stored = repository.store(finished, environment, extra_tags)
+    return Taken(stored.snapshot_id[:8], exported_bytes, stored.added_bytes)
+
+
+def _compress(export: Path, archive: Path) -> None:
+    page_bytes = database.read_header(export).page_bytes
+    try:
+        with open(export, "rb") as source, open(archive, "xb") as target:
+            frames.compress(source, target, page_bytes)
+    except OSError as error:
+        raise BackupError(
+            f"cannot write {archive}: {os.strerror(error.errno or 0)}", "free some room, or set DODEKA_STATE"
+        ) from error

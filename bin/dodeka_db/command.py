@@ -1,0 +1,119 @@
+"""Run a program to its end. The only module that imports sh.
+
+What sh does by default and we must not want (measured with sh 2.4): a terminal as standard output, which
+restic decorates; captured output kept in memory and its oldest part dropped; a child that outlives us
+when only we get SIGTERM. So output goes through files, and whatever interrupts us ends the child first.
+"""
+
+import json
+import signal
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import sh
+
+from dodeka_db.errors import SetupError
+from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
+
+PATIENCE_S = 20
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that has ended: its exit code (negative: the signal that killed it) and its output."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def failure(self) -> str:
+        """What it said of its failure, in one line; restic from 0.17 on says it in JSON."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        for line in reversed(lines):
+            if line.startswith("{"):
+                try:
+                    return " ".join(str(json.loads(line)["message"]).split())
+                except (ValueError, KeyError):
+                    continue
+        if self.exit_code < 0:
+            lines.append(f"killed by {signal.Signals(-self.exit_code).name}")
+        return " ".join(lines[-3:]) or "it gave no reason"
+
+
+def run(
+    program: str,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    stdin: BinaryIO | None = None,
+    stdout: BinaryIO | None = None,
+) -> Completed:
+    """Run `program` (a path, or a name on PATH) and wait for it.
+
+    `stdin` and `stdout` are real files, handed to the child as they are; without them it reads nothing
+    and its output is returned. A non-zero exit is returned, not raised: what it means is the caller's
+    to say. Raises SetupError if the program cannot be started, Interrupted after having ended it.
+    """
+    deaf = is_shielded()
+    with (
+        open("/dev/null", "rb") as nothing,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+    ):
+        try:
+            with shielded():  # between its start and our knowing of it, it could not be ended
+                child = sh.Command(program)(
+                    *arguments,
+                    _in=stdin or nothing,
+                    _out=stdout or output,
+                    _err=errors,
+                    _env=dict(env) if env is not None else None,
+                    _tty_out=False,
+                    _bg=True,
+                    _bg_exc=False,
+                    _return_cmd=True,
+                    _preexec_fn=_ignore_signals if deaf else None,
+                )
+        except sh.CommandNotFound as error:
+            raise SetupError(f"{program} is not installed", "see BACKUP.md, 'Set up a server'") from error
+        except sh.ForkException as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise SetupError(f"{program} cannot be run ({reason})") from error
+        try:
+            child.wait()
+            exit_code = 0
+        except sh.ErrorReturnCode as error:
+            exit_code = error.exit_code
+        except BaseException:
+            with shielded():
+                _end(child)
+            raise
+        output.seek(0)
+        errors.seek(0)
+        return Completed(exit_code, output.read(), errors.read().decode(errors="replace"))
+
+
+def _ignore_signals() -> None:
+    # inherited over exec: a Ctrl-C meant for us must not kill the command that starts the service again
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _end(child: sh.RunningCommand) -> None:
+    # SIGINT: on it every restic removes its own lock, on SIGTERM 0.14 does not
+    for signum in (signal.SIGINT, signal.SIGKILL):
+        try:
+            child.signal(signum)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            pass  # sudo is root's: it ends by itself
+        try:
+            child.wait(timeout=PATIENCE_S)
+            return
+        except sh.TimeoutException:
+            continue
+        except sh.ErrorReturnCode:
+            return

@@ -1,0 +1,156 @@
+"""What an operator reads and types: log lines, the snapshot table, questions, and how a script ends."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+from dodeka_db import interrupts
+from dodeka_db.errors import BackupError, NotConfirmed
+from dodeka_db.repository import Snapshot
+from dodeka_db.settings import ENVIRONMENTS
+
+log = logging.getLogger("dodeka_db")
+_environment = ""
+
+
+def run(main: Callable[[Sequence[str] | None], int]) -> int:
+    """Call `main` and return the exit code: every foreseen failure becomes one line on standard error.
+
+    A traceback is a bug of this project.
+    """
+    os.umask(0o077)
+    interrupts.install()
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Formatter())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        code = main(None)
+        sys.stdout.flush()
+        return code
+    except BackupError as error:
+        return _fail(str(error), error.exit_code)
+    except interrupts.Interrupted as interruption:
+        return _fail(f"interrupted ({interruption})", interruption.exit_code)
+    except BrokenPipeError:
+        # `make snapshots | head`: whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser that answers bad usage with one line and exit code 2."""
+    return _Parser(description=description, allow_abbrev=False)
+
+
+def environment_name(value: str) -> str:
+    """argparse type: one of the environments."""
+    if value not in ENVIRONMENTS:
+        raise argparse.ArgumentTypeError(f"unknown environment '{value}': choose {_CHOICES}")
+    return value
+
+
+def begin(environment: str) -> None:
+    """From here on every log line is about `environment`."""
+    global _environment
+    _environment = environment
+
+
+def ask(question: str) -> str:
+    """The answer to `question`, from a terminal or a pipe; raises NotConfirmed where there is none."""
+    print(question, end=" ", flush=True)
+    answer = sys.stdin.readline()
+    if not sys.stdin.isatty():
+        print(flush=True)
+    if not answer.strip():
+        raise NotConfirmed("no answer; nothing was changed")
+    return answer.strip()
+
+
+def confirm(question: str) -> None:
+    """Raise NotConfirmed unless `yes` is typed, in full."""
+    if ask(f"{question} Type 'yes' to go on:") != "yes":
+        raise NotConfirmed("not confirmed; nothing was changed")
+
+
+def table(snapshots: Sequence[Snapshot]) -> str:
+    """Snapshots as lines under each other: ID, when, how long ago, size, tags."""
+    rows = [("ID", "When", "Ago", "Size", "Tags")]
+    for snapshot in snapshots:
+        rows.append(
+            (
+                snapshot.short_id,
+                when(snapshot.time),
+                ago(snapshot.time),
+                size(snapshot.stored_bytes),
+                ",".join(snapshot.tags),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}"
+        for row in rows
+    )
+
+
+def when(time: datetime) -> str:
+    return time.astimezone().strftime("%a %d %b %Y %H:%M")
+
+
+def ago(time: datetime) -> str:
+    """How long ago, in the largest unit that gives at least two of it: '26 hours'."""
+    age = datetime.now().astimezone() - time
+    if age < timedelta(0):
+        return "in the future"
+    for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if age.total_seconds() >= 2 * seconds:
+            return f"{int(age.total_seconds() // seconds)} {unit}"
+    return f"{int(age.total_seconds())} seconds"
+
+
+def age(time: datetime) -> str:
+    """When, and how long ago: 'taken Sun 22 Nov 2026 03:12 (26 hours ago)'."""
+    return f"taken {when(time)} ({ago(time)}{'' if ago(time) == 'in the future' else ' ago'})"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: '1.3 MB'."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.5 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stdout.flush()
+    prefix = "" if sys.stderr.isatty() else _stamp()
+    print(f"{prefix}{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+    return code
+
+
+def _stamp() -> str:
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    return f"{now} {_environment} " if _environment else f"{now} "
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if sys.stdout.isatty() else _stamp()
+        level = "warning: " if record.levelno == logging.WARNING else ""
+        return f"{prefix}{level}{record.getMessage()}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (usage: {self.prog} --help)\n")
+
+
+_CHOICES = " or ".join(ENVIRONMENTS)

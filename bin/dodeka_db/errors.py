@@ -1,0 +1,76 @@
+"""Every failure that an operator can meet: one line, a next step, an exit code (BACKUP.md lists them)."""
+
+
+class BackupError(Exception):
+    """A run that could not do what it should.
+
+    `message` names the object and what is wrong with it; `hint` says what to do next. Both are single
+    lines without secrets. `exit_code` is what the script exits with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(BackupError):
+    """The command line makes no sense."""
+
+    exit_code = 2
+
+
+class DatabaseError(BackupError):
+    """An SQLite file is missing, empty, damaged, unreadable, or in use when nobody may use it."""
+
+    exit_code = 3
+
+
+class SnapshotError(BackupError):
+    """A snapshot is unknown, ambiguous, of another environment, or its content is damaged."""
+
+    exit_code = 4
+
+
+class ServiceError(BackupError):
+    """The backend's systemd unit could not be found, stopped or started."""
+
+    exit_code = 5
+
+
+class SetupError(BackupError):
+    """Something on this machine is not set up: a setting, a program, the password file."""
+
+    exit_code = 6
+
+
+class NotConfirmed(BackupError):
+    """A question was not answered with yes; nothing was changed."""
+
+    exit_code = 7
+
+
+class RepositoryMissing(BackupError):
+    """There is no restic repository at the place that the settings name (restic's own code)."""
+
+    exit_code = 10
+
+
+class RepositoryLocked(BackupError):
+    """Another restic holds a lock on the repository (restic's own code)."""
+
+    exit_code = 11
+
+
+class WrongPassword(BackupError):
+    """The password does not open the repository (restic's own code)."""
+
+    exit_code = 12
+
+
+class Busy(BackupError):
+    """Another run on this machine did not end within the waiting time (EX_TEMPFAIL of sysexits.h)."""
+
+    exit_code = 75

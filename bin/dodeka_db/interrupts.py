@@ -1,0 +1,66 @@
+"""SIGINT, SIGTERM and SIGHUP as one exception, and stretches of code in which it has to wait."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_depth = 0
+_pending: int | None = None
+
+
+class Interrupted(BaseException):
+    """The run was asked to end; like KeyboardInterrupt it passes every `except Exception`."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+def install() -> None:
+    """Turn the three signals into Interrupted, so that `finally` blocks run on each of them."""
+    for signum in SIGNALS:
+        # nohup and cron may have it ignored on purpose
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, _on_signal)
+
+
+def _on_signal(signum: int, _frame: object) -> None:
+    global _pending
+    if _depth:
+        _pending = signum
+    else:
+        raise Interrupted(signum)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Run the block to its end; a signal that comes meanwhile raises Interrupted behind it."""
+    global _depth, _pending
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if not _depth and _pending is not None:
+            signum, _pending = _pending, None
+            raise Interrupted(signum)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside a shielded block: let signals in again for a while, also one that has been waiting."""
+    global _depth, _pending
+    depth, _depth = _depth, 0
+    try:
+        if _pending is not None:
+            signum, _pending = _pending, None
+            raise Interrupted(signum)
+        yield
+    finally:
+        _depth = depth
+
+
+def is_shielded() -> bool:
+    return _depth > 0

@@ -1,0 +1,265 @@
+"""restic: the one place that knows its commands, its JSON and its exit codes.
+
+restic is read through --json and its exit codes (https://restic.readthedocs.io/en/stable/075_scripting.html);
+0.14 has no codes of its own for a missing or locked repository or a wrong password, and says it in words.
+"""
+
+import json
+import os
+import pwd
+import re
+import stat
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from dodeka_db import command
+from dodeka_db.errors import (
+    BackupError,
+    RepositoryLocked,
+    RepositoryMissing,
+    SetupError,
+    SnapshotError,
+    WrongPassword,
+)
+from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
+
+OLDEST_RESTIC = (0, 14)
+PRE_RESTORE = "pre-restore"
+RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One export in the repository. `path` is where its file stands inside, `stored_bytes` that file's size."""
+
+    id: str
+    time: datetime
+    environment: str
+    tags: tuple[str, ...]
+    host: str
+    path: str
+    stored_bytes: int
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:8]
+
+    @property
+    def is_pre_restore(self) -> bool:
+        return PRE_RESTORE in self.tags
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `store` did: the new snapshot's ID (8 digits or more) and the bytes that the repository grew by."""
+
+    snapshot_id: str
+    added_bytes: int
+
+
+class Repository:
+    """A restic repository with its password. Making one checks the program and the password file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._version = self._check_version()
+        _check_password_file(settings)
+        _check_owner(settings)
+
+    def exists(self) -> bool:
+        """True if the password opens it; raises WrongPassword if another one is needed."""
+        try:
+            self._restic("cat", "config")
+        except RepositoryMissing:
+            return False
+        return True
+
+    def init(self) -> None:
+        """Create it."""
+        self._restic("init")
+
+    def store(self, file: BinaryIO, environment: Environment, extra_tags: tuple[str, ...] = ()) -> Stored:
+        """Store a finished file, from its start, as `/dodeka-<env>.sqlite.zst` of a new snapshot.
+
+        restic takes the end of its input for success, so `file` is a real file that is complete, never a
+        producer that could die half way. From standard input its path is the same on every machine.
+        """
+        output = self._restic(
+            *("backup", "--json", "--stdin", "--stdin-filename", environment.archive),
+            *("--tag", ",".join((*environment.tags, *extra_tags))),
+            stdin=file,
+        )
+        for line in reversed(output.splitlines()):
+            message = json.loads(line)
+            if message.get("message_type") == "summary":
+                added = message.get("data_added_packed", message["data_added"])
+                return Stored(message["snapshot_id"], added)
+        raise BackupError("restic backup ended without naming its snapshot", "see: make snapshots")
+
+    def snapshots(self) -> list[Snapshot]:
+        """Every environment's snapshots, the oldest first.
+
+        Two calls whatever their number: `snapshots` knows no file sizes before restic 0.17, `find` does.
+        """
+        described = json.loads(self._restic("snapshots", "--json", "--tag", "db_dodeka") or b"null") or []
+        found = json.loads(self._restic("find", "--json", "--tag", "db_dodeka", "dodeka-*.sqlite.zst") or b"null") or []
+        files = {entry["snapshot"]: entry["matches"][0] for entry in found}
+        snapshots = [
+            Snapshot(
+                id=entry["id"],
+                time=datetime.fromisoformat(entry["time"]).astimezone(),
+                environment=environment,
+                tags=tuple(entry["tags"]),
+                host=entry["hostname"],
+                path=files[entry["id"]]["path"],
+                stored_bytes=files[entry["id"]]["size"],
+            )
+            for entry in described
+            for environment in ENVIRONMENTS
+            if {"db_dodeka", f"env_{environment}"} <= set(entry.get("tags") or ()) and entry["id"] in files
+        ]
+        return sorted(snapshots, key=lambda snapshot: snapshot.time)
+
+    def dump(self, snapshot: Snapshot, target: BinaryIO) -> None:
+        """Write the file in `snapshot` to `target`, a real file."""
+        self._restic("dump", "--", snapshot.id, snapshot.path, stdout=target)
+
+    def forget(self, environment: Environment) -> int:
+        """Apply the retention policy to this environment's snapshots and prune; how many were removed.
+
+        Pre-restore snapshots have a tag more, so that they are a group of their own and count apart.
+        """
+        keep = [word for period, count in RETENTION.items() for word in (f"--keep-{period}", str(count))]
+        output = self._restic(
+            *("forget", "--json", "--prune", "--group-by", "host,tags"),
+            *("--tag", f"db_dodeka,env_{environment.name}"),
+            *keep,
+        )
+        # 0.14 and 0.18 print prune's progress behind the JSON
+        groups, _ = json.JSONDecoder().raw_decode(output.decode())
+        return sum(len(group["remove"] or ()) for group in groups or ())
+
+    def _check_version(self) -> tuple[int, int]:
+        restic = self._settings.restic
+        said = command.run(restic, "version", env=self._settings.variables)
+        match = re.match(r"restic (\d+)\.(\d+)", said.stdout.decode(errors="replace"))
+        if said.exit_code or not match:
+            raise SetupError(f"{restic} does not say its version", "check RESTIC")
+        version = int(match[1]), int(match[2])
+        if version < OLDEST_RESTIC:
+            raise SetupError(
+                f"{restic} is {match[0]}, which is too old", "0.14 or later is needed: see BACKUP.md"
+            )
+        return version
+
+    def _restic(
+        self, *arguments: str, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None
+    ) -> bytes:
+        verb, *rest = arguments
+        if self._version >= (0, 16):
+            rest = ["--retry-lock", f"{self._settings.lock_wait_s}s", *rest]
+        done = command.run(
+            self._settings.restic, verb, *rest, env=self._settings.variables, stdin=stdin, stdout=stdout
+        )
+        if done.exit_code:
+            raise self._failure(verb, done)
+        return done.stdout
+
+    def _failure(self, verb: str, done: command.Completed) -> BackupError:
+        where, said = self._settings.repository_shown, done.failure
+        if done.exit_code == 10 or "Is there a repository at the following location?" in said:
+            return RepositoryMissing(
+                f"no restic repository at {where}", "is the backup volume mounted? (a first one: make init)"
+            )
+        if done.exit_code == 11 or "already locked" in said or "unable to create lock" in said:
+            owner = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
+            return RepositoryLocked(
+                f"repository {where} is locked{f' by {owner[1]}' if owner else ''}",
+                "wait for that run to end, or if it has died: restic unlock (BACKUP.md, 'Locked')",
+            )
+        if done.exit_code == 12 or "wrong password" in said:
+            return WrongPassword(
+                f"the password in {self._settings.password_file} does not open repository {where}",
+                "put the right password back (BACKUP.md, 'Password')",
+            )
+        if "no space left on device" in said and verb == "dump":
+            return BackupError("no room left for the download", "free some, or set DODEKA_STATE to a larger disk")
+        if "no space left on device" in said:
+            return BackupError(f"the disk of repository {where} is full", "free some, then run this again")
+        if verb == "dump":
+            return SnapshotError(
+                f"the snapshot cannot be read from repository {where}: {_short(said)}",
+                "choose another one, and run: restic check --read-data",
+            )
+        return BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(said)}")
+
+
+def resolve(snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
+    """The snapshot of `environment` that `wanted` names: an ID, its beginning, or `latest`.
+
+    `latest` is the newest that is not a pre-restore one. Raises SnapshotError if `wanted` is malformed,
+    unknown, ambiguous, or of another environment.
+    """
+    hint = f"see: make snapshots ENV={environment}"
+    ours = [snapshot for snapshot in snapshots if snapshot.environment == environment]
+    if wanted == "latest":
+        ordinary = [snapshot for snapshot in ours if not snapshot.is_pre_restore]
+        if not ordinary:
+            raise SnapshotError(f"there is no snapshot of {environment} yet", f"make backup ENV={environment}")
+        return ordinary[-1]
+    if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
+        raise SnapshotError(f"{wanted!r} is not a snapshot ID (4 to 64 of 0-9 and a-f) nor 'latest'", hint)
+    matches = [snapshot for snapshot in ours if snapshot.id.startswith(wanted)]
+    if len(matches) > 1:
+        ids = ", ".join(snapshot.short_id for snapshot in matches)
+        raise SnapshotError(f"{wanted} is the beginning of several snapshots: {ids}", "give more of the ID")
+    if matches:
+        return matches[0]
+    for snapshot in snapshots:
+        if snapshot.id.startswith(wanted):
+            raise SnapshotError(
+                f"snapshot {snapshot.short_id} is of {snapshot.environment}, not of {environment}",
+                f"to use it: FROM={snapshot.environment} (--from {snapshot.environment})",
+            )
+    raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
+
+
+def _check_password_file(settings: Settings) -> None:
+    file = settings.password_file
+    if file is None:
+        return
+    try:
+        with open(file, "rb") as opened:
+            status = os.fstat(opened.fileno())
+            empty = not opened.read(1)
+    except FileNotFoundError as error:
+        raise SetupError(
+            f"password file {file} is missing", "is the backup volume mounted? (a first one: make init)"
+        ) from error
+    except OSError as error:
+        raise SetupError(
+            f"password file {file} cannot be read: {error.strerror}", "run this as the user that owns it"
+        ) from error
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise SetupError(f"password file {file} can be read by others", f"chmod 600 {file}")
+    if empty:
+        raise SetupError(f"password file {file} is empty", "put the repository's password back into it")
+
+
+def _check_owner(settings: Settings) -> None:
+    # what root writes into another user's repository, that user's next run cannot read
+    folder = settings.local_repository
+    if folder and not folder.exists():
+        folder = folder.parent
+    if folder is None or os.geteuid() != 0 or not folder.exists() or folder.stat().st_uid == 0:
+        return
+    try:
+        owner = pwd.getpwuid(folder.stat().st_uid).pw_name
+    except KeyError:
+        owner = f"#{folder.stat().st_uid}"
+    raise SetupError(f"{folder} belongs to {owner}, not to root", f"run this as {owner}")
+
+
+def _short(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

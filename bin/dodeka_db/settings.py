@@ -1,0 +1,163 @@
+"""What can be set, and where it was. The only reader of os.environ and of the settings file."""
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dodeka_db.errors import SetupError, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS_FILE = ROOT / "deploy" / "backup.env"
+ENVIRONMENTS = ("production", "demo")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One deployment of the backend: its database file, its systemd unit, its name in the repository."""
+
+    name: str
+    database: Path
+    unit: str
+
+    @property
+    def archive(self) -> str:
+        """The name of the compressed export inside a snapshot."""
+        return f"dodeka-{self.name}.sqlite.zst"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of its snapshots, those of the shell scripts."""
+        return ("db", "db_sqlite", "db_dodeka", f"env_{self.name}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set; paths are absolute.
+
+    `systemctl` is the command as a tuple of words, empty where no service is managed. `password_file` is
+    None where restic is given its password another way. `variables` is the whole environment for restic.
+    """
+
+    backend: Path
+    repository: str
+    password_file: Path | None
+    systemctl: tuple[str, ...]
+    state: Path
+    restic: str
+    lock_wait_s: int
+    variables: Mapping[str, str]
+
+    def environment(self, name: str) -> Environment:
+        """The environment called `name`; raises UsageError if there is none."""
+        if name not in ENVIRONMENTS:
+            raise UsageError(f"unknown environment '{name}'", f"choose {' or '.join(ENVIRONMENTS)}")
+        return Environment(name, self.backend / "envs" / name / "db.sqlite", f"dodeka-backend-{name}")
+
+    @property
+    def local_repository(self) -> Path | None:
+        """The repository's folder, or None where restic reaches it over a network."""
+        if re.match(r"[a-z0-9]+:", self.repository):
+            return Path(self.repository[len("local:") :]) if self.repository.startswith("local:") else None
+        return Path(self.repository)
+
+    @property
+    def repository_shown(self) -> str:
+        """The repository's address as it may stand in a message: without a password."""
+        return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.repository)
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings file (DODEKA_BACKUP_ENV names another one) and the environment, which wins.
+
+    Raises SetupError for a file that cannot be read or understood and for a value that makes no sense.
+    """
+    environ = os.environ if environ is None else environ
+    named = environ.get("DODEKA_BACKUP_ENV")
+    file = Path(named).expanduser() if named else SETTINGS_FILE
+    from_file = _read(file) if named or file.exists() else {}
+    values = {**from_file, **{name: value for name, value in environ.items() if value}}
+
+    home = Path(values.get("HOME") or _home())
+    state = _path(values.get("DODEKA_STATE"), home / ".local" / "state" / "dodeka-backup")
+    repository = values.get("RESTIC_REPOSITORY", "/mnt/backup/restic")
+    password_file = None
+    if values.get("RESTIC_PASSWORD_FILE") or not (
+        values.get("RESTIC_PASSWORD") or values.get("RESTIC_PASSWORD_COMMAND")
+    ):
+        password_file = _path(values.get("RESTIC_PASSWORD_FILE"), Path("/mnt/backup/.restic-password"))
+    variables = {
+        **values,
+        "HOME": str(home),
+        "RESTIC_REPOSITORY": repository,
+        "RESTIC_CACHE_DIR": values.get("RESTIC_CACHE_DIR") or str(state / "restic-cache"),
+    }
+    if password_file:
+        variables["RESTIC_PASSWORD_FILE"] = str(password_file)
+    return Settings(
+        backend=_path(values.get("DODEKA_BACKEND"), ROOT / "backend"),
+        repository=repository,
+        password_file=password_file,
+        systemctl=_systemctl(values.get("DODEKA_SYSTEMCTL")),
+        state=state,
+        restic=values.get("RESTIC") or _find_restic(values.get("PATH", os.defpath)),
+        lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "300")),
+        variables=variables,
+    )
+
+
+def _read(file: Path) -> dict[str, str]:
+    """NAME=value lines in the shell's quoting, so that `set -a; . backup.env` reads the same."""
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise SetupError(f"settings file {file} cannot be read: {reason}") from error
+    values = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            words = [""]
+        if words[:1] == ["export"]:
+            words = words[1:]
+        if not words:
+            continue
+        match = re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", words[0], re.DOTALL)
+        if not match or len(words) > 1:
+            raise SetupError(
+                f"settings file {file}, line {number}: not of the form NAME=value",
+                "put a value with blanks in quotes",
+            )
+        values[match[1]] = match[2]
+    return {name: value for name, value in values.items() if value}
+
+
+def _home() -> str:
+    # cron may give no HOME; expanduser then asks the user database
+    return os.path.expanduser("~")
+
+
+def _path(value: str | None, default: Path) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(value))) if value else default
+
+
+def _systemctl(value: str | None) -> tuple[str, ...]:
+    if value == "none":
+        return ()
+    if value:
+        return tuple(shlex.split(value))
+    return ("systemctl",) if os.geteuid() == 0 else ("sudo", "systemctl")
+
+
+def _find_restic(path: str) -> str:
+    return shutil.which("restic", path=f"/home/backend/.local/bin:{path}") or "restic"
+
+
+def _seconds(name: str, value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", value):
+        raise SetupError(f"{name}={value} is not a whole number of seconds")
+    return int(value)

@@ -1,0 +1,19 @@
+"""Importing this restarts the running script under the project's own virtual environment.
+
+Cron, sudo and other users' shells start scripts with whatever Python they have; ours has the pinned
+packages. Kept to old syntax and the standard library: any Python 3 must be able to read it.
+"""
+
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+VENV = os.path.join(ROOT, ".venv")
+
+if os.path.realpath(sys.prefix) != os.path.realpath(VENV):
+    python = os.path.join(VENV, "bin", "python")
+    if not (os.access(python, os.X_OK) and os.path.exists(os.path.join(VENV, "pyvenv.cfg"))):
+        name = os.path.basename(sys.argv[0])
+        sys.stderr.write("%s: error: %s is missing; run: make -C %s setup\n" % (name, VENV, ROOT))
+        raise SystemExit(6)
+    os.execv(python, [python] + sys.argv)

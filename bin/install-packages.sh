@@ -1,0 +1,50 @@
+#!/bin/sh
+# usage: install-packages.sh PYTHON PACKAGE...
+# Installs the Debian packages among PACKAGE that are missing; silent and quick when none is. Checks PYTHON.
+# In sh, for it runs before there is a Python to rely on.
+set -eu
+
+python=$1
+shift
+
+fail() {
+    echo "install-packages.sh: error: $*" >&2
+    exit 6
+}
+
+# A program that stands for the package, where the user may have it from elsewhere.
+is_there() {
+    case $1 in
+        python3-venv) "$python" -c 'import ensurepip, venv' 2>/dev/null ;;
+        restic) command -v "${RESTIC:-restic}" || PATH=/home/backend/.local/bin command -v restic ;;
+        cron) command -v crontab && test -x /usr/sbin/cron ;;
+        logrotate) test -x /usr/sbin/logrotate ;;
+        systemd) test -x /lib/systemd/systemd ;;
+        util-linux) command -v unshare && command -v nsenter ;;
+        *) command -v "$1" ;;
+    esac >/dev/null
+}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    fail "$python is missing or older than Python 3.11; name another one: make PYTHON=python3.12"
+
+missing=
+for package in "$@"; do
+    is_there "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    fail "please install by hand (here is no apt-get):$missing"
+fi
+sudo=
+if [ "$(id -u)" != 0 ]; then
+    sudo=sudo
+    command -v sudo >/dev/null || fail "please install as root: apt-get install$missing"
+fi
+echo "installing:$missing"
+$sudo apt-get -qq update >/dev/null ||
+    fail "'apt-get update' failed; please install as root: apt-get install$missing"
+# shellcheck disable=SC2086  # a list of words
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing >/dev/null ||
+    fail "please install as root: apt-get install$missing"

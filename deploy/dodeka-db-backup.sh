@@ -1,0 +1,1 @@
+../bin/dodeka-db-backup.py
