@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.confirm(change)
     with lock.held(staging.state_folder(here), f"restore of {target.name}", here.lock_wait_s):
         restore(here, repository, target, snapshot)
-    console.log.info("done: %s has the data of snapshot %s of %s", target.name, snapshot.short_id, source.name)
     return 0
 
 

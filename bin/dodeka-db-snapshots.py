@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.repository import Repository
+from dodeka_db.repository import Repository, Snapshot
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,10 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.environment in (None, snapshot.environment)
     ]
     if arguments.json:
-        print(json.dumps([vars(snapshot) for snapshot in snapshots], default=str, indent=2))
+        print(json.dumps([_as_json(snapshot) for snapshot in snapshots], indent=2))
     else:
         print(console.table(snapshots))
     return 0
+
+
+def _as_json(snapshot: Snapshot) -> dict[str, object]:
+    return {**vars(snapshot), "short_id": snapshot.short_id, "time": snapshot.time.isoformat()}
 
 
 if __name__ == "__main__":

@@ -47,10 +47,11 @@ def restore(settings: Settings, repository: Repository, target: Environment, sna
                 service.start()
             except ServiceError as error:
                 _put_back(service, live, kept, error)
-        if whole:
-            kept.unlink()  # it is in the repository
-        elif kept.exists():
-            log.warning("what was there is kept as it was: %s", kept)
+            if whole:
+                kept.unlink()  # it is in the repository
+            elif kept.exists():
+                log.warning("what was there is kept as it was: %s", kept)
+            log.info("done: %s has the data of snapshot %s", target.name, snapshot.short_id)
 
 
 def _say(service: Service, what: str) -> None:

@@ -1,0 +1,155 @@
+"""command: what sh does by default and must not do here."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from dodeka_db import command
+from dodeka_db.errors import SetupError
+
+BIN = Path(__file__).resolve().parents[1] / "bin"
+
+
+def test_output_and_exit_code():
+    done = command.run("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (done.exit_code, done.stdout, done.stderr) == (3, b"out\n", "err\n")
+    assert done.failure == "err"
+
+
+def test_standard_output_is_no_terminal():
+    assert command.run("sh", "-c", "test -t 1").exit_code == 1
+
+
+def test_without_input_a_program_reads_nothing():
+    assert command.run("cat").stdout == b""
+
+
+def test_files_are_handed_over(tmp_path):
+    (tmp_path / "in").write_bytes(os.urandom(1_000_000))
+    with open(tmp_path / "in", "rb") as source, open(tmp_path / "out", "wb") as target:
+        assert command.run("cat", stdin=source, stdout=target).stdout == b""
+    assert (tmp_path / "in").read_bytes() == (tmp_path / "out").read_bytes()
+
+
+def test_a_long_output_is_kept_whole():
+    assert len(command.run("head", "-c", "50000000", "/dev/zero").stdout) == 50_000_000
+
+
+def test_output_that_is_no_text():
+    assert command.run("printf", r"\377").stdout == b"\xff"
+    assert command.run("sh", "-c", r"printf '\377' >&2; exit 1").failure == "\ufffd"
+
+
+def test_the_environment_is_just_the_one_given():
+    assert command.run("/usr/bin/env", env={"A": "b"}).stdout == b"A=b\n"
+
+
+def test_a_failure_that_restic_tells_in_json():
+    line = '{"message_type":"exit_error","code":12,"message":"Fatal: wrong\\npassword"}'
+    assert command.Completed(12, b"", f"noise\n{line}\n").failure == "Fatal: wrong password"
+
+
+def test_a_failure_without_a_word():
+    assert command.run("false").failure == "it gave no reason"
+
+
+def test_killed_by_a_signal():
+    done = command.run("sh", "-c", "kill -9 $$")
+    assert done.exit_code == -signal.SIGKILL
+    assert done.failure == "killed by SIGKILL"
+
+
+def test_a_program_that_is_missing():
+    with pytest.raises(SetupError, match="no-such-program is not installed"):
+        command.run("no-such-program")
+
+
+def test_a_program_that_cannot_be_run(tmp_path):
+    (tmp_path / "broken").write_bytes(b"\x7fELF rubbish")
+    (tmp_path / "broken").chmod(0o755)
+    with pytest.raises(SetupError, match="broken cannot be run"):
+        command.run(str(tmp_path / "broken"))
+
+
+def script(tmp_path: Path, body: str) -> subprocess.Popen:
+    text = f"""
+        import sys; sys.path.insert(0, {str(BIN)!r})
+        from dodeka_db import command, interrupts
+        interrupts.install()
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(text) + textwrap.dedent(body))
+    return subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_us_alone_ends_the_child_and_runs_finally(tmp_path, signum):
+    process = script(
+        tmp_path,
+        f"""
+        try:
+            command.run("sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 100")
+        except interrupts.Interrupted as interruption:
+            print(interruption, interruption.exit_code)
+        finally:
+            print("finally")
+        """,
+    )
+    pid = wait_for(tmp_path / "pid")
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=10)
+    assert output == f"{signum.name} {128 + signum}\nfinally\n"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_in_a_shielded_block_a_signal_waits_and_does_not_reach_the_child(tmp_path):
+    process = script(
+        tmp_path,
+        f"""
+        try:
+            with interrupts.shielded():
+                # Ctrl-C reaches the whole process group
+                done = command.run("sh", "-c", "echo $$ > {tmp_path}/pid; sleep 1; echo ended")
+                print(done.stdout.decode().strip(), flush=True)
+        except interrupts.Interrupted as interruption:
+            print(interruption)
+        """,
+    )
+    pid = wait_for(tmp_path / "pid")
+    os.kill(int(pid), signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=10)
+    assert output == "ended\nSIGINT\n"
+
+
+def test_an_interruptible_stretch_of_a_shielded_block(tmp_path):
+    process = script(
+        tmp_path,
+        f"""
+        import os, signal
+        with interrupts.shielded():
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("still here")
+            try:
+                with interrupts.interruptible():
+                    print("never")
+            except interrupts.Interrupted as interruption:
+                print(interruption)
+        print("end")
+        """,
+    )
+    output, _ = process.communicate(timeout=10)
+    assert output == "still here\nSIGTERM\nend\n"
+
+
+def wait_for(file: Path) -> str:
+    for _ in range(200):
+        if file.exists() and file.read_text().endswith("\n"):
+            return file.read_text().strip()
+        time.sleep(0.05)
+    raise AssertionError(f"{file} did not appear")

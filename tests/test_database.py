@@ -1,0 +1,339 @@
+"""database: exports of what is in use, of what is broken, and the swap."""
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dodeka_db import database, members
+from dodeka_db.errors import BackupError, DatabaseError
+
+
+@pytest.fixture
+def db(tmp_path) -> Path:
+    path = tmp_path / "db.sqlite"
+    members.create(path, members=300)
+    return path
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    return tmp_path / "export.sqlite"
+
+
+def rows(path: Path, sql: str = "SELECT * FROM sqlite_master") -> list:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def corrupt_page(path: Path, number: int) -> None:
+    header = database.read_header(path)
+    with open(path, "r+b") as file:
+        file.seek((number - 1) * header.page_bytes)
+        file.write(random.Random(number).randbytes(header.page_bytes))
+
+
+def test_an_export_has_every_row_also_those_in_the_wal(db, target):
+    with closing(sqlite3.connect(db, isolation_level=None)) as writer:
+        writer.execute("PRAGMA wal_autocheckpoint=0")
+        writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+        database.export(db, target)
+    database.verify(target, "the export")
+    assert rows(target, "SELECT key FROM users WHERE key = 'in-the-wal'")
+    assert members.digest(target) == members.digest(db)
+
+
+def test_a_reader_that_exports_leaves_the_wal_alone(db, target):
+    with closing(sqlite3.connect(db, isolation_level=None)) as writer:
+        writer.execute("PRAGMA wal_autocheckpoint=0")
+        writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+        wal = Path(f"{db}-wal").read_bytes()
+        main = db.read_bytes()
+        database.export(db, target)
+        assert (Path(f"{db}-wal").read_bytes(), db.read_bytes()) == (wal, main)
+
+
+def test_an_export_keeps_the_settings_of_the_file(tmp_path, target):
+    path = tmp_path / "odd.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA page_size=8192")
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA user_version=42")
+        connection.execute("PRAGMA application_id=4711")
+        connection.execute("CREATE TABLE t (a)")
+    database.export(path, target)
+    for pragma, value in (("page_size", 8192), ("auto_vacuum", 2), ("user_version", 42), ("application_id", 4711)):
+        assert rows(target, f"PRAGMA {pragma}") == [(value,)]
+
+
+def test_the_same_content_is_exported_to_the_same_bytes(db, tmp_path):
+    database.export(db, tmp_path / "1")
+    database.export(db, tmp_path / "2")
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_a_question_mark_in_the_path_is_a_question_mark(tmp_path, target):
+    path = tmp_path / "what?mode=rwc&x#y %20" / "db.sqlite"
+    members.create(path, members=5)
+    database.export(path, target)
+    assert members.count(target) == 5
+
+
+WRITER = """
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0.5)
+db.execute("PRAGMA journal_mode=WAL"); db.execute("PRAGMA synchronous=NORMAL")
+me, longest, n = sys.argv[2], 0.0, 0
+until = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < until:
+    start = time.monotonic()
+    db.execute("BEGIN IMMEDIATE")
+    # both or none: an export that has one without the other is not of one moment
+    db.execute("INSERT INTO outbox VALUES (?, 0, 0, zeroblob(300))", (f"{me}-{n}",))
+    db.execute("INSERT INTO counters VALUES (?, 0, 0, zeroblob(3))", (f"{me}-{n}",))
+    db.execute("COMMIT")
+    longest = max(longest, time.monotonic() - start); n += 1
+    time.sleep(0.001)
+print(n, longest)
+"""
+
+
+def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_refused(tmp_path):
+    path = tmp_path / "db.sqlite"
+    members.create(path, members=5000)
+    started = rows(path, "SELECT count(*) FROM outbox")[0][0]
+    seconds = 6.0
+    # one writer, as the backend has; a writer that is refused ends with a traceback and a 1
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, path, "w", str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + seconds - 1
+    exports = 0
+    while time.monotonic() < until:
+        target = tmp_path / f"export-{exports}"
+        database.export(path, target)
+        database.verify(target, "the export")
+        queued = {key for (key,) in rows(target, "SELECT key FROM outbox WHERE key LIKE '%-%'")}
+        counted = {key for (key,) in rows(target, "SELECT key FROM counters WHERE key LIKE '%-%'")}
+        assert queued == counted
+        exports += 1
+    output, _ = writer.communicate(timeout=30)
+    assert writer.returncode == 0, "the writer was refused"
+    written, longest = int(output.split()[0]), float(output.split()[1])
+    assert longest < 0.5
+    assert exports >= 5 and written > 100
+    assert rows(path, "SELECT count(*) FROM outbox")[0][0] == started + written
+
+
+def test_a_missing_database_is_an_error_and_stays_missing(tmp_path, target):
+    with pytest.raises(DatabaseError, match="is missing"):
+        database.export(tmp_path / "none.sqlite", target)
+    assert not (tmp_path / "none.sqlite").exists() and not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"SQLite format 3\0", "is not an SQLite database"),
+        (b"PK\3\4" + bytes(5000), "is not an SQLite database"),
+        (b"SQLite format 3\0" + b"\xff" * 8000, "is damaged|not"),
+    ],
+)
+def test_what_is_not_a_database_is_an_error(tmp_path, target, content, said):
+    path = tmp_path / "db.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(DatabaseError, match=said):
+        database.export(path, target)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_in_the_place_of_a_database_is_an_error(tmp_path, target):
+    with pytest.raises(DatabaseError, match="cannot be read"):
+        database.export(tmp_path, target)
+
+
+def test_a_corrupt_database_is_an_error(db, target):
+    with closing(sqlite3.connect(db)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for number in range(3, 40):
+        corrupt_page(db, number)
+    with pytest.raises(DatabaseError, match="is damaged"):
+        database.export(db, target)
+
+
+def test_an_index_that_lacks_a_row_is_found_in_the_export(db, target):
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE t (a, b)")
+        connection.execute("CREATE INDEX i ON t (a) WHERE b > 0")
+        connection.executemany("INSERT INTO t VALUES (?, 1)", [(n,) for n in range(100)])
+        connection.execute("PRAGMA writable_schema=ON")
+        # the index now claims to hold rows that it never got
+        connection.execute("INSERT INTO t VALUES (1000, 0)")
+        connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a)' WHERE name = 'i'")
+        connection.execute("PRAGMA writable_schema=RESET")
+    assert rows(db, "PRAGMA quick_check") == [("ok",)]
+    shutil.copy(db, target)
+    with pytest.raises(DatabaseError, match="is damaged: .*index i"):
+        database.verify(target, "the copy")
+
+
+def test_an_unfinished_transaction_in_a_rollback_journal_is_an_error(tmp_path, target):
+    path = tmp_path / "db.sqlite"
+    script = f"""
+import os, sqlite3
+db = sqlite3.connect({str(path)!r}, isolation_level=None)
+db.execute("CREATE TABLE t (a)"); db.execute("PRAGMA cache_size=1"); db.execute("BEGIN")
+db.executemany("INSERT INTO t VALUES (?)", [("x" * 2000,)] * 500)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert Path(f"{path}-journal").stat().st_size
+    with pytest.raises(DatabaseError, match="unfinished transaction"):
+        database.export(path, target)
+    assert Path(f"{path}-journal").exists()
+
+
+def test_no_room_for_the_export(db, small_disk):
+    with pytest.raises(BackupError, match="no room left"):
+        database.export(db, small_disk / "export.sqlite")
+
+
+class TestVerify:
+    def test_whole(self, db, target):
+        database.export(db, target)
+        database.verify(target, "the copy")
+        assert [path.name for path in target.parent.glob("export*")] == ["export.sqlite"]
+
+    def test_pages_missing_at_the_end(self, db, target):
+        database.export(db, target)
+        os.truncate(target, target.stat().st_size - 4096)
+        with pytest.raises(DatabaseError, match="the copy has .* bytes where its header says"):
+            database.verify(target, "the copy")
+
+    def test_pages_too_many(self, db, target):
+        database.export(db, target)
+        os.truncate(target, target.stat().st_size + 4096)
+        with pytest.raises(DatabaseError, match="where its header says"):
+            database.verify(target, "the copy")
+
+    def test_a_corrupt_page(self, db, target):
+        database.export(db, target)
+        corrupt_page(target, 20)
+        with pytest.raises(DatabaseError, match="is damaged"):
+            database.verify(target, "the copy")
+
+    def test_a_row_that_refers_to_none(self, target):
+        with closing(sqlite3.connect(target)) as connection, connection:
+            connection.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+            connection.execute("CREATE TABLE child (parent REFERENCES parent)")
+            connection.execute("INSERT INTO child VALUES (1)")
+        with pytest.raises(DatabaseError, match="a row of child refers to none in parent"):
+            database.verify(target, "the copy")
+
+    def test_no_tables(self, target):
+        with closing(sqlite3.connect(target)) as connection:
+            connection.execute("VACUUM")
+        if not target.stat().st_size:
+            with closing(sqlite3.connect(target)) as connection:
+                connection.execute("PRAGMA user_version=1")
+        with pytest.raises(DatabaseError, match="holds no tables"):
+            database.verify(target, "the copy")
+
+
+class TestReplace:
+    @pytest.fixture
+    def staged(self, tmp_path) -> Path:
+        members.create(tmp_path / "other" / "db.sqlite", members=10, seed=9)
+        staged = tmp_path / "db.sqlite.restoring"
+        database.export(tmp_path / "other" / "db.sqlite", staged)
+        return staged
+
+    @pytest.fixture
+    def abandoned(self, db) -> Path:
+        """db with commits in a WAL that its writer did not live to fold in."""
+        script = f"""
+import os, sqlite3
+db = sqlite3.connect({str(db)!r}, isolation_level=None)
+db.execute("PRAGMA wal_autocheckpoint=0")
+db.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+os.kill(os.getpid(), 9)
+"""
+        subprocess.run([sys.executable, "-c", script], check=False)
+        assert Path(f"{db}-wal").stat().st_size
+        return db
+
+    def test_the_old_wal_is_not_replayed_into_the_new_database_nor_lost(self, abandoned, staged, tmp_path):
+        new = members.digest(staged)
+        kept = tmp_path / "kept"
+        database.replace(abandoned, staged, kept)
+        assert not Path(f"{abandoned}-wal").exists() and not Path(f"{abandoned}-shm").exists()
+        assert members.digest(abandoned) == new
+        assert rows(kept, "SELECT key FROM users WHERE key = 'in-the-wal'")
+        assert not staged.exists()
+
+    @pytest.mark.parametrize("reading", [False, True])
+    def test_an_idle_connection_is_enough_to_refuse(self, db, staged, tmp_path, reading):
+        before = members.digest(db)
+        with closing(sqlite3.connect(db, isolation_level=None)) as idle:
+            idle.execute("SELECT * FROM users").fetchone()
+            if reading:
+                idle.execute("BEGIN")
+                idle.execute("SELECT * FROM users").fetchone()
+            with pytest.raises(database.DatabaseInUse, match="still open in another process"):
+                database.replace(db, staged, tmp_path / "kept")
+        assert members.digest(db) == before
+        assert staged.exists() and not (tmp_path / "kept").exists()
+
+    def test_a_damaged_database_is_kept_with_its_journals(self, db, staged, tmp_path):
+        db.write_bytes(b"rubbish")
+        Path(f"{db}-wal").write_bytes(b"its wal")
+        Path(f"{db}-journal").write_bytes(b"its journal")
+        new = members.digest(staged)
+        kept = tmp_path / "kept"
+        database.replace_damaged(db, staged, kept)
+        assert kept.read_bytes() == b"rubbish"
+        assert Path(f"{kept}-wal").read_bytes() == b"its wal"
+        assert Path(f"{kept}-journal").read_bytes() == b"its journal"
+        assert members.digest(db) == new
+
+    def test_a_missing_database(self, tmp_path, staged):
+        new = members.digest(staged)
+        database.replace_damaged(tmp_path / "none.sqlite", staged, tmp_path / "kept")
+        assert members.digest(tmp_path / "none.sqlite") == new
+        assert not (tmp_path / "kept").exists()
+
+    def test_put_back(self, db, staged, tmp_path):
+        before = members.digest(db)
+        database.replace(db, staged, tmp_path / "kept")
+        Path(f"{db}-wal").write_bytes(b"")
+        database.put_back(tmp_path / "kept", db)
+        assert members.digest(db) == before
+
+    @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+    def test_fit_takes_journal_mode_and_permissions_from_the_old_one(self, db, staged, mode):
+        with closing(sqlite3.connect(db)) as connection:
+            connection.execute(f"PRAGMA journal_mode={mode}")
+        db.chmod(0o640)
+        database.fit(staged, db)
+        assert rows(staged, "PRAGMA journal_mode") == [(mode.lower(),)]
+        assert staged.stat().st_mode & 0o777 == 0o640
+        assert not Path(f"{staged}-wal").exists()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+    def test_fit_takes_the_owner_from_the_old_one_or_from_its_folder(self, db, staged):
+        os.chown(db, 1234, 2345)
+        database.fit(staged, db)
+        assert (staged.stat().st_uid, staged.stat().st_gid) == (1234, 2345)
+        db.unlink()
+        os.chown(db.parent, 3456, 4567)
+        database.fit(staged, db)
+        assert (staged.stat().st_uid, staged.stat().st_gid) == (3456, 4567)
+        assert staged.stat().st_mode & 0o777 == 0o600

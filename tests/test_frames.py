@@ -1,0 +1,160 @@
+"""frames: what zstd -d makes of ours, what we make of zstd's, and what damage does."""
+
+import io
+import os
+import random
+import subprocess
+import zlib
+
+import pytest
+import zstandard
+
+from dodeka_db import database, frames, members
+from dodeka_db.errors import SnapshotError
+
+PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory) -> bytes:
+    folder = tmp_path_factory.mktemp("export")
+    members.create(folder / "db.sqlite", members=6000)
+    database.export(folder / "db.sqlite", folder / "export.sqlite")
+    content = (folder / "export.sqlite").read_bytes()
+    assert len(content) > 5 * frames.FRAME_BYTES  # else there is nothing to cut
+    return content
+
+
+def compressed(content: bytes, page: int = PAGE) -> bytes:
+    target = io.BytesIO()
+    frames.compress(io.BytesIO(content), target, page)
+    return target.getvalue()
+
+
+def decompressed(archive: bytes) -> bytes:
+    target = io.BytesIO()
+    frames.decompress(io.BytesIO(archive), target)
+    return target.getvalue()
+
+
+def split(archive: bytes) -> list[bytes]:
+    found = []
+    while archive:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        frame.decompress(archive)
+        found.append(archive[: len(archive) - len(frame.unused_data)])
+        archive = frame.unused_data
+    return found
+
+
+def test_zstd_turns_it_back_byte_for_byte(export, tmp_path):
+    (tmp_path / "x.zst").write_bytes(compressed(export))
+    assert subprocess.run(["zstd", "-dc", tmp_path / "x.zst"], capture_output=True, check=True).stdout == export
+    listed = subprocess.run(["zstd", "-lv", tmp_path / "x.zst"], capture_output=True, check=True, text=True)
+    assert "Check: XXH64" in listed.stdout
+
+
+def test_every_frame_says_its_size_and_carries_its_checksum(export):
+    cut = split(compressed(export))
+    assert len(cut) > 3
+    sizes = []
+    for frame in cut:
+        parameters = zstandard.get_frame_parameters(frame)
+        assert parameters.has_checksum
+        sizes.append(parameters.content_size)
+    assert sum(sizes) == len(export)
+    assert max(sizes) <= frames.FRAME_BYTES * 4
+    assert min(sizes[:-1]) >= frames.FRAME_BYTES // 4
+
+
+@pytest.mark.parametrize("arguments", [["--rsyncable"], ["-19"], ["--no-check"], ["-T2", "--rsyncable"]])
+def test_what_zstd_compressed_decompresses(export, arguments):
+    archive = subprocess.run(["zstd", "-c", *arguments], input=export, capture_output=True, check=True).stdout
+    assert decompressed(archive) == export
+
+
+@pytest.mark.parametrize("page", [512, 1024, 4096, 65536])
+@pytest.mark.parametrize("pages", [1, 7, 500])
+def test_round_trip_of_every_page_size(page, pages):
+    content = random.Random(pages).randbytes(page * pages)
+    assert decompressed(compressed(content, page)) == content
+
+
+def test_a_page_inserted_or_removed_changes_only_the_frames_around_it(export):
+    before = set(split(compressed(export)))
+    middle = len(export) // PAGE // 2 * PAGE
+    for changed in (
+        export[:middle] + os.urandom(PAGE) + export[middle:],
+        export[:middle] + export[middle + PAGE :],
+        export[:middle] + os.urandom(PAGE) + export[middle + PAGE :],
+    ):
+        assert len(set(split(compressed(changed))) - before) <= 2
+
+
+def test_the_same_content_gives_the_same_bytes(export):
+    assert compressed(export) == compressed(export)
+
+
+def test_a_file_cut_off_inside_a_frame_is_refused(export):
+    archive = compressed(export)
+    boundaries = [0]
+    for frame in split(archive):
+        boundaries.append(boundaries[-1] + len(frame))
+    rng = random.Random(3)
+    for length in [1, 3, boundaries[1] - 1, boundaries[1] + 1, len(archive) - 1, *rng.sample(range(len(archive)), 20)]:
+        if length not in boundaries:
+            with pytest.raises(SnapshotError, match="cut off|damaged"):
+                decompressed(archive[:length])
+
+
+def test_nothing_at_all_is_refused():
+    with pytest.raises(SnapshotError, match="empty"):
+        decompressed(b"")
+
+
+def test_each_of_40_flipped_bits_is_noticed(export):
+    archive = compressed(export)
+    rng = random.Random(4)
+    for _ in range(40):
+        broken = bytearray(archive)
+        broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
+        try:
+            assert decompressed(bytes(broken)) == export  # a bit that means nothing, as the unused ones of a header
+        except SnapshotError:
+            pass
+
+
+def test_something_that_is_not_zstd_is_refused():
+    with pytest.raises(SnapshotError, match="damaged"):
+        decompressed(b"SQLite format 3\0" * 100)
+
+
+def test_skippable_frames_are_passed_over(export):
+    skippable = b"\x50\x2a\x4d\x18" + (1000).to_bytes(4, "little") + bytes(1000)
+    first, *rest = split(compressed(export))
+    assert decompressed(skippable + first + skippable + b"".join(rest) + skippable) == export
+
+
+def test_a_long_run_of_zeros_does_not_fill_the_memory():
+    class Counter(io.RawIOBase):
+        largest = total = 0
+
+        def write(self, data) -> int:
+            self.largest = max(self.largest, len(data))
+            self.total += len(data)
+            return len(data)
+
+    target = Counter()
+    zeros = zstandard.ZstdCompressor(write_checksum=True).compress(bytes(1_000_000_000))
+    frames.decompress(io.BytesIO(zeros), target)
+    assert target.total == 1_000_000_000
+    assert target.largest <= 160_000_000
+
+
+def test_the_cuts_are_where_the_checksum_says(export):
+    at = 0
+    for frame in split(compressed(export))[:-1]:
+        size = zstandard.get_frame_parameters(frame).content_size
+        at += size
+        last_page = export[at - PAGE : at]
+        assert zlib.crc32(last_page) % (frames.FRAME_BYTES // PAGE) == 0 or size == frames.FRAME_BYTES * 4

@@ -1,0 +1,179 @@
+"""repository: tags, paths, IDs and retention, with the real restic."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from dodeka_db.errors import SnapshotError
+from dodeka_db.repository import Snapshot, resolve
+
+TAGS = ["db", "db_sqlite", "db_dodeka"]
+
+
+def snapshot(id: str, environment: str = "production", hour: int = 0, tags: tuple[str, ...] = ()) -> Snapshot:
+    time = datetime(2026, 11, 22, hour, tzinfo=timezone.utc)
+    return Snapshot(id.ljust(64, "0"), time, environment, tags, "host", "/x", 1)
+
+
+class TestResolve:
+    ALL = [
+        snapshot("aaaa1111", hour=1),
+        snapshot("aaaa2222", hour=2),
+        snapshot("dddd1111", "demo", hour=3),
+        snapshot("bbbb1111", hour=4, tags=("pre-restore",)),
+    ]
+
+    def test_latest_is_the_newest_ordinary_one_of_the_environment(self):
+        assert resolve(self.ALL, "production", "latest").short_id == "aaaa2222"
+        assert resolve(self.ALL, "demo", "latest").short_id == "dddd1111"
+
+    def test_an_id_and_its_beginning(self):
+        assert resolve(self.ALL, "production", "aaaa1").short_id == "aaaa1111"
+        assert resolve(self.ALL, "production", "aaaa1111" + "0" * 56).short_id == "aaaa1111"
+        assert resolve(self.ALL, "production", "bbbb1111").is_pre_restore
+
+    @pytest.mark.parametrize("wanted", ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~1", "a" * 65])
+    def test_malformed(self, wanted):
+        with pytest.raises(SnapshotError, match="is not a snapshot ID"):
+            resolve(self.ALL, "production", wanted)
+
+    def test_ambiguous(self):
+        with pytest.raises(SnapshotError, match="several snapshots: aaaa1111, aaaa2222"):
+            resolve(self.ALL, "production", "aaaa")
+
+    def test_unknown(self):
+        with pytest.raises(SnapshotError, match="no snapshot cccc0000 of production"):
+            resolve(self.ALL, "production", "cccc0000")
+
+    def test_of_another_environment(self):
+        with pytest.raises(SnapshotError, match="dddd1111 is of demo, not of production"):
+            resolve(self.ALL, "production", "dddd")
+
+    def test_none_yet(self):
+        with pytest.raises(SnapshotError, match="no snapshot of demo yet"):
+            resolve(self.ALL[:2], "demo", "latest")
+
+
+def test_a_snapshot_has_the_scripts_tags_and_the_same_path_every_time(site, tmp_path):
+    site.ok("backup", "production")
+    site.ok("backup", "production", DODEKA_STATE=str(tmp_path / "elsewhere"))
+    listed = json.loads(site.restic("snapshots", "--json").stdout)
+    assert [entry["paths"] for entry in listed] == [["/dodeka-production.sqlite.zst"]] * 2
+    assert [entry["tags"] for entry in listed] == [[*TAGS, "env_production"]] * 2
+
+
+def test_a_second_snapshot_of_the_same_data_costs_next_to_nothing(site):
+    first = site.ok("backup", "production")
+    grown = site.repository_bytes()
+    site.ok("backup", "production")
+    assert first and site.repository_bytes() - grown < 3_000
+
+
+def test_only_our_snapshots_are_listed_the_oldest_first_with_their_sizes(site, tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"x" * 100)
+    site.restic("backup", "--quiet", "--tag", "photos", str(tmp_path / "holiday.jpg"))
+    site.restic("backup", "--quiet", "--tag", "db_dodeka,env_demo", str(tmp_path / "holiday.jpg"))
+    site.ok("backup", "demo")
+    site.ok("backup", "production")
+    listed = site.snapshots()
+    assert [entry["environment"] for entry in listed] == ["demo", "production"]
+    for entry in listed:
+        dumped = site.restic("ls", "--json", entry["id"]).stdout.splitlines()
+        sizes = [json.loads(line).get("size") for line in dumped if json.loads(line).get("type") == "file"]
+        assert [entry["stored_bytes"]] == sizes
+    assert [entry["id"] for entry in site.snapshots("demo")] == [listed[0]["id"]]
+
+
+def test_an_empty_repository_lists_nothing(site):
+    assert site.snapshots() == []
+    assert site.ok("snapshots").split() == ["ID", "When", "Ago", "Size", "Tags"]
+
+
+def expected_to_stay(times: list[datetime]) -> set[datetime]:
+    """The policy, written down again: the newest of each of the newest so many hours, days, weeks, months."""
+    newest_first = sorted(times, reverse=True)
+    stay = set(newest_first[:10])
+    for count, period in (
+        (24, lambda t: (t.date(), t.hour)),
+        (7, lambda t: t.date()),
+        (4, lambda t: t.isocalendar()[:2]),
+        (6, lambda t: (t.year, t.month)),
+    ):
+        seen = []
+        for time in newest_first:
+            if period(time) not in seen and len(seen) < count:
+                seen.append(period(time))
+                stay.add(time)
+    return stay
+
+
+def test_retention_over_months(site, tmp_path):
+    now = datetime.now().replace(microsecond=0)
+    hours = [n * 0.4 for n in range(60)] + [30 + n * 7 for n in range(45)] + [400 + n * 50 for n in range(75)]
+    production = [now - timedelta(hours=hour, minutes=1) for hour in hours]
+    demo = [now - timedelta(minutes=12 * n + 1) for n in range(15)]
+    undone = [now - timedelta(minutes=5 * n + 2) for n in range(12)]
+    # as the shell scripts stored them: a new temporary folder every time
+    jobs = [(time, [*TAGS, "env_production"], "production", f"tmp.{n:010}") for n, time in enumerate(production)]
+    jobs += [(time, [*TAGS, "env_production", "pre-restore"], "production", f"tmp.x{n:09}") for n, time in enumerate(undone)]
+    jobs += [(time, [*TAGS, "env_demo"], "demo", f"tmp.y{n:09}") for n, time in enumerate(demo)]
+
+    def store(job) -> None:
+        time, tags, environment, folder = job
+        file = tmp_path / folder / f"dodeka-{environment}.sqlite.zst"
+        file.parent.mkdir()
+        file.write_text(str(time))
+        site.restic("backup", "--quiet", "--time", f"{time:%F %T}", "--tag", ",".join(tags), str(file))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(store, jobs))
+    output = site.ok("cron", "production")
+
+    def left(*tags: str) -> set[datetime]:
+        entries = json.loads(site.restic("snapshots", "--json").stdout)
+        return {
+            datetime.fromisoformat(entry["time"]).astimezone().replace(tzinfo=None, microsecond=0)
+            for entry in entries
+            if set(entry["tags"]) == {*TAGS, *tags}
+        }
+
+    kept = left("env_production")
+    new = max(kept)
+    assert new >= now, "the run's own snapshot"
+    expected = expected_to_stay([*production, new])
+    assert kept == expected
+    assert len(kept) < len(production) / 2
+    undone_left = left("env_production", "pre-restore")
+    assert undone_left == expected_to_stay(undone), "pre-restore snapshots are a group of their own"
+    assert left("env_demo") == set(demo)
+    removed = len(production) + 1 - len(kept) + len(undone) - len(undone_left)
+    assert f"{removed} old snapshots removed" in output
+    site.restic("check", "--read-data")
+
+
+def test_the_cache_is_in_the_state_folder_and_home_is_not_needed(site, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    site.ok("backup", "demo", HOME=str(nowhere))
+    assert (site.state / "restic-cache").is_dir()
+    assert not nowhere.exists()
+
+
+def test_the_output_of_find_on_thousands_of_snapshots_is_read_whole(site):
+    """A fake restic: thousands of real snapshots would take half an hour."""
+    count = 12_000
+    ids = [f"{n:064x}" for n in range(count)]
+    answers = {
+        "snapshots": [
+            {"id": i, "time": "2026-01-01T00:00:00Z", "tags": [*TAGS, "env_demo"], "hostname": "h", "paths": ["/x"]}
+            for i in ids
+        ],
+        "find": [{"snapshot": i, "hits": 1, "matches": [{"path": "/dodeka-demo.sqlite.zst", "size": 5}]} for i in ids],
+    }
+    for verb, answer in answers.items():
+        (site.folder / verb).write_text(json.dumps(answer))
+    fake = site.folder / "fake-restic"
+    fake.write_text(f'#!/bin/sh\ncase $1 in version) echo restic 0.18.0;; *) cat {site.folder}/$1;; esac\n')
+    fake.chmod(0o755)
+    assert len(json.loads(site.ok("snapshots", "--json", RESTIC=str(fake)))) == count

@@ -1,0 +1,147 @@
+"""settings: defaults, file, environment, and what makes no sense."""
+
+import os
+import pwd
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dodeka_db import settings
+from dodeka_db.errors import SetupError, UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "backup.env"
+    path.write_text("")
+    return path
+
+
+def load(file: Path, **environ: str) -> settings.Settings:
+    return settings.load({"DODEKA_BACKUP_ENV": str(file), "HOME": "/home/someone", **environ})
+
+
+def test_the_defaults_are_the_server_s(file):
+    loaded = load(file)
+    assert loaded.backend == ROOT / "backend"
+    assert loaded.repository == "/mnt/backup/restic"
+    assert loaded.password_file == Path("/mnt/backup/.restic-password")
+    assert loaded.state == Path("/home/someone/.local/state/dodeka-backup")
+    assert loaded.systemctl == (("systemctl",) if os.geteuid() == 0 else ("sudo", "systemctl"))
+    assert loaded.environment("demo").database == ROOT / "backend/envs/demo/db.sqlite"
+    assert loaded.environment("demo").unit == "dodeka-backend-demo"
+    assert loaded.variables["RESTIC_CACHE_DIR"] == "/home/someone/.local/state/dodeka-backup/restic-cache"
+
+
+def test_the_environment_wins_over_the_file(file):
+    file.write_text("DODEKA_BACKEND=/from/file\nRESTIC_REPOSITORY=/repo/of/file\n")
+    loaded = load(file, DODEKA_BACKEND="/from/environment")
+    assert (loaded.backend, loaded.repository) == (Path("/from/environment"), "/repo/of/file")
+
+
+def test_cron_gives_no_home(file):
+    loaded = settings.load({"DODEKA_BACKUP_ENV": str(file)})
+    home = Path(pwd.getpwuid(os.geteuid()).pw_dir) if "HOME" not in os.environ else Path(os.environ["HOME"])
+    assert loaded.state == home / ".local/state/dodeka-backup"
+    assert loaded.variables["HOME"] == str(home)
+
+
+def test_the_file_is_read_as_a_shell_reads_it(file):
+    file.write_text(
+        "# a comment\n\n"
+        "AWS_SECRET_ACCESS_KEY='a b#c\"d'   # behind a value too\n"
+        'export RESTIC_COMPRESSION="max"\n'
+        "DODEKA_BACKEND=/with\\ blank\n"
+        "RESTIC_REPOSITORY=s3:host/bucket=1\n"
+    )
+    loaded = load(file)
+    names = ("AWS_SECRET_ACCESS_KEY", "RESTIC_COMPRESSION", "DODEKA_BACKEND", "RESTIC_REPOSITORY")
+    shell = subprocess.run(
+        ["sh", "-c", f'set -a; . "{file}"; env'], capture_output=True, text=True, check=True, env={}
+    ).stdout.splitlines()
+    for name in names:
+        assert f"{name}={loaded.variables[name]}" in shell
+    assert loaded.variables["AWS_SECRET_ACCESS_KEY"] == 'a b#c"d'
+
+
+@pytest.mark.parametrize("line", ["DODEKA_BACKEND /x", "A-B=c", "A=b c", "A='b", "=x", "echo hi"])
+def test_a_line_that_is_no_setting_is_named(file, line):
+    file.write_text(f"# fine\n{line}\n")
+    with pytest.raises(SetupError, match=rf"{file}, line 2: not of the form NAME=value"):
+        load(file)
+
+
+def test_a_settings_file_that_was_named_must_be_there(tmp_path):
+    with pytest.raises(SetupError, match="none.env cannot be read"):
+        load(tmp_path / "none.env")
+
+
+def test_a_secret_of_a_bad_line_is_not_shown(file):
+    file.write_text("AWS_SECRET_ACCESS_KEY=hush hush\n")
+    with pytest.raises(SetupError) as caught:
+        load(file)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "1.5"])
+def test_a_waiting_time_is_whole_seconds(file, value):
+    with pytest.raises(SetupError, match="DODEKA_LOCK_WAIT_S"):
+        load(file, DODEKA_LOCK_WAIT_S=value)
+
+
+def test_systemctl_is_words_or_none(file):
+    assert load(file, DODEKA_SYSTEMCTL="none").systemctl == ()
+    assert load(file, DODEKA_SYSTEMCTL="sudo -n systemctl").systemctl == ("sudo", "-n", "systemctl")
+
+
+def test_an_unknown_environment_is_a_usage_error(file):
+    with pytest.raises(UsageError, match="unknown environment 'staging'; choose production or demo"):
+        load(file).environment("staging")
+
+
+@pytest.mark.parametrize(
+    ("repository", "local"),
+    [("/mnt/backup/restic", "/mnt/backup/restic"), ("local:/x", "/x"), ("s3:host/x", None), ("sftp:h:/x", None)],
+)
+def test_which_repositories_are_local(file, repository, local):
+    assert load(file, RESTIC_REPOSITORY=repository).local_repository == (Path(local) if local else None)
+
+
+def test_the_password_in_an_address_is_not_shown(file):
+    loaded = load(file, RESTIC_REPOSITORY="rest:https://me:hush@host:8000/x")
+    assert loaded.repository_shown == "rest:https://me:***@host:8000/x"
+
+
+def test_another_way_to_give_the_password(file):
+    loaded = load(file, RESTIC_PASSWORD_COMMAND="pass show restic")
+    assert loaded.password_file is None and "RESTIC_PASSWORD_FILE" not in loaded.variables
+
+
+def test_restic_of_the_backend_user_comes_first(file, tmp_path):
+    fake = tmp_path / "restic"
+    fake.touch()
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    found = load(file, PATH=str(tmp_path)).restic
+    ours = Path("/home/backend/.local/bin/restic")
+    assert found == (str(ours) if ours.exists() else str(fake))
+    assert load(file, RESTIC="/opt/restic").restic == "/opt/restic"
+
+
+def test_the_example_file_shows_every_setting_and_its_default(file):
+    text = (ROOT / "deploy" / "backup.env.example").read_text()
+    file.write_text("\n".join(line[1:] for line in text.splitlines() if line.startswith("#") and "=" in line.split()[0]))
+    example = load(file)
+    default = settings.load({"DODEKA_BACKUP_ENV": "/dev/null", "HOME": os.path.expanduser("~")})
+    assert example.repository == default.repository
+    assert example.password_file == default.password_file
+    assert example.state == default.state
+    assert example.lock_wait_s == default.lock_wait_s
+    assert example.systemctl == ("sudo", "systemctl")
+    read = (ROOT / "bin" / "dodeka_db" / "settings.py").read_text()
+    for name in set(re.findall(r'"(DODEKA_[A-Z_]+|RESTIC(?:_REPOSITORY|_PASSWORD_FILE)?)"', read)):
+        assert f"#{name}=" in text or name == "DODEKA_BACKUP_ENV", name
