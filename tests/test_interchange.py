@@ -4,7 +4,7 @@ import subprocess
 
 from dodeka_db import members
 
-from conftest import RESTIC
+from sites import RESTIC
 
 # the documented pipeline, as an operator would type it
 BY_HAND = """

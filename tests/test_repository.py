@@ -127,7 +127,7 @@ def test_retention_over_months(site, tmp_path):
         file.write_text(str(time))
         site.restic("backup", "--quiet", "--time", f"{time:%F %T}", "--tag", ",".join(tags), str(file))
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(8) as pool:
         list(pool.map(store, jobs))
     output = site.ok("cron", "production")
 

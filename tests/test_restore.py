@@ -15,7 +15,7 @@ import zstandard
 
 from dodeka_db import members
 
-from conftest import RESTIC, ROOT, Site
+from sites import RESTIC, ROOT, Site
 
 
 def lose_members(site, environment: str = "production") -> str:

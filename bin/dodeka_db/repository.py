@@ -167,7 +167,7 @@ class Repository:
         return done.stdout
 
     def _failure(self, verb: str, done: command.Completed) -> BackupError:
-        where, said = self._settings.repository_shown, done.failure
+        where, said = self._settings.repository_shown, done.stderr
         if done.exit_code == 10 or "Is there a repository at the following location?" in said:
             return RepositoryMissing(
                 f"no restic repository at {where}", "is the backup volume mounted? (a first one: make init)"
@@ -189,10 +189,10 @@ class Repository:
             return BackupError(f"the disk of repository {where} is full", "free some, then run this again")
         if verb == "dump":
             return SnapshotError(
-                f"the snapshot cannot be read from repository {where}: {_short(said)}",
+                f"the snapshot cannot be read from repository {where}: {_short(done.failure)}",
                 "choose another one, and run: restic check --read-data",
             )
-        return BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(said)}")
+        return BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(done.failure)}")
 
 
 def resolve(snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:

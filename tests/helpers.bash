@@ -1,0 +1,41 @@
+# What the bats files share: a site of their own in $SITE, the scripts by short names, and assertions.
+
+bats_require_minimum_version 1.5.0
+
+ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
+unset ENV FROM SNAPSHOT YES CONFIG MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
+
+make_site() { # FOLDER
+    "$ROOT/.venv/bin/python" "$ROOT/tests/sites.py" "$1"
+}
+
+# Each test works on a fresh copy of the site that the file made once.
+copy_site() {
+    SITE=$BATS_TEST_TMPDIR/site
+    cp -a "$BATS_FILE_TMPDIR/site" "$SITE"
+    sed -i "s|$BATS_FILE_TMPDIR/site|$SITE|g" "$SITE/backup.env"
+    export DODEKA_BACKUP_ENV=$SITE/backup.env
+    DB=$SITE/backend/envs/production/db.sqlite
+}
+
+script() { # NAME ARGUMENT... : run it, keeping $status, $output and $stderr apart
+    run --separate-stderr "$ROOT/bin/dodeka-db-$1.py" "${@:2}"
+}
+
+# One line on standard error that holds both words, and nothing that looks like a traceback.
+fails_with() { # STATUS TEXT [TEXT]
+    echo "status $status, stdout: $output, stderr: $stderr"
+    [ "$status" -eq "$1" ]
+    [ "${#stderr_lines[@]}" -eq 1 ]
+    [[ $stderr == *"error: "*"$2"* ]]
+    [[ $stderr == *"${3:-}"* ]]
+    [[ $stderr != *Traceback* ]]
+}
+
+snapshot_count() {
+    "$ROOT/bin/dodeka-db-snapshots.py" --json | grep -c '"id"' || true
+}
+
+state_of_everything() { # a checksum over databases and repository
+    (cd "$SITE" && find backend restic -type f ! -path '*/locks/*' -exec sha256sum {} + | sort | sha256sum)
+}

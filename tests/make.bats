@@ -1,0 +1,143 @@
+#!/usr/bin/env bats
+# The front door: targets, their variables, and what make says.
+
+load helpers
+
+setup_file() { make_site "$BATS_FILE_TMPDIR/site"; }
+setup() {
+    copy_site
+    unset DODEKA_BACKUP_ENV
+    cd "$ROOT"
+}
+
+mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env" "$@"; }
+
+@test "make alone prints the targets in order of use" {
+    run --separate-stderr make
+    [ "$status" -eq 0 ]
+    [ -z "$stderr" ]
+    targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
+    [ "$targets" = "help try setup init install backup cron snapshots restore test" ]
+}
+
+@test "make backup without ENV or with an unknown one names the environments and does nothing else" {
+    before=$(state_of_everything)
+    mk backup
+    [ "$status" -eq 2 ]
+    [ "${#stderr_lines[@]}" -eq 1 ]
+    [[ $stderr == *"ENV=production or ENV=demo"* ]]
+    [ -z "$output" ]
+    for goal in backup cron snapshots restore; do
+        mk $goal ENV=staging
+        [ "$status" -eq 2 ]
+        [ "${#stderr_lines[@]}" -eq 1 ]
+        [[ $stderr == *"unknown environment 'staging': there are production and demo"* ]]
+        [ -z "$output" ]
+    done
+    mk restore ENV=demo FROM=staging
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"unknown environment 'staging'"* ]]
+    [ "$(state_of_everything)" = "$before" ]
+}
+
+@test "backup, snapshots, restore, clone" {
+    mk backup ENV=production
+    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    [[ $output == *" production done: snapshot "* ]]
+    mk backup ENV=demo
+    mk snapshots ENV=production
+    [ "${#lines[@]}" -eq 2 ]
+    mk snapshots
+    [ "${#lines[@]}" -eq 3 ]
+
+    sqlite3 "$DB" 'DELETE FROM users'
+    mk restore ENV=production SNAPSHOT=latest YES=1
+    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users')" -eq 400 ]
+
+    mk restore ENV=demo FROM=production SNAPSHOT=latest YES=1
+    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 400 ]
+}
+
+@test "restore asks, and takes its answers from a pipe" {
+    mk backup ENV=production
+    sqlite3 "$DB" 'DELETE FROM users'
+    run --separate-stderr sh -c "printf 'latest\nyes\n' | make restore ENV=production CONFIG=$SITE/backup.env"
+    [ "$status" -eq 0 ]
+    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users')" -eq 400 ]
+    sqlite3 "$DB" 'DELETE FROM users'
+    mk restore ENV=production SNAPSHOT=latest < /dev/null
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"nothing was changed"* ]]
+    mk restore ENV=production SNAPSHOT=latest YES=0 < /dev/null
+    [ "$status" -eq 2 ]
+    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users')" -eq 0 ]
+}
+
+@test "cron: production when nothing is named" {
+    mk cron
+    [ "$status" -eq 0 ]
+    [[ $output == *" production done: snapshot "*" old snapshots removed"* ]]
+    mk cron ENV=demo
+    [[ $output == *" demo done: snapshot "* ]]
+}
+
+@test "the value of a variable is never run as a command" {
+    mk backup ENV=production
+    mk restore ENV=production SNAPSHOT="x'; touch $SITE/executed; '" YES=1
+    [ "$status" -eq 2 ]
+    mk restore ENV=production SNAPSHOT='"; touch '"$SITE/executed"'; "' YES=1
+    [ "$status" -eq 2 ]
+    mk restore ENV=production SNAPSHOT='--password-command=touch '"$SITE/executed" YES=1
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"is not a snapshot ID"* ]]
+    [ ! -e "$SITE/executed" ]
+}
+
+@test "the environment wins over the settings file" {
+    RESTIC_REPOSITORY=$SITE/elsewhere mk snapshots
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"no restic repository at $SITE/elsewhere"* ]]
+}
+
+@test "init makes what is missing, once, and only init does" {
+    rm -r "$SITE/restic" "$SITE/password"
+    mk init
+    [ "$status" -eq 0 ]
+    [[ $output == *"KEEP ITS CONTENT SOMEWHERE ELSE TOO"* ]]
+    [ "$(stat -c %a "$SITE/password")" = 600 ]
+    [ "$(wc -c < "$SITE/password")" -gt 40 ]
+    before=$(sha256sum "$SITE/password" "$SITE/restic/config")
+    mk init
+    [ "$status" -eq 0 ]
+    [[ $output == *"was there already, nothing to do"* ]]
+    [[ $output != *KEEP* ]]
+    [ "$(sha256sum "$SITE/password" "$SITE/restic/config")" = "$before" ]
+    mk backup ENV=demo
+    [ "$status" -eq 0 ]
+}
+
+@test "init does not make up a new password for a repository that is there" {
+    rm "$SITE/password"
+    mk init
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"put the repository's own password into it"* ]]
+    [ ! -e "$SITE/password" ]
+}
+
+@test "init where the volume is not mounted" {
+    RESTIC_REPOSITORY=$SITE/none/restic RESTIC_PASSWORD_FILE=$SITE/none/password mk init
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"folder $SITE/none is missing"* ]]
+    [ ! -e "$SITE/none" ]
+}
+
+@test "a second make setup installs nothing and starts at once" {
+    before=$(stat -c %Y .venv/.runtime)
+    start=$(date +%s%N)
+    run --separate-stderr make --no-print-directory setup
+    [ "$status" -eq 0 ] && [ -z "$output" ] && [ -z "$stderr" ]
+    [ $((($(date +%s%N) - start) / 1000000)) -lt 2000 ]
+    [ "$(stat -c %Y .venv/.runtime)" = "$before" ]
+}
