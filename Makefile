@@ -53,6 +53,7 @@ init: .venv/.runtime ## make the password file and the restic repository
 
 .PHONY: install
 install: setup ## on the server: crontab, log folder, logrotate
+	@bin/install-packages.sh "$(PYTHON)" cron logrotate
 	@bin/dodeka-install.py $(YES_FLAG)
 
 .PHONY: backup
@@ -78,7 +79,7 @@ test: setup test-packages .venv/.tests ## run all tests
 
 .PHONY: test-packages
 test-packages:
-	@bin/install-packages.sh "$(PYTHON)" bats zstd sqlite3 cron logrotate sudo systemd util-linux
+	@bin/install-packages.sh "$(PYTHON)" bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux
 
 .venv/.runtime: requirements.txt
 	@bin/install-packages.sh "$(PYTHON)" python3-venv

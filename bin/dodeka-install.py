@@ -1,0 +1,89 @@
+#!/usr/bin/python3
+"""Install what runs by itself on the server: log folder, logrotate, crontab (make install). Safe to repeat."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import command, console, settings, staging
+from dodeka_db.errors import SetupError
+from dodeka_db.settings import ROOT
+
+# the places that the crontab and the logrotate file name
+SERVER_ROOT = Path("/home/backend/dodeka")
+LOG_FOLDER = Path("/home/backend/log")
+LOGROTATE = Path("/etc/logrotate.d/dodeka-backup")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("--yes", action="store_true", help="replace a crontab that holds other lines unasked")
+    arguments = parser.parse_args(argv)
+    if not SERVER_ROOT.is_dir() or SERVER_ROOT.resolve() != ROOT:
+        raise SetupError(
+            f"this is {ROOT}, but the crontab runs the scripts in {SERVER_ROOT}",
+            f"clone this repository to {SERVER_ROOT} and run 'make install' there",
+        )
+    _install_log_folder()
+    _install_logrotate()
+    _install_crontab(arguments.yes)
+    return 0
+
+
+def _install_log_folder() -> None:
+    if LOG_FOLDER.is_dir():
+        print(f"log folder {LOG_FOLDER}: there already")
+        return
+    print(f"log folder: mkdir {LOG_FOLDER}")
+    try:
+        LOG_FOLDER.mkdir(mode=0o755)
+        LOG_FOLDER.chmod(0o755)
+    except OSError as error:
+        raise SetupError(f"{LOG_FOLDER} cannot be made: {error.strerror}", "run this as backend") from error
+
+
+def _install_logrotate() -> None:
+    source = ROOT / "deploy" / "dodeka-backup-logrotate"
+    if LOGROTATE.exists() and LOGROTATE.read_bytes() == source.read_bytes():
+        print(f"logrotate {LOGROTATE}: there already")
+        return
+    sudo = () if os.geteuid() == 0 else ("sudo",)
+    _show_and_run("logrotate", *sudo, "install", "-o", "root", "-g", "root", "-m", "644", str(source), str(LOGROTATE))
+
+
+def _install_crontab(yes: bool) -> None:
+    shipped = ROOT / "deploy" / "dodeka_crontab"
+    listed = command.run("crontab", "-l")
+    if listed.exit_code and "no crontab for" not in listed.stderr:
+        raise SetupError(f"the crontab cannot be read: {listed.failure}")
+    installed = listed.stdout.decode(errors="replace")
+    if installed == shipped.read_text():
+        print("crontab: there already")
+        return
+    ours = shipped.read_text().splitlines()
+    others = [line for line in installed.splitlines() if line.strip() and line not in ours]
+    if others:
+        print("crontab: these lines of yours are not in the shipped one and would go:")
+        print("".join(f"    {line}\n" for line in others), end="", flush=True)
+        if not yes:
+            console.confirm("Replace the crontab?")
+    if installed:
+        kept = staging.state_folder(settings.load()) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
+        kept.write_text(installed)
+        print(f"crontab: the old one is kept as {kept}")
+    _show_and_run("crontab", "crontab", str(shipped))
+
+
+def _show_and_run(what: str, *words: str) -> None:
+    print(f"{what}: {shlex.join(words)}", flush=True)
+    done = command.run(*words)
+    if done.exit_code:
+        raise SetupError(f"'{shlex.join(words)}' failed: {done.failure}", "mend that, then run this again")
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

@@ -1,0 +1,187 @@
+"""A whole server for tests: systemd, cron, the user backend, everything at its documented place.
+
+No container engine: an overlay of this machine's own file system, in namespaces of its own, with systemd
+as its first process. What happens in there is gone when it stops, and reaches nothing outside.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = Path("/home/backend")
+PROJECT = HOME / "dodeka"
+
+BOOT = """
+set -eu
+base=$1
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs "$base"
+mkdir "$base/upper" "$base/work" "$base/root"
+mount -t overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" overlay "$base/root"
+root=$base/root
+mount --rbind /dev "$root/dev"
+mount --rbind /sys "$root/sys"
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+
+units=$root/etc/systemd/system
+mkdir -p "$units/dbus.socket.d" "$units/dbus.service.d"
+# nothing of a real boot: no kernel settings, no devices, no cleaning of temporary folders
+for unit in dbus.socket dbus.service; do
+    printf '[Unit]\\nDefaultDependencies=no\\n' > "$units/$unit.d/test.conf"
+done
+for unit in systemd-tmpfiles-setup.service systemd-tmpfiles-setup-dev.service systemd-tmpfiles-clean.service \\
+            systemd-tmpfiles-clean.timer sysinit.target; do
+    ln -sf /dev/null "$units/$unit"
+done
+printf '[Unit]\\nDefaultDependencies=no\\nRequires=dbus.socket\\nAfter=dbus.socket\\n' > "$units/dodeka-test.target"
+hostname dodeka-test
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test \\
+    chroot "$root" /lib/systemd/systemd --system --unit=dodeka-test.target --log-target=null
+"""
+
+# The backend's part: one connection, open all the time, that writes ten times a second.
+BACKEND = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0.5)
+connection.execute("PRAGMA journal_mode=WAL")
+number = time.time_ns()
+while True:
+    connection.execute("INSERT INTO outbox VALUES (?, 0, 0, x'00')", (f"live-{number}",))
+    number += 1
+    time.sleep(0.1)
+"""
+
+UNIT = """
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=simple
+User=backend
+ExecStart=/usr/bin/python3 /home/backend/backend.py {database}
+Restart=on-failure
+RestartSec=1
+"""
+
+
+class Server:
+    """A running server. Paths given to it are as its own processes see them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._process = subprocess.Popen(
+            [
+                *("unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"),
+                *("sh", "-c", BOOT, "sh", str(folder)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=(log := open(folder.parent / f"{folder.name}.log", "wb")),
+            stderr=log,
+        )
+        self._log = Path(log.name)
+        try:
+            self._init = self._wait_for_init()
+            self._set_up()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def run(
+        self, *words: str, user: str = "backend", stdin: str = "", check: bool = True, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program in there, as cron would start it: with next to no environment."""
+        drop = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        environ = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin" if user == "root" else "/usr/bin:/bin",
+            "HOME": "/root" if user == "root" else str(HOME),
+            "LOGNAME": user,
+            "SHELL": "/bin/sh",
+            **variables,
+        }
+        done = subprocess.run(
+            [
+                *("nsenter", f"--target={self._init}", "--mount", "--pid", "--uts", "--ipc", "--root", "--wd=/"),
+                *("env", "-i", *(f"{name}={value}" for name, value in environ.items()), *drop, *words),
+            ],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert not check or done.returncode == 0, done
+        return done
+
+    def sh(self, script: str, **options: object) -> str:
+        """The output of a shell script in there."""
+        return self.run("sh", "-c", script, **options).stdout
+
+    def python(self, expression: str, *, user: str = "backend") -> str:
+        """The value of an expression over our modules `database`, `members` and `Path`."""
+        code = (
+            "import sys; sys.path.insert(0, '/home/backend/dodeka/bin')\n"
+            "from pathlib import Path; from dodeka_db import database, members\n"
+            f"print({expression})"
+        )
+        return self.run(str(PROJECT / ".venv/bin/python"), "-c", code, user=user).stdout.strip()
+
+    def path(self, inside: str | Path) -> Path:
+        """A path in there, as this process sees it."""
+        return Path(f"/proc/{self._init}/root{inside}")
+
+    def active(self, unit: str) -> bool:
+        return self.run("systemctl", "is-active", unit, user="root", check=False).stdout.strip() == "active"
+
+    def _wait_for_init(self) -> int:
+        for _ in range(200):
+            time.sleep(0.1)
+            assert self._process.poll() is None, self._log.read_text()
+            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+            if not children:
+                continue
+            asked = subprocess.run(
+                ["nsenter", f"--target={children[0]}", "--mount", "--pid", "--root", "--wd=/"]
+                + ["systemctl", "is-active", "dodeka-test.target"],
+                capture_output=True,
+                text=True,
+            )
+            if asked.stdout.strip() == "active":
+                return int(children[0])
+        raise AssertionError(f"systemd did not start: {self._log.read_text()}")
+
+    def _set_up(self) -> None:
+        # the Python that made .venv may be in root's home: let it be reached, in here
+        self.sh(
+            "id backend 2>/dev/null || useradd --create-home --shell /bin/sh backend; chmod o+x /root;"
+            "mkdir -p /mnt/backup /home/backend/dodeka; chown backend: /mnt/backup /home/backend /home/backend/dodeka;"
+            "rm -f /etc/sudoers.d/dodeka; rm -rf /home/backend/.local",
+            user="root",
+        )
+        project = self.path(PROJECT)
+        for name in ("bin", "deploy", "requirements.txt", "Makefile", "BACKUP.md", ".venv"):
+            source = ROOT / name
+            if source.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", "backup.env")
+                shutil.copytree(source, project / name, symlinks=True, ignore=ignore)
+            elif source.exists():
+                shutil.copy2(source, project / name)
+        self.path(HOME / "backend.py").write_text(BACKEND)
+        for environment, members in (("production", 400), ("demo", 30)):
+            database = PROJECT / "backend" / "envs" / environment / "db.sqlite"
+            unit = self.path(f"/etc/systemd/system/dodeka-backend-{environment}.service")
+            unit.write_text(UNIT.format(database=database))
+            self.run("chown", "-R", "backend:", str(HOME), user="root")
+            self.python(f"members.create(Path('{database}'), members={members})")
+        self.run("systemctl", "daemon-reload", user="root")
+        if restic := os.environ.get("RESTIC"):
+            bin_folder = self.path(HOME / ".local" / "bin")
+            bin_folder.mkdir(parents=True)
+            shutil.copy2(restic, bin_folder / "restic")
+            self.run("chown", "-R", "backend:", str(HOME / ".local"), user="root")
