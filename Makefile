@@ -74,12 +74,12 @@ restore: .venv/.runtime ## put a snapshot (of FROM) in the place of ENV's databa
 
 .PHONY: test
 test: setup test-packages .venv/.tests ## run all tests
-	@.venv/bin/python -m pytest tests
+	@.venv/bin/python -m pytest --numprocesses 3 --dist loadfile tests
 	@bats tests
 
 .PHONY: test-packages
 test-packages:
-	@bin/install-packages.sh "$(PYTHON)" bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux
+	@bin/install-packages.sh "$(PYTHON)" bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps
 
 .venv/.runtime: requirements.txt
 	@bin/install-packages.sh "$(PYTHON)" python3-venv

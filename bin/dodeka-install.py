@@ -52,7 +52,9 @@ def _install_logrotate() -> None:
         print(f"logrotate {LOGROTATE}: there already")
         return
     sudo = () if os.geteuid() == 0 else ("sudo",)
-    _show_and_run("logrotate", *sudo, "install", "-o", "root", "-g", "root", "-m", "644", str(source), str(LOGROTATE))
+    _show_and_run(
+        "logrotate", *sudo, "install", "-o", "root", "-g", "root", "-m", "644", str(source), str(LOGROTATE)
+    )
 
 
 def _install_crontab(yes: bool) -> None:

@@ -20,6 +20,7 @@ is_there() {
         cron) command -v crontab && test -x /usr/sbin/cron ;;
         logrotate) test -x /usr/sbin/logrotate ;;
         systemd) test -x /lib/systemd/systemd ;;
+        procps) command -v pgrep ;;
         dbus) test -x /usr/bin/dbus-daemon ;;
         util-linux) command -v unshare && command -v nsenter ;;
         *) command -v "$1" ;;

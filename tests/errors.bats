@@ -148,11 +148,17 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 @test "repository locked exclusively" {
     . "$SITE/backup.env"
     export RESTIC_REPOSITORY RESTIC_PASSWORD_FILE
-    # check holds an exclusive lock; stopped, it keeps it
-    "$RESTIC" check --read-data > /dev/null 2>&1 3>&- &
-    check=$!
-    until [ -n "$(ls "$SITE/restic/locks")" ]; do sleep 0.005; done
-    kill -STOP $check
+    # check holds an exclusive lock for a moment; stopped in that moment, it keeps it
+    held=
+    while [ -z "$held" ]; do
+        "$RESTIC" check --read-data > /dev/null 2>&1 3>&- &
+        check=$!
+        until [ -n "$(ls "$SITE/restic/locks")" ]; do sleep 0.005; done
+        kill -STOP $check
+        sleep 0.05
+        held=$(ls "$SITE/restic/locks")
+        [ -n "$held" ] || kill -KILL $check
+    done
     script backup production
     kill -KILL $check
     wait $check || true

@@ -94,6 +94,6 @@ assert datetime.datetime.fromisoformat(entry["time"]).tzinfo and entry["stored_b
     RESTIC=$SITE/restic-spy script cron production
     [ "$status" -eq 0 ]
     [ "$(grep -c backup "$SITE/arguments")" -eq 1 ]
-    ! grep -qF "$secret" "$SITE/arguments"
+    run ! grep -qF "$secret" "$SITE/arguments"
     [[ $output$stderr != *"$secret"* ]]
 }

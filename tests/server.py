@@ -108,8 +108,25 @@ class Server:
         }
         done = subprocess.run(
             [
-                *("nsenter", f"--target={self._init}", "--mount", "--pid", "--uts", "--ipc", "--root", "--wd=/"),
-                *("env", "-i", *(f"{name}={value}" for name, value in environ.items()), *drop, *words),
+                *(
+                    "nsenter",
+                    f"--target={self._init}",
+                    "--mount",
+                    "--pid",
+                    "--uts",
+                    "--ipc",
+                    "--root",
+                    "--wd=/",
+                ),
+                *(
+                    "env",
+                    "-i",
+                    "-C",
+                    "/",
+                    *(f"{name}={value}" for name, value in environ.items()),
+                    *drop,
+                    *words,
+                ),
             ],
             input=stdin,
             capture_output=True,
@@ -143,7 +160,9 @@ class Server:
         for _ in range(200):
             time.sleep(0.1)
             assert self._process.poll() is None, self._log.read_text()
-            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+            children = (
+                Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+            )
             if not children:
                 continue
             asked = subprocess.run(

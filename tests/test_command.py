@@ -107,6 +107,29 @@ def test_a_signal_to_us_alone_ends_the_child_and_runs_finally(tmp_path, signum):
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_signal_while_the_child_is_being_started_ends_it_too(tmp_path):
+    process = script(
+        tmp_path,
+        f"""
+        import os, sh, signal
+        start = sh.Command.__call__
+        def start_and_be_signalled(*arguments, **options):
+            child = start(*arguments, **options)
+            while not os.path.exists("{tmp_path}/pid"): pass
+            os.kill(os.getpid(), signal.SIGTERM)
+            return child
+        sh.Command.__call__ = start_and_be_signalled
+        try:
+            command.run("sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 100")
+        except interrupts.Interrupted as interruption:
+            print(interruption)
+        """,
+    )
+    output, _ = process.communicate(timeout=10)
+    assert output == "SIGTERM\n"
+    assert not Path(f"/proc/{wait_for(tmp_path / 'pid')}").exists()
+
+
 def test_in_a_shielded_block_a_signal_waits_and_does_not_reach_the_child(tmp_path):
     process = script(
         tmp_path,
@@ -130,7 +153,7 @@ def test_in_a_shielded_block_a_signal_waits_and_does_not_reach_the_child(tmp_pat
 def test_an_interruptible_stretch_of_a_shielded_block(tmp_path):
     process = script(
         tmp_path,
-        f"""
+        """
         import os, signal
         with interrupts.shielded():
             os.kill(os.getpid(), signal.SIGTERM)

@@ -69,7 +69,12 @@ def test_an_export_keeps_the_settings_of_the_file(tmp_path, target):
         connection.execute("PRAGMA application_id=4711")
         connection.execute("CREATE TABLE t (a)")
     database.export(path, target)
-    for pragma, value in (("page_size", 8192), ("auto_vacuum", 2), ("user_version", 42), ("application_id", 4711)):
+    for pragma, value in (
+        ("page_size", 8192),
+        ("auto_vacuum", 2),
+        ("user_version", 42),
+        ("application_id", 4711),
+    ):
         assert rows(target, f"PRAGMA {pragma}") == [(value,)]
 
 

@@ -49,7 +49,9 @@ def split(archive: bytes) -> list[bytes]:
 
 def test_zstd_turns_it_back_byte_for_byte(export, tmp_path):
     (tmp_path / "x.zst").write_bytes(compressed(export))
-    assert subprocess.run(["zstd", "-dc", tmp_path / "x.zst"], capture_output=True, check=True).stdout == export
+    assert (
+        subprocess.run(["zstd", "-dc", tmp_path / "x.zst"], capture_output=True, check=True).stdout == export
+    )
     listed = subprocess.run(["zstd", "-lv", tmp_path / "x.zst"], capture_output=True, check=True, text=True)
     assert "Check: XXH64" in listed.stdout
 
@@ -101,7 +103,14 @@ def test_a_file_cut_off_inside_a_frame_is_refused(export):
     for frame in split(archive):
         boundaries.append(boundaries[-1] + len(frame))
     rng = random.Random(3)
-    for length in [1, 3, boundaries[1] - 1, boundaries[1] + 1, len(archive) - 1, *rng.sample(range(len(archive)), 20)]:
+    for length in [
+        1,
+        3,
+        boundaries[1] - 1,
+        boundaries[1] + 1,
+        len(archive) - 1,
+        *rng.sample(range(len(archive)), 20),
+    ]:
         if length not in boundaries:
             with pytest.raises(SnapshotError, match="cut off|damaged"):
                 decompressed(archive[:length])
@@ -119,7 +128,9 @@ def test_each_of_40_flipped_bits_is_noticed(export):
         broken = bytearray(archive)
         broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
         try:
-            assert decompressed(bytes(broken)) == export  # a bit that means nothing, as the unused ones of a header
+            assert (
+                decompressed(bytes(broken)) == export
+            )  # a bit that means nothing, as the unused ones of a header
         except SnapshotError:
             pass
 

@@ -41,7 +41,10 @@ def test_a_snapshot_of_the_shell_scripts_is_listed_and_restored(site):
 
 def test_ours_is_restored_with_restic_and_zstd_alone(site):
     site.ok("backup", "production")
-    by_hand(site, '"$RESTIC" dump --tag env_production latest /dodeka-production.sqlite.zst | zstd -d -q -o "$OUT"')
+    by_hand(
+        site,
+        '"$RESTIC" dump --tag env_production latest /dodeka-production.sqlite.zst | zstd -d -q -o "$OUT"',
+    )
     assert members.digest(site.folder / "out") == members.digest(site.database())
 
 

@@ -1,7 +1,6 @@
 """repository: tags, paths, IDs and retention, with the real restic."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -34,7 +33,9 @@ class TestResolve:
         assert resolve(self.ALL, "production", "aaaa1111" + "0" * 56).short_id == "aaaa1111"
         assert resolve(self.ALL, "production", "bbbb1111").is_pre_restore
 
-    @pytest.mark.parametrize("wanted", ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~1", "a" * 65])
+    @pytest.mark.parametrize(
+        "wanted", ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~1", "a" * 65]
+    )
     def test_malformed(self, wanted):
         with pytest.raises(SnapshotError, match="is not a snapshot ID"):
             resolve(self.ALL, "production", wanted)
@@ -116,19 +117,21 @@ def test_retention_over_months(site, tmp_path):
     demo = [now - timedelta(minutes=12 * n + 1) for n in range(15)]
     undone = [now - timedelta(minutes=5 * n + 2) for n in range(12)]
     # as the shell scripts stored them: a new temporary folder every time
-    jobs = [(time, [*TAGS, "env_production"], "production", f"tmp.{n:010}") for n, time in enumerate(production)]
-    jobs += [(time, [*TAGS, "env_production", "pre-restore"], "production", f"tmp.x{n:09}") for n, time in enumerate(undone)]
+    jobs = [
+        (time, [*TAGS, "env_production"], "production", f"tmp.{n:010}") for n, time in enumerate(production)
+    ]
+    jobs += [
+        (time, [*TAGS, "env_production", "pre-restore"], "production", f"tmp.x{n:09}")
+        for n, time in enumerate(undone)
+    ]
     jobs += [(time, [*TAGS, "env_demo"], "demo", f"tmp.y{n:09}") for n, time in enumerate(demo)]
 
-    def store(job) -> None:
-        time, tags, environment, folder = job
+    # one at a time: a lock that another restic removes meanwhile makes 0.14 look for it for 40 seconds
+    for time, tags, environment, folder in jobs:
         file = tmp_path / folder / f"dodeka-{environment}.sqlite.zst"
         file.parent.mkdir()
         file.write_text(str(time))
         site.restic("backup", "--quiet", "--time", f"{time:%F %T}", "--tag", ",".join(tags), str(file))
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(store, jobs))
     output = site.ok("cron", "production")
 
     def left(*tags: str) -> set[datetime]:
@@ -166,14 +169,23 @@ def test_the_output_of_find_on_thousands_of_snapshots_is_read_whole(site):
     ids = [f"{n:064x}" for n in range(count)]
     answers = {
         "snapshots": [
-            {"id": i, "time": "2026-01-01T00:00:00Z", "tags": [*TAGS, "env_demo"], "hostname": "h", "paths": ["/x"]}
+            {
+                "id": i,
+                "time": "2026-01-01T00:00:00Z",
+                "tags": [*TAGS, "env_demo"],
+                "hostname": "h",
+                "paths": ["/x"],
+            }
             for i in ids
         ],
-        "find": [{"snapshot": i, "hits": 1, "matches": [{"path": "/dodeka-demo.sqlite.zst", "size": 5}]} for i in ids],
+        "find": [
+            {"snapshot": i, "hits": 1, "matches": [{"path": "/dodeka-demo.sqlite.zst", "size": 5}]}
+            for i in ids
+        ],
     }
     for verb, answer in answers.items():
         (site.folder / verb).write_text(json.dumps(answer))
     fake = site.folder / "fake-restic"
-    fake.write_text(f'#!/bin/sh\ncase $1 in version) echo restic 0.18.0;; *) cat {site.folder}/$1;; esac\n')
+    fake.write_text(f"#!/bin/sh\ncase $1 in version) echo restic 0.18.0;; *) cat {site.folder}/$1;; esac\n")
     fake.chmod(0o755)
     assert len(json.loads(site.ok("snapshots", "--json", RESTIC=str(fake)))) == count

@@ -210,13 +210,17 @@ def test_damaged_snapshots_are_refused_before_anything_happens(stored):
     first.decompress(archive)
     assert first.unused_data, "of more than one frame"
     refused(stored, store_file(stored, archive[: -len(first.unused_data)]), "where its header says")
-    refused(stored, store_file(stored, zstandard.compress(b"not a database" * 99)), "is not an SQLite database")
+    refused(
+        stored, store_file(stored, zstandard.compress(b"not a database" * 99)), "is not an SQLite database"
+    )
     refused(stored, store_file(stored, zstandard.compress(b"")), "is empty")
     refused(stored, store_file(stored, b"PK\3\4 not zstd"), "is damaged")
 
 
 def test_a_repository_that_lost_a_pack(stored):
-    biggest = max((stored.repository / "data").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    biggest = max(
+        (stored.repository / "data").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()
+    )
     with open(biggest, "r+b") as file:
         os.chmod(biggest, 0o600)
         file.seek(biggest.stat().st_size // 3)
@@ -284,20 +288,24 @@ def test_when_stopping_fails_the_service_is_started_and_nothing_has_changed(stor
     assert members.digest(stored.database()) == stored.lost
 
 
-def test_when_starting_fails_the_old_database_is_put_back_and_it_is_said_that_the_service_is_down(stored, systemctl):
+def test_when_starting_fails_the_old_database_is_put_back_and_it_is_said_that_the_service_is_down(
+    stored, systemctl
+):
     done = stored.run(
         "restore", "production", "--snapshot", "latest", "--yes", DODEKA_SYSTEMCTL=systemctl(failing="start")
     )
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "IT IS DOWN" in done.stderr
-    assert calls(stored) == [SHOW, STOP, START, START]
+    assert calls(stored) == [SHOW, STOP, START, STOP, START]
     assert members.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite"]
 
 
 def test_when_the_pre_restore_snapshot_fails_the_service_is_started_with_the_old_database(stored, systemctl):
     gone = f'[ "$1" = stop ] && mv "{stored.repository}" "{stored.folder}/unmounted"; exit 0'
-    done = stored.run("restore", "production", "--snapshot", "latest", "--yes", DODEKA_SYSTEMCTL=systemctl(extra=gone))
+    done = stored.run(
+        "restore", "production", "--snapshot", "latest", "--yes", DODEKA_SYSTEMCTL=systemctl(extra=gone)
+    )
     assert (done.returncode, done.stderr.count("\n")) == (10, 1)
     assert calls(stored) == [SHOW, STOP, START]
     assert members.digest(stored.database()) == stored.lost

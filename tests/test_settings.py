@@ -106,7 +106,12 @@ def test_an_unknown_environment_is_a_usage_error(file):
 
 @pytest.mark.parametrize(
     ("repository", "local"),
-    [("/mnt/backup/restic", "/mnt/backup/restic"), ("local:/x", "/x"), ("s3:host/x", None), ("sftp:h:/x", None)],
+    [
+        ("/mnt/backup/restic", "/mnt/backup/restic"),
+        ("local:/x", "/x"),
+        ("s3:host/x", None),
+        ("sftp:h:/x", None),
+    ],
 )
 def test_which_repositories_are_local(file, repository, local):
     assert load(file, RESTIC_REPOSITORY=repository).local_repository == (Path(local) if local else None)
@@ -134,7 +139,9 @@ def test_restic_of_the_backend_user_comes_first(file, tmp_path):
 
 def test_the_example_file_shows_every_setting_and_its_default(file):
     text = (ROOT / "deploy" / "backup.env.example").read_text()
-    file.write_text("\n".join(line[1:] for line in text.splitlines() if line.startswith("#") and "=" in line.split()[0]))
+    file.write_text(
+        "\n".join(line[1:] for line in text.splitlines() if line.startswith("#") and "=" in line.split()[0])
+    )
     example = load(file)
     default = settings.load({"DODEKA_BACKUP_ENV": "/dev/null", "HOME": os.path.expanduser("~")})
     assert example.repository == default.repository

@@ -62,6 +62,7 @@ def run(
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryFile() as errors,
     ):
+        child = None
         try:
             with shielded():  # between its start and our knowing of it, it could not be ended
                 child = sh.Command(program)(
@@ -76,19 +77,19 @@ def run(
                     _return_cmd=True,
                     _preexec_fn=_ignore_signals if deaf else None,
                 )
+            child.wait()
+            exit_code = 0
         except sh.CommandNotFound as error:
             raise SetupError(f"{program} is not installed", "see BACKUP.md, 'Set up a server'") from error
         except sh.ForkException as error:
             reason = str(error).strip().splitlines()[-1]
             raise SetupError(f"{program} cannot be run ({reason})") from error
-        try:
-            child.wait()
-            exit_code = 0
         except sh.ErrorReturnCode as error:
             exit_code = error.exit_code
         except BaseException:
-            with shielded():
-                _end(child)
+            if child is not None:
+                with shielded():
+                    _end(child)
             raise
         output.seek(0)
         errors.seek(0)

@@ -40,6 +40,9 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
         # `make snapshots | head`: whoever read us has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # a disk, a right or a mount that failed where no better words are known
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", BackupError.exit_code)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

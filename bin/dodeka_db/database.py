@@ -37,7 +37,9 @@ def read_header(path: Path, shown: str = "") -> Header:
         with open(path, "rb") as file:
             header = file.read(HEADER_BYTES)
     except FileNotFoundError as error:
-        raise DatabaseError(f"{shown} is missing", "check DODEKA_BACKEND, or restore it: BACKUP.md, 'Restore'") from error
+        raise DatabaseError(
+            f"{shown} is missing", "check DODEKA_BACKEND, or restore it: BACKUP.md, 'Restore'"
+        ) from error
     except OSError as error:
         raise DatabaseError(f"{shown} cannot be read: {error.strerror}", _WHO) from error
     if not header:

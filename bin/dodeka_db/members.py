@@ -42,7 +42,9 @@ def create(path: Path, members: int, seed: int = 1) -> None:
             _insert(connection, "userdata", key, {"name": name, "sports": sports, "notes": notes})
             _insert(connection, "user_permissions", f"{key}:member", {"until": 1_800_000_000 + number})
             if number % 3 == 0:
-                _insert(connection, "session_cache", rng.randbytes(16).hex(), {"token": rng.randbytes(96).hex()})
+                _insert(
+                    connection, "session_cache", rng.randbytes(16).hex(), {"token": rng.randbytes(96).hex()}
+                )
             if number % 20 == 0:
                 _insert(connection, "outbox", f"{number:06d}", {"to": email, "subject": f"Hi {name}"})
         connection.execute("COMMIT")

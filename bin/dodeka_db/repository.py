@@ -11,7 +11,7 @@ import re
 import stat
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from dodeka_db import command
 from dodeka_db.errors import (
@@ -102,8 +102,8 @@ class Repository:
 
         Two calls whatever their number: `snapshots` knows no file sizes before restic 0.17, `find` does.
         """
-        described = json.loads(self._restic("snapshots", "--json", "--tag", "db_dodeka") or b"null") or []
-        found = json.loads(self._restic("find", "--json", "--tag", "db_dodeka", "dodeka-*.sqlite.zst") or b"null") or []
+        described = self._restic_list("snapshots")
+        found = self._restic_list("find", "dodeka-*.sqlite.zst")
         files = {entry["snapshot"]: entry["matches"][0] for entry in found}
         snapshots = [
             Snapshot(
@@ -166,6 +166,10 @@ class Repository:
             raise self._failure(verb, done)
         return done.stdout
 
+    def _restic_list(self, verb: str, *pattern: str) -> list[dict]:
+        # where there is none, some versions say null and some nothing
+        return json.loads(self._restic(verb, "--json", "--tag", "db_dodeka", *pattern) or b"null") or []
+
     def _failure(self, verb: str, done: command.Completed) -> BackupError:
         where, said = self._settings.repository_shown, done.stderr
         if done.exit_code == 10 or "Is there a repository at the following location?" in said:
@@ -184,7 +188,9 @@ class Repository:
                 "put the right password back (BACKUP.md, 'Password')",
             )
         if "no space left on device" in said and verb == "dump":
-            return BackupError("no room left for the download", "free some, or set DODEKA_STATE to a larger disk")
+            return BackupError(
+                "no room left for the download", "free some, or set DODEKA_STATE to a larger disk"
+            )
         if "no space left on device" in said:
             return BackupError(f"the disk of repository {where} is full", "free some, then run this again")
         if verb == "dump":
@@ -206,7 +212,9 @@ def resolve(snapshots: list[Snapshot], environment: str, wanted: str) -> Snapsho
     if wanted == "latest":
         ordinary = [snapshot for snapshot in ours if not snapshot.is_pre_restore]
         if not ordinary:
-            raise SnapshotError(f"there is no snapshot of {environment} yet", f"make backup ENV={environment}")
+            raise SnapshotError(
+                f"there is no snapshot of {environment} yet", f"make backup ENV={environment}"
+            )
         return ordinary[-1]
     if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
         raise SnapshotError(f"{wanted!r} is not a snapshot ID (4 to 64 of 0-9 and a-f) nor 'latest'", hint)

@@ -120,6 +120,7 @@ def _start_again(service: Service, error: BaseException) -> None:
 
 def _put_back(service: Service, live: Path, kept: Path, error: ServiceError) -> None:
     if kept.exists():
+        service.stop()  # systemd may be trying it again and again
         database.put_back(kept, live)
     _start_again(service, error)
     raise ServiceError(f"{error.message}; the old database is back, and it runs with that", error.hint)

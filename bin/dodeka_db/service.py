@@ -25,7 +25,9 @@ class Service:
         # anyone may ask: without sudo, whose rules may allow no more than stop and start
         words = [os.path.basename(word) for word in self.systemctl]
         ask = self.systemctl[words.index("systemctl") :] if "systemctl" in words else self.systemctl
-        state = self._run(ask, "show", "--property=LoadState", "--value", self.unit, doing="ask about")
+        state = self._run(
+            ask, "show", "--property=LoadState", "--value", self.unit, failing="could not ask about"
+        )
         if state != "loaded":
             raise ServiceError(
                 f"systemd does not know {self.unit} (it says {state or 'nothing'})",
@@ -35,15 +37,17 @@ class Service:
     def stop(self) -> None:
         """Stop the unit and wait until it has stopped."""
         if self.managed:
-            self._run(self.systemctl, "stop", self.unit, doing="stop")
+            self._run(self.systemctl, "stop", self.unit, failing="could not stop")
 
     def start(self) -> None:
         """Start the unit."""
         if self.managed:
-            self._run(self.systemctl, "start", self.unit, doing="start")
+            self._run(self.systemctl, "start", self.unit, failing="could not start")
 
-    def _run(self, words: tuple[str, ...], *arguments: str, doing: str) -> str:
+    def _run(self, words: tuple[str, ...], *arguments: str, failing: str) -> str:
         done = command.run(*words, *arguments)
         if done.exit_code:
-            raise ServiceError(f"could not {doing} {self.unit}: {done.failure}", f"try: {' '.join(words)} status {self.unit}")
+            raise ServiceError(
+                f"{failing} {self.unit}: {done.failure}", f"try: {' '.join(words)} status {self.unit}"
+            )
         return done.stdout.decode(errors="replace").strip()

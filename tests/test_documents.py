@@ -1,0 +1,181 @@
+"""The documents against the code: what they list, and every command of theirs run on a server, in order."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from server import PROJECT, ROOT, Server
+
+from dodeka_db import errors, interrupts, repository
+
+BACKUP = (ROOT / "BACKUP.md").read_text()
+README = (ROOT / "README.md").read_text()
+SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "bin").rglob("*.py")))
+
+
+def rows(text: str, first: str) -> list[list[str]]:
+    """The cells of the table whose first heading is `first`."""
+    table = text[text.index(f"\n| {first} |") + 1 :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+
+
+def targets() -> list[str]:
+    listed = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  make ([a-z-]+) ", listed, re.MULTILINE)
+
+
+def test_make_s_targets():
+    mentioned = set(re.findall(r"(?:`|\$ |^)make ([a-z-]+)", BACKUP + README, re.MULTILINE))
+    assert mentioned - set(targets()) == set()
+    for_operators = set(targets()) - {"help", "try", "test"}
+    assert for_operators - set(re.findall(r"(?:`|\$ )make ([a-z-]+)", BACKUP)) == set()
+
+
+def test_the_exit_codes():
+    def codes(kind: type[errors.BackupError]) -> set[int]:
+        return {kind.exit_code}.union(*(codes(subclass) for subclass in kind.__subclasses__()))
+
+    interrupted = {128 + signum for signum in interrupts.SIGNALS}
+    documented = [int(code) for row in rows(BACKUP, "exit code") for code in row[0].split(", ")]
+    assert documented == sorted({0} | codes(errors.BackupError) | interrupted)
+
+
+def test_every_message_of_the_table_is_one_that_the_code_has():
+    table = BACKUP[BACKUP.index("What the messages mean") :]
+    messages = [message for row in rows(table, "exit code") for message in re.findall(r"`([^`]+)`", row[1])]
+    assert len(messages) > 30
+    for message in messages:
+        for words in message.split("…"):
+            assert words.strip() in SOURCES, message
+
+
+def test_what_a_message_refers_to_is_there():
+    headings = re.findall(r"^#+ (.+)$", BACKUP, re.MULTILINE)
+    referred = re.findall(r"BACKUP\.md, '([^']+)'", SOURCES)
+    assert referred and set(referred) <= set(headings)
+
+
+@pytest.mark.parametrize("page", [BACKUP, README], ids=["BACKUP.md", "README.md"])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page):
+        if target.startswith("#"):
+            anchors = [re.sub(r"[^a-z -]", "", title.lower()).replace(" ", "-") for title in headings(page)]
+            assert target[1:] in anchors
+        else:
+            assert (ROOT / target).exists(), target
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+
+
+def test_the_page_is_in_deploy_too():
+    assert (ROOT / "deploy" / "BACKUP.md").read_text() == BACKUP
+
+
+def test_the_settings():
+    names = re.findall(r"^#([A-Z_]+)=", (ROOT / "deploy" / "backup.env.example").read_text(), re.MULTILINE)
+    documented = [row[0].strip("`") for row in rows(BACKUP, "setting")]
+    assert sorted(documented) == sorted(set(names) - {"RESTIC_COMPRESSION"})
+
+
+def test_the_retention():
+    assert [int(row[1]) for row in rows(BACKUP, "keep")] == list(repository.RETENTION.values())
+
+
+def test_the_schedule():
+    lines = (ROOT / "deploy" / "dodeka_crontab").read_text().splitlines()
+    scheduled = {line.split()[6]: line.split()[0] for line in lines if line[:1] in "*0123456789" and line}
+    assert scheduled == {"production": "*/12", "demo": "6-59/12"}
+    for minutes, what in rows(BACKUP, "minutes of every hour"):
+        environment = what.strip("`").split("ENV=")[1]
+        first = {"production": 0, "demo": 6}[environment]
+        assert [int(minute) for minute in minutes.split(":")[1:]] == list(range(first, 60, 12))
+
+
+def test_the_readme_names_every_file_of_the_scripts():
+    tree = README[README.index("```\nMakefile") :].split("```")[1]
+    named = set(re.findall(r"^ +([\w.-]+\.(?:py|sh)) ", tree, re.MULTILINE))
+    files = {path.name for path in (ROOT / "bin").rglob("*") if path.suffix in (".py", ".sh")}
+    assert named == files - {"__init__.py"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    if os.geteuid() != 0:
+        pytest.skip("this test needs root, to start a systemd of its own")
+    server = Server(tmp_path_factory.mktemp("server") / "machine")
+    try:
+        server.path("/etc/sudoers.d/dodeka").write_text("backend ALL=(ALL) NOPASSWD: ALL\n")
+        server.run("systemctl", "start", "dodeka-backend-production", "dodeka-backend-demo", user="root")
+        yield server
+    finally:
+        server.stop()
+
+
+def consoles(page: str) -> list[tuple[str, list[str]]]:
+    """Each command of the console blocks with the lines that it is said to print."""
+    found: list[tuple[str, list[str]]] = []
+    for indent, block in re.findall(r"^( *)```console\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            line = line.removeprefix(indent)
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+ID = re.compile(r"\b[0-9a-f]{8}\b")
+ANSWER = re.compile(r"(.*(?:'latest'\):|Type 'yes' to go on:)) (\S+)")
+
+
+def masked(line: str) -> str:
+    """The line without what differs from run to run, and without what a terminal would not show."""
+    line = re.sub(r"^[\d-]+T[\d:+-]+ (production |demo )?", "", line)
+    for pattern, name in (
+        (ID, "ID"),
+        (r"\w{3} \d\d \w{3} \d{4} \d\d:\d\d", "WHEN"),
+        (r"\d+ (seconds|minutes)", "AGE"),
+        (r"\d+(\.\d+)? (B|kB)", "SIZE"),
+        (r"\d+\.\d s$", "SECONDS"),
+    ):
+        line = re.sub(pattern, name, line)
+    return " ".join(line.split())
+
+
+@pytest.mark.parametrize("page", [BACKUP, README], ids=["BACKUP.md", "README.md"])
+def test_every_command_prints_what_the_page_says(server, page):
+    ids: dict[str, str] = {}  # those of the page, and what they are here
+    before = f"cd {PROJECT}; "
+    environ = {"PATH": "/home/backend/.local/bin:/usr/bin:/bin"}
+    assert consoles(page)
+    for command, lines in consoles(page):
+        command = ID.sub(lambda match: ids[match[0]], command)
+        if command.split()[0] in ("export", "cd", "umask"):
+            before += f"{command}; "
+            continue
+        answers = [ANSWER.fullmatch(line) for line in lines]
+        typed = "".join(ids.get(answer[2], answer[2]) + "\n" for answer in answers if answer)
+        expected = [answer[1] if answer else line for answer, line in zip(answers, lines, strict=True)]
+        done = server.run("sh", "-c", before + command, stdin=typed, **environ)
+        assert done.stderr == "", command
+        printed = done.stdout.splitlines()
+        if expected[:1] == ["..."]:
+            expected = expected[1:]
+            printed = printed[len(printed) - len(expected) :]
+        assert [masked(line) for line in printed] == [masked(line) for line in expected], command
+        for here, there in zip(printed, expected, strict=True):
+            ids.update(zip(ID.findall(there), ID.findall(here), strict=True))
+
+
+def test_the_page_leaves_the_server_whole(server):
+    for environment in ("production", "demo"):
+        assert server.active(f"dodeka-backend-{environment}")
+        database = Path(PROJECT / f"backend/envs/{environment}/db.sqlite")
+        assert (
+            server.python(f"members.count(Path('{database}'))")
+            == {"production": "400", "demo": "30"}[environment]
+        )
