@@ -45,8 +45,9 @@ if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || fail "please install as root: apt-get install$missing"
 fi
 echo "installing:$missing"
-$sudo apt-get -qq update >/dev/null ||
-    fail "'apt-get update' failed; please install as root: apt-get install$missing"
+# apt-get's words are shown only when it fails
+said=$($sudo apt-get -qq update 2>&1) ||
+    fail "'apt-get update' failed ($said); please install as root: apt-get install$missing"
 # shellcheck disable=SC2086  # a list of words
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing >/dev/null ||
-    fail "please install as root: apt-get install$missing"
+said=$($sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing 2>&1) ||
+    fail "apt-get failed ($said); please install as root: apt-get install$missing"
