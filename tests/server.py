@@ -39,7 +39,8 @@ for unit in systemd-tmpfiles-setup.service systemd-tmpfiles-setup-dev.service sy
     ln -sf /dev/null "$units/$unit"
 done
 printf '[Unit]\\nDefaultDependencies=no\\nRequires=dbus.socket\\nAfter=dbus.socket\\n' > "$units/dodeka-test.target"
-hostname dodeka-test
+echo dodeka-test > "$root/etc/hostname"
+printf '127.0.0.1 localhost dodeka-test\\n' > "$root/etc/hosts"
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test \\
     chroot "$root" /lib/systemd/systemd --system --unit=dodeka-test.target --log-target=null
 """
