@@ -184,7 +184,6 @@ def test_an_index_that_lacks_a_row_is_found_in_the_export(db, target):
         connection.execute("INSERT INTO t VALUES (1000, 0)")
         connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a)' WHERE name = 'i'")
         connection.execute("PRAGMA writable_schema=RESET")
-    assert rows(db, "PRAGMA quick_check") == [("ok",)]
     shutil.copy(db, target)
     with pytest.raises(DatabaseError, match="is damaged: .*index i"):
         database.verify(target, "the copy")
