@@ -6,12 +6,12 @@ CONFIG ?=
 # which environment a command is about, and whose snapshot a restore takes
 ENV ?=
 FROM ?=
-# answers to the questions of restore and install, given beforehand
+# answers to the questions of restore, undo and install, given beforehand
 SNAPSHOT ?=
 YES ?=
 
 ENVIRONMENTS := production demo
-NEED_ENV := backup restore
+NEED_ENV := backup restore undo
 GOALS := $(MAKECMDGOALS)
 
 ifneq ($(filter $(NEED_ENV),$(GOALS)),)
@@ -32,7 +32,7 @@ YES_FLAG := $(if $(filter 1 yes,$(YES)),--yes)
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, YES=1, CONFIG=<settings file>'
 
@@ -72,14 +72,22 @@ snapshots: .venv/.runtime ## list the snapshots of ENV, or of both
 restore: .venv/.runtime ## put a snapshot (of FROM) in the place of ENV's database
 	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(YES_FLAG)
 
+.PHONY: undo
+undo: .venv/.runtime ## put back what the last restore of ENV replaced
+	@bin/dodeka-db-undo.py "$$ENV" $(YES_FLAG)
+
 .PHONY: test
 test: setup test-packages .venv/.tests ## run all tests
-	@.venv/bin/python -m pytest --numprocesses 3 --dist loadfile tests
+	@.venv/bin/python -m pytest --numprocesses 4 --dist loadfile tests
 	@bats tests
+
+.PHONY: bench-restore
+bench-restore: setup test-packages .venv/.tests ## how long a restore has the service down (10 minutes, 10 GB, as root)
+	@.venv/bin/python tests/bench_restore.py
 
 .PHONY: test-packages
 test-packages:
-	@bin/install-packages.sh "$(PYTHON)" bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps
+	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps
 
 .venv/.runtime: requirements.txt
 	@bin/install-packages.sh "$(PYTHON)" python3-venv

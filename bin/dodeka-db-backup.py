@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, lock, settings, staging
 from dodeka_db.backup import take_snapshot
+from dodeka_db.recovery import recover
 from dodeka_db.repository import Repository
 
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = here.environment(arguments.environment)
     repository = Repository(here)
     with lock.held(staging.state_folder(here), f"backup of {environment.name}", here.lock_wait_s):
+        recover(here)
         taken = take_snapshot(here, repository, environment)
     console.log.info(
         "done: snapshot %s, %s exported, repository grew by %s, %.1f s",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, lock, settings, staging
 from dodeka_db.backup import take_snapshot
+from dodeka_db.recovery import recover
 from dodeka_db.repository import Repository
 
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = here.environment(arguments.environment)
     repository = Repository(here)
     with lock.held(staging.state_folder(here), f"cron run of {environment.name}", here.lock_wait_s):
+        recover(here)
         taken = take_snapshot(here, repository, environment)
         console.log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
         removed = repository.forget(environment)

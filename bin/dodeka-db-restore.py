@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, lock, settings, staging
+from dodeka_db import console, settings
 from dodeka_db.repository import Repository, resolve
 from dodeka_db.restore import restore
 
@@ -28,24 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = settings.load()
     target = here.environment(arguments.environment)
     source = here.environment(arguments.source or arguments.environment)
-    repository = Repository(here)
-    snapshots = repository.snapshots()
+    snapshots = Repository(here).snapshots()
     wanted = arguments.snapshot
     if wanted is None:
         print(console.table([snapshot for snapshot in snapshots if snapshot.environment == source.name]))
         wanted = console.ask(f"Snapshot of {source.name} to restore (an ID, or 'latest'):")
-    snapshot = resolve(snapshots, source.name, wanted)  # once, before the pre-restore snapshot is made
+    snapshot = resolve(snapshots, source.name, wanted)  # once, before anything is changed
 
-    change = (
-        f"This replaces the {target.name} database {target.database}\n"
-        f"by snapshot {snapshot.short_id} of {source.name}, {console.age(snapshot.time)}."
-    )
-    if arguments.yes:
-        print(change, flush=True)
-    else:
-        console.confirm(change)
-    with lock.held(staging.state_folder(here), f"restore of {target.name}", here.lock_wait_s):
-        restore(here, repository, target, snapshot)
+    restore(here, target, snapshot, lambda change: console.confirm(console.describe(change), arguments.yes))
     return 0
 
 

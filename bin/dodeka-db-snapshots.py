@@ -23,10 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for snapshot in Repository(settings.load()).snapshots()
         if arguments.environment in (None, snapshot.environment)
     ]
-    if arguments.json:
-        print(json.dumps([_as_json(snapshot) for snapshot in snapshots], indent=2))
-    else:
-        print(console.table(snapshots))
+    try:
+        if arguments.json:
+            print(json.dumps([_as_json(snapshot) for snapshot in snapshots], indent=2), flush=True)
+        else:
+            print(console.table(snapshots), flush=True)
+    except BrokenPipeError:  # `make snapshots | head`: whoever read us has seen enough
+        console.nobody_reads()
     return 0
 
 

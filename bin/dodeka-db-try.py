@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The main job, for real, in sandbox/: back up, lose data, restore, clone (make try)."""
+"""The main job, for real, in sandbox/: back up, lose data, restore, clone, undo (make try)."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _make("init")
 
     _title("A backup of both")
-    before = members.digest(PRODUCTION)
+    before, demo = members.digest(PRODUCTION), members.digest(DEMO)
     _make("backup", "ENV=production")
     _make("backup", "ENV=demo")
 
@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _title("Clone production to demo")
     _make("restore", "ENV=demo", "FROM=production", "SNAPSHOT=latest", "YES=1")
     print(f"demo has {members.count(DEMO)} members")
+    cloned = members.digest(DEMO)
+
+    _title("Undo that: what a restore replaced is put back")
+    _make("undo", "ENV=demo", "YES=1")
+    print(f"demo has {members.count(DEMO)} members again")
     _make("snapshots")
 
     _title("The proof: checksums over every row of every table")
@@ -59,10 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("production before", before),
         ("after the accident", lost),
         ("production restored", restored),
-        ("demo, the clone", members.digest(DEMO)),
+        ("demo before", demo),
+        ("demo, the clone", cloned),
+        ("demo after the undo", members.digest(DEMO)),
     ):
         print(f"  {label:<20} {digest[:16]}")
-    if not before == restored == members.digest(DEMO) != lost:
+    if not before == restored == cloned != lost or demo != members.digest(DEMO):
         raise BackupError("the data did not come back")
     print("\nAll rows are back. Go on in the sandbox, for example:\n")
     for command in (

@@ -13,7 +13,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 }
 
 @test "unknown environment" {
-    for name in backup cron snapshots restore; do
+    for name in backup cron snapshots restore undo; do
         script $name staging
         fails_with 2 "unknown environment 'staging': choose production or demo"
     done
@@ -28,6 +28,8 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     fails_with 2 "unrecognized arguments"
     script cron demo --verbose
     fails_with 2 "unrecognized arguments"
+    script undo
+    fails_with 2 "required: environment"
     script restore demo --snapshot
     fails_with 2 "expected one argument"
 }
@@ -92,7 +94,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 
 @test "repository missing: none is made" {
     mv "$SITE/restic" "$SITE/unmounted"
-    for name in backup cron restore; do
+    for name in backup cron restore undo; do
         script $name production
         fails_with 10 "no restic repository at $SITE/restic" "mounted?"
     done

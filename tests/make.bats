@@ -17,17 +17,19 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help try setup init install backup cron snapshots restore test" ]
+    [ "$targets" = "help try setup init install backup cron snapshots restore undo test bench-restore" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
     before=$(state_of_everything)
-    mk backup
-    [ "$status" -eq 2 ]
-    [ "${#stderr_lines[@]}" -eq 1 ]
-    [[ $stderr == *"ENV=production or ENV=demo"* ]]
-    [ -z "$output" ]
-    for goal in backup cron snapshots restore; do
+    for goal in backup restore undo; do
+        mk $goal
+        [ "$status" -eq 2 ]
+        [ "${#stderr_lines[@]}" -eq 1 ]
+        [[ $stderr == *"$goal needs an environment: ENV=production or ENV=demo"* ]]
+        [ -z "$output" ]
+    done
+    for goal in backup cron snapshots restore undo; do
         mk $goal ENV=staging
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
@@ -57,7 +59,16 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 
     mk restore ENV=demo FROM=production SNAPSHOT=latest YES=1
     [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    [[ $output == *"PRODUCTION'S DATA GOES TO DEMO."* ]]
     [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 400 ]
+
+    mk undo ENV=demo YES=1
+    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 30 ]
+    run --separate-stderr sh -c "echo no | make undo ENV=demo CONFIG=$SITE/backup.env"
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"not confirmed; nothing was changed"* ]]
+    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 30 ]
 }
 
 @test "restore asks, and takes its answers from a pipe" {

@@ -61,7 +61,7 @@ assert datetime.datetime.fromisoformat(entry["time"]).tzinfo and entry["stored_b
     "$ROOT/bin/dodeka-db-backup.py" production
     script snapshots
     [[ ${lines[0]} =~ ^ID\ +When\ +Ago\ +Size\ +Tags$ ]]
-    [[ ${lines[1]} =~ ^[0-9a-f]{8}\ \ [A-Z][a-z]{2}\ .*\ [0-9]+\ (seconds|minutes)\ +[0-9.]+\ kB\ \ db,db_sqlite,db_dodeka,env_production$ ]]
+    [[ ${lines[1]} =~ ^[0-9a-f]{8}\ \ [A-Z][a-z]{2}\ .*\ [0-9]+\ (seconds?|minutes)\ +[0-9.]+\ kB\ \ db,db_sqlite,db_dodeka,env_production$ ]]
 }
 
 @test "a reader that goes away is no failure" {

@@ -27,6 +27,7 @@ mount --rbind /sys "$root/sys"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+[ -z "$2" ] || mount --bind "$2" "$root/srv"
 
 units=$root/etc/systemd/system
 mkdir -p "$units/dbus.socket.d" "$units/dbus.service.d"
@@ -64,20 +65,24 @@ DefaultDependencies=no
 Type=simple
 User=backend
 ExecStart=/usr/bin/python3 /home/backend/backend.py {database}
+StandardError=append:/tmp/backend.log
 Restart=on-failure
 RestartSec=1
 """
 
 
 class Server:
-    """A running server. Paths given to it are as its own processes see them."""
+    """A running server. Paths given to it are as its own processes see them.
 
-    def __init__(self, folder: Path) -> None:
+    All that it writes is in memory, but for `disk`, a folder that it has as /srv.
+    """
+
+    def __init__(self, folder: Path, disk: Path | None = None) -> None:
         folder.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [
                 *("unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"),
-                *("sh", "-c", BOOT, "sh", str(folder)),
+                *("sh", "-c", BOOT, "sh", str(folder), str(disk or "")),
             ],
             stdin=subprocess.DEVNULL,
             stdout=(log := open(folder.parent / f"{folder.name}.log", "wb")),
@@ -99,6 +104,18 @@ class Server:
         self, *words: str, user: str = "backend", stdin: str = "", check: bool = True, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in there, as cron would start it: with next to no environment."""
+        done = subprocess.run(
+            self.command(*words, user=user, **variables),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert not check or done.returncode == 0, done
+        return done
+
+    def command(self, *words: str, user: str = "backend", **variables: str) -> list[str]:
+        """What to run out here to run `words` in there."""
         drop = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         environ = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin" if user == "root" else "/usr/bin:/bin",
@@ -107,35 +124,20 @@ class Server:
             "SHELL": "/bin/sh",
             **variables,
         }
-        done = subprocess.run(
-            [
-                *(
-                    "nsenter",
-                    f"--target={self._init}",
-                    "--mount",
-                    "--pid",
-                    "--uts",
-                    "--ipc",
-                    "--root",
-                    "--wd=/",
-                ),
-                *(
-                    "env",
-                    "-i",
-                    "-C",
-                    "/",
-                    *(f"{name}={value}" for name, value in environ.items()),
-                    *drop,
-                    *words,
-                ),
-            ],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert not check or done.returncode == 0, done
-        return done
+        enter = ("--mount", "--pid", "--uts", "--ipc", "--root", "--wd=/")
+        assignments = (f"{name}={value}" for name, value in environ.items())
+        return [
+            "nsenter",
+            f"--target={self._init}",
+            *enter,
+            "env",
+            "-i",
+            "-C",
+            "/",
+            *assignments,
+            *drop,
+            *words,
+        ]
 
     def sh(self, script: str, **options: object) -> str:
         """The output of a shell script in there."""

@@ -5,9 +5,11 @@ For bats: `python sites.py FOLDER` makes one in FOLDER.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +117,19 @@ def make(folder: Path) -> Site:
     members.create(site.database("production"), members=400)
     members.create(site.database("demo"), members=30, seed=2)
     return site
+
+
+def peak_memory_kb(process: subprocess.Popen) -> int:
+    """Wait for a process; the most resident memory that it itself had, without the programs that it ran."""
+    peak = 0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except ProcessLookupError:
+            continue
+        peak = max([peak, *(int(kb) for kb in re.findall(r"VmHWM:\s+(\d+) kB", status))])
+        time.sleep(0.02)
+    return peak
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""database: exports of what is in use, of what is broken, and the swap."""
+"""database: exports of what is in use and of what is broken, checks, counts, and being alone with it."""
 
 import os
 import random
@@ -38,6 +38,39 @@ def corrupt_page(path: Path, number: int) -> None:
     with open(path, "r+b") as file:
         file.seek((number - 1) * header.page_bytes)
         file.write(random.Random(number).randbytes(header.page_bytes))
+
+
+def leave_in_wal(path: Path) -> None:
+    """A commit in the WAL of `path`, whose writer does not live to fold it in."""
+    script = f"""
+import os, sqlite3
+db = sqlite3.connect({str(path)!r}, isolation_level=None)
+db.execute("PRAGMA wal_autocheckpoint=0")
+db.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert Path(f"{path}-wal").stat().st_size
+
+
+def leave_hot_journal(path: Path) -> None:
+    """A new database with an empty table t, and in its rollback journal a transaction cut off in the middle."""
+    script = f"""
+import os, sqlite3
+db = sqlite3.connect({str(path)!r}, isolation_level=None)
+db.execute("CREATE TABLE t (a)"); db.execute("PRAGMA cache_size=1"); db.execute("BEGIN")
+db.executemany("INSERT INTO t VALUES (?)", [("x" * 2000,)] * 500)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert Path(f"{path}-journal").stat().st_size
+
+
+def make_staged(folder: Path) -> Path:
+    """A database of 10 members that is to take the place of folder/db.sqlite."""
+    members.create(folder / "other" / "db.sqlite", members=10, seed=9)
+    database.export(folder / "other" / "db.sqlite", folder / "db.sqlite.restoring-x")
+    return folder / "db.sqlite.restoring-x"
 
 
 def test_an_export_has_every_row_also_those_in_the_wal(db, target):
@@ -191,15 +224,7 @@ def test_an_index_that_lacks_a_row_is_found_in_the_export(db, target):
 
 def test_an_unfinished_transaction_in_a_rollback_journal_is_an_error(tmp_path, target):
     path = tmp_path / "db.sqlite"
-    script = f"""
-import os, sqlite3
-db = sqlite3.connect({str(path)!r}, isolation_level=None)
-db.execute("CREATE TABLE t (a)"); db.execute("PRAGMA cache_size=1"); db.execute("BEGIN")
-db.executemany("INSERT INTO t VALUES (?)", [("x" * 2000,)] * 500)
-os.kill(os.getpid(), 9)
-"""
-    subprocess.run([sys.executable, "-c", script], check=False)
-    assert Path(f"{path}-journal").stat().st_size
+    leave_hot_journal(path)
     with pytest.raises(DatabaseError, match="unfinished transaction"):
         database.export(path, target)
     assert Path(f"{path}-journal").exists()
@@ -252,77 +277,70 @@ class TestVerify:
             database.verify(target, "the copy")
 
 
-class TestReplace:
-    @pytest.fixture
-    def staged(self, tmp_path) -> Path:
-        members.create(tmp_path / "other" / "db.sqlite", members=10, seed=9)
-        staged = tmp_path / "db.sqlite.restoring"
-        database.export(tmp_path / "other" / "db.sqlite", staged)
-        return staged
+class TestFold:
+    def test_commits_that_their_writer_did_not_live_to_fold_in(self, db):
+        leave_in_wal(db)
+        database.fold(db)
+        assert not Path(f"{db}-wal").exists() and not Path(f"{db}-shm").exists()
+        assert rows(db, "SELECT key FROM users WHERE key = 'in-the-wal'")
 
-    @pytest.fixture
-    def abandoned(self, db) -> Path:
-        """db with commits in a WAL that its writer did not live to fold in."""
-        script = f"""
-import os, sqlite3
-db = sqlite3.connect({str(db)!r}, isolation_level=None)
-db.execute("PRAGMA wal_autocheckpoint=0")
-db.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
-os.kill(os.getpid(), 9)
-"""
-        subprocess.run([sys.executable, "-c", script], check=False)
-        assert Path(f"{db}-wal").stat().st_size
-        return db
-
-    def test_the_old_wal_is_not_replayed_into_the_new_database_nor_lost(self, abandoned, staged, tmp_path):
-        new = members.digest(staged)
-        kept = tmp_path / "kept"
-        database.replace(abandoned, staged, kept)
-        assert not Path(f"{abandoned}-wal").exists() and not Path(f"{abandoned}-shm").exists()
-        assert members.digest(abandoned) == new
-        assert rows(kept, "SELECT key FROM users WHERE key = 'in-the-wal'")
-        assert not staged.exists()
-
-    @pytest.mark.parametrize("reading", [False, True])
-    def test_an_idle_connection_is_enough_to_refuse(self, db, staged, tmp_path, reading):
-        before = members.digest(db)
-        with closing(sqlite3.connect(db, isolation_level=None)) as idle:
-            idle.execute("SELECT * FROM users").fetchone()
-            if reading:
-                idle.execute("BEGIN")
-                idle.execute("SELECT * FROM users").fetchone()
-            with pytest.raises(database.DatabaseInUse, match="still open in another process"):
-                database.replace(db, staged, tmp_path / "kept")
-        assert members.digest(db) == before
-        assert staged.exists() and not (tmp_path / "kept").exists()
-
-    def test_a_damaged_database_is_kept_with_its_journals(self, db, staged, tmp_path):
-        db.write_bytes(b"rubbish")
-        Path(f"{db}-wal").write_bytes(b"its wal")
-        Path(f"{db}-journal").write_bytes(b"its journal")
-        new = members.digest(staged)
-        kept = tmp_path / "kept"
-        database.replace_damaged(db, staged, kept)
-        assert kept.read_bytes() == b"rubbish"
-        assert Path(f"{kept}-wal").read_bytes() == b"its wal"
-        assert Path(f"{kept}-journal").read_bytes() == b"its journal"
-        assert members.digest(db) == new
-
-    def test_a_missing_database(self, tmp_path, staged):
-        new = members.digest(staged)
-        database.replace_damaged(tmp_path / "none.sqlite", staged, tmp_path / "kept")
-        assert members.digest(tmp_path / "none.sqlite") == new
-        assert not (tmp_path / "kept").exists()
-
-    def test_put_back(self, db, staged, tmp_path):
-        before = members.digest(db)
-        database.replace(db, staged, tmp_path / "kept")
-        Path(f"{db}-wal").write_bytes(b"")
-        database.put_back(tmp_path / "kept", db)
-        assert members.digest(db) == before
+    def test_an_unfinished_transaction_is_rolled_back(self, tmp_path):
+        path = tmp_path / "db.sqlite"
+        leave_hot_journal(path)
+        database.fold(path)
+        assert not Path(f"{path}-journal").exists()
+        assert rows(path, "SELECT count(*) FROM t") == [(0,)]
 
     @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
-    def test_fit_takes_journal_mode_and_permissions_from_the_old_one(self, db, staged, mode):
+    @pytest.mark.parametrize("doing", ["reading", "writing"])
+    def test_a_transaction_is_enough_to_refuse(self, db, mode, doing):
+        with closing(sqlite3.connect(db, isolation_level=None)) as other:
+            other.execute(f"PRAGMA journal_mode={mode}")
+            other.execute("BEGIN" if doing == "reading" else "BEGIN IMMEDIATE")
+            other.execute("SELECT * FROM users").fetchone()
+            with pytest.raises(database.DatabaseInUse, match="still open in another process"):
+                database.fold(db)
+
+    def test_in_wal_mode_an_idle_connection_is_enough(self, db):
+        with closing(sqlite3.connect(db, isolation_level=None)) as idle:
+            idle.execute("SELECT * FROM users").fetchone()
+            with pytest.raises(database.DatabaseInUse, match="still open in another process"):
+                database.fold(db)
+
+    @pytest.mark.parametrize("content", [None, b"", b"rubbish" * 99, b"SQLite format 3\0" + b"\xff" * 9000])
+    def test_what_is_no_whole_database(self, tmp_path, content):
+        path = tmp_path / "db.sqlite"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(database.NotWhole):
+            database.fold(path)
+        assert (path.read_bytes() if path.exists() else None) == content
+
+
+class TestRowCounts:
+    def test_every_table_by_its_own_name(self, db):
+        with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+            connection.execute('CREATE TABLE "odd "" name" (a)')
+            connection.execute("CREATE VIEW v AS SELECT * FROM users")
+            connection.execute("CREATE TABLE numbered (a INTEGER PRIMARY KEY AUTOINCREMENT)")
+        counts = database.row_counts(db)
+        assert set(counts) == {*members.TABLES, 'odd " name', "numbered"}
+        assert (counts["users"], counts["outbox"], counts['odd " name']) == (300, 15, 0)
+
+    def test_what_is_in_the_wal_counts_and_nobody_waits(self, db):
+        with closing(sqlite3.connect(db, isolation_level=None)) as writer:
+            writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+            writer.execute("BEGIN IMMEDIATE")
+            assert database.row_counts(db)["users"] == 301
+
+
+class TestFit:
+    @pytest.fixture
+    def staged(self, tmp_path) -> Path:
+        return make_staged(tmp_path)
+
+    @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+    def test_journal_mode_and_permissions_of_the_old_one(self, db, staged, mode):
         with closing(sqlite3.connect(db)) as connection:
             connection.execute(f"PRAGMA journal_mode={mode}")
         db.chmod(0o640)
@@ -332,7 +350,7 @@ os.kill(os.getpid(), 9)
         assert not Path(f"{staged}-wal").exists()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-    def test_fit_takes_the_owner_from_the_old_one_or_from_its_folder(self, db, staged):
+    def test_the_owner_of_the_old_one_or_of_its_folder(self, db, staged):
         os.chown(db, 1234, 2345)
         database.fit(staged, db)
         assert (staged.stat().st_uid, staged.stat().st_gid) == (1234, 2345)

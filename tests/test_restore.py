@@ -1,10 +1,13 @@
 """Restores by command line: questions, latest, clones, what is kept, and what a failure leaves behind."""
 
 import os
+import random
+import re
 import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,9 +16,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from dodeka_db import members
+from dodeka_db import database, members
 
-from sites import RESTIC, ROOT, Site
+from sites import RESTIC, ROOT, Site, peak_memory_kb
+from test_database import corrupt_page
 
 
 def lose_members(site, environment: str = "production") -> str:
@@ -25,11 +29,16 @@ def lose_members(site, environment: str = "production") -> str:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        str(path): path.read_bytes() for path in files if path.suffix not in (".sqlite-wal", ".sqlite-shm")
+    }
 
 
 def beside(site, environment: str = "production") -> list[str]:
-    return sorted(path.name for path in site.database(environment).parent.iterdir())
+    """What is there, but for the two files that any reader of a database in WAL mode makes."""
+    names = {path.name for path in site.database(environment).parent.iterdir()}
+    return sorted(names - {"db.sqlite-wal", "db.sqlite-shm"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ def test_a_clone_of_production_to_demo(stored):
     output = stored.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
     assert members.digest(stored.database("demo")) == stored.before
     assert members.digest(stored.database()) == production
-    assert "replaces the demo database" in output and "of production" in output
+    assert "PRODUCTION'S DATA GOES TO DEMO.\n" in output
+    assert f"in the place of {stored.database('demo')}:\n" in output
     undo = stored.snapshots("demo")[-1]
     assert undo["tags"][-2:] == ["env_demo", "pre-restore"]
     stored.ok("restore", "demo", "--snapshot", undo["short_id"], "--yes")
@@ -93,7 +103,7 @@ def test_answers_from_a_pipe(stored):
     output = stored.ok("restore", "production", stdin="latest\nyes\n")
     assert members.digest(stored.database()) == stored.before
     short_id = stored.snapshots("production")[0]["short_id"]
-    assert f"{short_id}  " in output and f"snapshot {short_id} of production, taken" in output
+    assert f"{short_id}  " in output and f"It puts snapshot {short_id} in the place of" in output
 
 
 @pytest.mark.parametrize(
@@ -115,6 +125,7 @@ def test_without_an_answer_nothing_changes(stored, arguments, answers):
     assert done.returncode == 7
     assert done.stderr.count("\n") == 1 and "nothing was changed" in done.stderr
     assert (content(stored.folder / "backend"), content(stored.repository)) == before
+    assert list((stored.state / "staging").glob("*")) == []
 
 
 def test_nothing_is_left_behind(stored):
@@ -144,7 +155,7 @@ def test_a_missing_database_is_restored(stored):
     stored.database().unlink()
     output = stored.ok("restore", "production", "--snapshot", "latest", "--yes")
     assert members.digest(stored.database()) == stored.before
-    assert "no pre-restore snapshot" in output and "is missing" in output
+    assert f"  database {stored.database()} is missing\n" in output
     assert beside(stored) == ["db.sqlite"]
 
 
@@ -153,8 +164,10 @@ def test_a_damaged_database_is_restored_and_kept(stored):
     Path(f"{stored.database()}-wal").write_bytes(b"its wal")
     output = stored.ok("restore", "production", "--snapshot", "latest", "--yes")
     assert members.digest(stored.database()) == stored.before
-    name, wal = [name for name in beside(stored) if "pre-restore" in name]
-    assert f"kept as it was: {stored.database().parent}/{name}" in output
+    assert f"  database {stored.database()} is damaged" in output and "it is kept as it is" in output
+    name, wal = [name for name in beside(stored) if "damaged-" in name]
+    assert f"kept as it was: {stored.database().parent}/{name}\n" in output
+    assert not any("pre-restore" in entry["tags"] for entry in stored.snapshots())
     assert wal == f"{name}-wal"
     assert (stored.database().parent / name).read_bytes().endswith(b"\xff" * 9000)
 
@@ -164,9 +177,10 @@ def test_a_database_in_use_is_not_replaced(stored):
         connection.execute("SELECT * FROM users").fetchone()
         done = stored.run("restore", "production", "--snapshot", "latest", "--yes")
         assert (done.returncode, done.stderr.count("\n")) == (3, 1)
-        assert "is still open in another process" in done.stderr
+        assert f"{stored.database()} is still open in python" in done.stderr
+        assert f"(process {os.getpid()})" in done.stderr
     assert members.digest(stored.database()) == stored.lost
-    assert [name for name in beside(stored) if name != "db.sqlite"] == []
+    assert beside(stored) == ["db.sqlite"]
 
 
 def store_file(site, data: bytes) -> str:
@@ -188,33 +202,44 @@ def archive_of(site) -> bytes:
     ).stdout
 
 
-def refused(site, snapshot: str, said: str) -> None:
-    before = content(site.folder / "backend")
-    done = site.run("restore", "production", "--snapshot", snapshot, "--yes")
-    assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
-    assert said in done.stderr
-    assert content(site.folder / "backend") == before
-    assert not any("pre-restore" in entry["tags"] for entry in site.snapshots("production"))
-
-
-def test_damaged_snapshots_are_refused_before_anything_happens(stored):
+def test_damaged_snapshots_are_refused_before_the_service_is_touched(stored, systemctl):
     stored.database().unlink()
     members.create(stored.database(), members=2000)
     stored.ok("backup", "production")
     archive = archive_of(stored)
+    export = stored.folder / "export.sqlite"
+
+    def refused(data: bytes, said: str) -> None:
+        before = content(stored.folder / "backend")
+        done = with_service(stored, systemctl(), "--snapshot", store_file(stored, data), "--yes")
+        assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
+        assert said in done.stderr
+        assert content(stored.folder / "backend") == before
+        assert not any("pre-restore" in entry["tags"] for entry in stored.snapshots("production"))
+        assert set(calls(stored)) == {KNOWN}, "it was asked about, and left alone"
+
     flipped = bytearray(archive)
     flipped[len(archive) // 2] ^= 1
-    refused(stored, store_file(stored, bytes(flipped)), "is damaged")
-    refused(stored, store_file(stored, archive[:-10]), "cut off in the middle")
+    refused(bytes(flipped), "is damaged")
+    refused(archive[:-10], "cut off in the middle")
+
     first = zstandard.ZstdDecompressor().decompressobj()
     first.decompress(archive)
     assert first.unused_data, "of more than one frame"
-    refused(stored, store_file(stored, archive[: -len(first.unused_data)]), "where its header says")
-    refused(
-        stored, store_file(stored, zstandard.compress(b"not a database" * 99)), "is not an SQLite database"
-    )
-    refused(stored, store_file(stored, zstandard.compress(b"")), "is empty")
-    refused(stored, store_file(stored, b"PK\3\4 not zstd"), "is damaged")
+    refused(archive[: -len(first.unused_data)], "where its header says")
+
+    database.export(stored.database(), export)
+    corrupt_page(export, 50)
+    refused(zstandard.compress(export.read_bytes()), "is damaged: ")
+
+    export.unlink()
+    with closing(sqlite3.connect(export)) as connection:
+        connection.execute("PRAGMA user_version=1")
+    refused(zstandard.compress(export.read_bytes()), "holds no tables")
+
+    refused(zstandard.compress(b"not a database" * 99), "is not an SQLite database")
+    refused(zstandard.compress(b""), "is empty")
+    refused(b"PK\3\4 not zstd", "is damaged")
 
 
 def test_a_repository_that_lost_a_pack(stored):
@@ -231,22 +256,16 @@ def test_a_repository_that_lost_a_pack(stored):
     assert members.digest(stored.database()) == stored.lost
 
 
-def test_no_room_to_decompress(stored, small_disk):
-    (small_disk / "backend" / "envs" / "production").mkdir(parents=True)
-    done = stored.run(
-        "restore", "production", "--snapshot", "latest", "--yes", DODEKA_BACKEND=str(small_disk / "backend")
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
-    assert "No space left on device" in done.stderr and "nothing was changed" in done.stderr
-    assert list((small_disk / "backend" / "envs" / "production").iterdir()) == []
-
-
 FAKE_SYSTEMCTL = """#!/bin/sh
 # Stands for systemctl where the order of calls and a failing one are the point; tests/test_server.py has the real one.
 echo "$*" >> "{log}"
-case "$1" in
-    show) echo loaded ;;
-    {failing}) echo "cannot $1 for a test" >&2; exit 1 ;;
+case "$1 $2" in
+    "{failing} "*) echo "cannot $1 for a test" >&2; exit 1 ;;
+    stop*) echo inactive > "{log}.state" ;;
+    start*) echo active > "{log}.state" ;;
+    *LoadState) echo loaded ;;
+    *ActiveState) cat "{log}.state" ;;
+    *MainPID) echo 0 ;;
 esac
 {extra}
 """
@@ -257,6 +276,7 @@ def systemctl(stored):
     def make(failing: str = "nothing", extra: str = "") -> str:
         program = stored.folder / "systemctl"
         log = stored.folder / "systemctl.log"
+        (stored.folder / "systemctl.log.state").write_text("active\n")
         program.write_text(FAKE_SYSTEMCTL.format(log=log, failing=failing, extra=extra))
         program.chmod(0o755)
         return str(program)
@@ -268,47 +288,46 @@ def calls(site) -> list[str]:
     return (site.folder / "systemctl.log").read_text().splitlines()
 
 
-SHOW = "show --property=LoadState --value dodeka-backend-production"
+KNOWN = "show --property=LoadState --value dodeka-backend-production"
+STATE = "show --property=ActiveState --value dodeka-backend-production"
+PID = "show --property=MainPID --value dodeka-backend-production"
 STOP = "stop dodeka-backend-production"
 START = "start dodeka-backend-production"
 
 
-def test_the_service_is_stopped_and_started(stored, systemctl):
-    stored.ok("restore", "production", "--snapshot", "latest", "--yes", DODEKA_SYSTEMCTL=systemctl())
-    assert calls(stored) == [SHOW, STOP, START]
+def with_service(site, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    arguments = arguments or ("--snapshot", "latest", "--yes")
+    return site.run("restore", "production", *arguments, DODEKA_SYSTEMCTL=program, DODEKA_START_WAIT_S="0")
 
 
-def test_when_stopping_fails_the_service_is_started_and_nothing_has_changed(stored, systemctl):
-    done = stored.run(
-        "restore", "production", "--snapshot", "latest", "--yes", DODEKA_SYSTEMCTL=systemctl(failing="stop")
-    )
+def test_the_service_is_stopped_started_and_watched(stored, systemctl):
+    done = with_service(stored, systemctl())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert calls(stored) == [KNOWN, PID, STOP, START, PID, STATE, PID]
+    assert "started dodeka-backend-production, after 0." in done.stdout
+
+
+def test_when_it_does_not_stop_nothing_has_changed(stored, systemctl):
+    done = with_service(stored, systemctl(failing="stop"))
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "could not stop dodeka-backend-production: cannot stop for a test" in done.stderr
-    assert calls(stored) == [SHOW, STOP, START]
-    assert members.digest(stored.database()) == stored.lost
-
-
-def test_when_starting_fails_the_old_database_is_put_back_and_it_is_said_that_the_service_is_down(
-    stored, systemctl
-):
-    done = stored.run(
-        "restore", "production", "--snapshot", "latest", "--yes", DODEKA_SYSTEMCTL=systemctl(failing="start")
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
-    assert "IT IS DOWN" in done.stderr
-    assert calls(stored) == [SHOW, STOP, START, STOP, START]
+    assert calls(stored) == [KNOWN, PID, STOP, START]
     assert members.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite"]
 
 
-def test_when_the_pre_restore_snapshot_fails_the_service_is_started_with_the_old_database(stored, systemctl):
-    gone = f'[ "$1" = stop ] && mv "{stored.repository}" "{stored.folder}/unmounted"; exit 0'
-    done = stored.run(
-        "restore", "production", "--snapshot", "latest", "--yes", DODEKA_SYSTEMCTL=systemctl(extra=gone)
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (10, 1)
-    assert calls(stored) == [SHOW, STOP, START]
+def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_down(stored, systemctl):
+    done = with_service(stored, systemctl(failing="start"))
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    assert "IT IS DOWN" in done.stderr, done.stderr
+    assert calls(stored) == [KNOWN, PID, STOP, START, STATE, PID, STOP, START, STATE]
     assert members.digest(stored.database()) == stored.lost
+    assert beside(stored) == ["db.sqlite"]
+    # and the next run tries again
+    done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl())
+    assert "a restore was killed while dodeka-backend-production was stopped: starting it" in done.stdout
+    assert calls(stored)[-1] == START
+    assert "was stopped" not in stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl()).stdout
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -318,7 +337,7 @@ def test_a_signal_while_the_service_is_down_starts_it_again(stored, systemctl, s
     program = systemctl(extra=f'[ "$1" = {during} ] && touch "{mark}" && sleep 2; exit 0')
     process = subprocess.Popen(
         [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest", "--yes"],
-        env={**stored.environ, "DODEKA_SYSTEMCTL": program},
+        env={**stored.environ, "DODEKA_SYSTEMCTL": program, "DODEKA_START_WAIT_S": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -332,6 +351,368 @@ def test_a_signal_while_the_service_is_down_starts_it_again(stored, systemctl, s
     assert process.returncode == 128 + signum
     assert f"interrupted ({signum.name})" in stderr and stderr.count("\n") == 1
     assert calls(stored)[-1] == START
-    expected = stored.lost if during == "stop" else stored.before
-    assert members.digest(stored.database()) == expected
+    if during == "stop":
+        assert members.digest(stored.database()) == stored.lost
+        assert beside(stored) == ["db.sqlite"]
+    else:
+        assert members.digest(stored.database()) == stored.before
+        _, kept = beside(stored)
+        assert f"what was there is kept as {stored.database().parent}/{kept}; to put it back: " in stderr
+        assert members.digest(stored.database().parent / kept) == stored.lost
+
+
+class TestTheQuestion:
+    def question(self, site, *arguments: str) -> str:
+        done = site.run("restore", *arguments, "--snapshot", "latest", stdin="no\n")
+        assert done.returncode == 7 and "not confirmed" in done.stderr
+        return done.stdout[done.stdout.index("This goes ") :]
+
+    def test_what_would_change(self, stored):
+        with closing(sqlite3.connect(stored.database())) as connection, connection:
+            connection.execute("CREATE TABLE later (a)")
+            connection.execute("INSERT INTO later VALUES (1)")
+            connection.execute("DROP TABLE birthdays")
+            connection.execute("INSERT INTO outbox VALUES ('1', 0, 0, x''), ('2', 0, 0, x'')")
+        lines = self.question(stored, "production").splitlines()
+        now = time.strftime("%A %d %B %Y")
+        assert re.fullmatch(rf"This goes back \d+ seconds? \({now} \d\d:\d\d\)\.", lines[0])
+        latest = stored.snapshots("production")[-1]["short_id"]
+        assert lines[1] == f"It puts snapshot {latest} in the place of {stored.database()}:"
+        assert lines[2:] == [
+            "  birthdays: 0 rows, a table that is not there now",
+            "  later: goes, a table that has 1 row now",
+            "  outbox: 20 rows, 2 fewer than now",
+            "  users: 400 rows, 390 more than now",
+            "Type 'yes' to go on: ",
+        ]
+
+    def test_when_no_table_differs(self, stored):
+        assert "  every table has as many rows as now\n" in self.question(stored, "demo")
+
+    @pytest.fixture
+    def asked(self, stored) -> subprocess.Popen:
+        """A restore that waits for its yes."""
+        process = subprocess.Popen(
+            [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest"],
+            env=stored.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while "  users: " not in process.stdout.readline():
+            assert process.poll() is None
+        return process
+
+    def test_backups_go_on_while_somebody_thinks(self, stored, asked):
+        assert len(beside(stored)) == 2, "the staged file waits too"
+        stored.ok("cron", "production", DODEKA_LOCK_WAIT_S="0")
+        _, stderr = asked.communicate("yes\n", timeout=60)
+        assert (asked.returncode, stderr) == (0, "")
+        assert members.digest(stored.database()) == stored.before
+        assert beside(stored) == ["db.sqlite"]
+
+    def test_another_restore_meanwhile(self, stored, asked):
+        stored.ok("restore", "production", "--snapshot", "latest", "--yes")
+        lose_members(stored)
+        _, stderr = asked.communicate("yes\n", timeout=60)
+        assert asked.returncode == 3
+        assert "was replaced by another restore meanwhile" in stderr and stderr.count("\n") == 1
+        assert members.digest(stored.database()) == stored.lost
+        assert beside(stored) == ["db.sqlite"]
+
+
+class TestUndo:
+    def test_and_undo_of_the_undo(self, stored):
+        stored.ok("restore", "production", "--snapshot", "latest", "--yes")
+        output = stored.ok("undo", "production", "--yes")
+        assert members.digest(stored.database()) == stored.lost
+        assert "  users: 10 rows, 390 fewer than now\n" in output
+        stored.ok("undo", "production", stdin="yes\n")
+        assert members.digest(stored.database()) == stored.before
+        assert beside(stored) == ["db.sqlite"]
+
+    def test_of_a_clone_it_is_demo_s_own_again(self, stored):
+        demo = members.digest(stored.database("demo"))
+        stored.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
+        output = stored.ok("undo", "demo", "--yes")
+        assert members.digest(stored.database("demo")) == demo
+        assert "DATA GOES" not in output
+
+    def test_without_a_yes_nothing_changes(self, stored):
+        stored.ok("restore", "production", "--snapshot", "latest", "--yes")
+        done = stored.run("undo", "production", stdin="no\n")
+        assert done.returncode == 7 and "nothing was changed" in done.stderr
+        assert members.digest(stored.database()) == stored.before
+
+    def test_of_nothing(self, stored):
+        done = stored.run("undo", "production", "--yes")
+        assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+        assert "there is nothing to undo: no pre-restore snapshot of production" in done.stderr
+
+    def test_from_the_kept_file_without_a_repository(self, kept_site):
+        site = kept_site
+        (site.folder / "unmounted").mkdir()
+        site.password_file.rename(site.folder / "unmounted" / "password")
+        (kept,) = [name for name in beside(site) if "pre-restore" in name]
+        done = site.run("undo", "production", "--yes")
+        assert members.digest(site.database()) == site.lost
+        assert done.returncode == 6
+        assert "production has the data of db.sqlite.pre-restore-" in done.stderr
+        assert "but what was there is not stored: password file" in done.stderr
+        (now_kept,) = [name for name in beside(site) if "pre-restore" in name]
+        assert now_kept != kept
+        # the volume is back: the undo can be undone, and nothing stays behind
+        (site.folder / "unmounted" / "password").rename(site.password_file)
+        site.ok("undo", "production", "--yes")
+        assert members.digest(site.database()) == site.before
+        assert beside(site) == ["db.sqlite"]
+
+    def test_a_kept_file_that_was_damaged_since(self, kept_site):
+        (kept,) = site_kept(kept_site)
+        kept.write_bytes(kept.read_bytes()[:-4096])
+        done = kept_site.run("undo", "production", "--yes")
+        assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+        assert "where its header says" in done.stderr and "nothing was changed" in done.stderr
+        assert members.digest(kept_site.database()) == kept_site.before
+
+
+def site_kept(site) -> list[Path]:
+    return sorted(site.database().parent.glob("*.pre-restore-????????T??????Z"))
+
+
+@pytest.fixture
+def kept_site(stored, systemctl) -> Stored:
+    """Restored, but the repository was gone when what had been there was to be stored."""
+    gone = f'[ "$1" = stop ] && mv "{stored.repository}" "{stored.folder}/gone"; exit 0'
+    done = with_service(stored, systemctl(extra=gone))
+    (stored.folder / "gone").rename(stored.repository)
+    assert (done.returncode, done.stderr.count("\n")) == (10, 1), done
+    (kept,) = site_kept(stored)
+    assert "production has the data of snapshot " in done.stderr
+    assert "but what was there is not stored: no restic repository at" in done.stderr
+    assert done.stderr.endswith(
+        f"what was there is kept as {kept}; to put it back: make undo ENV=production\n"
+    )
+    assert calls(stored)[-4:] == [START, PID, STATE, PID]
+    assert members.digest(stored.database()) == stored.before
+    assert members.digest(kept) == stored.lost
+    return stored
+
+
+def test_a_missing_database_whose_new_one_does_not_start(stored, systemctl):
+    stored.database().unlink()
+    done = with_service(stored, systemctl(failing="start"))
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    assert "there was no database before, so the new one stays: IT IS DOWN" in done.stderr
+    assert members.digest(stored.database()) == stored.before
+
+
+def failed(site) -> str:
+    """The end of a systemctl whose unit has failed."""
+    return f'echo failed > "{site.folder}/systemctl.log.state"; exit 1'
+
+
+def test_when_the_old_database_cannot_be_put_back_it_is_said_where_it_is(stored, systemctl):
+    """Somebody opens the new one as soon as it is there; it does not start."""
+    hold = f'(exec 9< "{stored.database()}"; exec sleep 5) > /dev/null 2>&1 & sleep 0.3'
+    done = with_service(stored, systemctl(extra=f"if [ $1 = start ]; then {hold}; {failed(stored)}; fi"))
+    (kept,) = site_kept(stored)
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    assert "the old database could not be put back: database" in done.stderr
+    assert "is still open in sleep (process " in done.stderr and f"it is kept as {kept}" in done.stderr
+    assert "IT IS DOWN" in done.stderr
+    assert members.digest(kept) == stored.lost
+
+
+def test_a_signal_does_not_hide_that_it_is_down(stored, systemctl):
+    program = systemctl(extra=f'if [ $1 = start ]; then touch "$0.here"; sleep 2; {failed(stored)}; fi')
+    process = subprocess.Popen(
+        [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest", "--yes"],
+        env={**stored.environ, "DODEKA_SYSTEMCTL": program, "DODEKA_START_WAIT_S": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not Path(f"{program}.here").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted (SIGINT); could not start dodeka-backend-production" in stderr
+    assert "the old database is back" in stderr and "IT IS DOWN" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_what_was_there_is_not_removed_before_its_snapshot_has_been_read_back(stored):
+    """The pack that holds the same content already is damaged: restic stores it again and says that all is well."""
+    stored.ok("backup", "production")
+    stored.ok("backup", "demo")
+    for pack in (stored.repository / "data").rglob("*"):
+        if pack.is_file() and pack.stat().st_size > 20_000:
+            os.chmod(pack, 0o600)
+            with open(pack, "r+b") as file:
+                file.seek(pack.stat().st_size // 3)
+                file.write(os.urandom(64))
+    done = stored.run("restore", "production", "--from", "demo", "--snapshot", "latest", "--yes")
+    (kept,) = site_kept(stored)
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
+    assert "but what was there is not stored: the snapshot cannot be read from repository" in done.stderr
+    assert f"what was there is kept as {kept}" in done.stderr
+    assert members.digest(kept) == stored.lost
+
+
+def test_nobody_reads_the_question(stored):
+    command = f"{ROOT}/bin/dodeka-db-restore.py production --snapshot latest --yes | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], env=stored.environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "nobody reads what it prints any more" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert members.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_live_database_with_a_damaged_first_page_is_replaced(stored, seed):
+    """Some of them make sqlite3 fail to decode SQLite's own words."""
+    with closing(sqlite3.connect(stored.database())) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damaged = bytearray(stored.database().read_bytes())
+    for at in random.Random(seed).sample(range(100, 4096), 60):
+        damaged[at] = 0x80 | at & 0xFF
+    stored.database().write_bytes(damaged)
+    stored.ok("restore", "production", "--snapshot", "latest", "--yes")
+    assert members.digest(stored.database()) == stored.before
+    (name,) = [name for name in beside(stored) if re.search(r"damaged-\w+Z$", name)]
+    assert (stored.database().parent / name).read_bytes() == damaged
+    # an undo has nothing whole to put back, and does not go back to something older instead
+    done = stored.run("undo", "production", "--yes")
+    assert done.returncode == 4 and done.stderr.count("\n") == 1
+
+
+def test_undo_of_a_restore_over_a_damaged_database_does_not_go_further_back(stored):
+    stored.ok("restore", "production", "--snapshot", "latest", "--yes")
+    time.sleep(1)  # the names tell seconds
+    stored.database().write_bytes(b"rubbish" * 99)
+    stored.ok("restore", "production", "--snapshot", "latest", "--yes")
+    done = stored.run("undo", "production", "--yes")
+    (damaged,) = stored.database().parent.glob("*.damaged-*")
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert f"what the last restore replaced was damaged, and is kept as {damaged}" in done.stderr
+    assert members.digest(stored.database()) == stored.before
+
+
+def test_a_folder_of_the_other_environment_that_is_none_fails_no_backup(stored):
+    shutil.rmtree(stored.database("demo").parent)
+    stored.database("demo").parent.write_bytes(b"")
+    stored.ok("backup", "production")
+
+
+@pytest.mark.parametrize("script", ["backup", "cron"])
+@pytest.mark.parametrize("environment", ["production", "demo"])
+def test_the_next_run_stores_what_was_kept(kept_site, script, environment):
+    output = kept_site.ok(script, environment)
+    assert "what was there is snapshot " in output
+    assert beside(kept_site) == ["db.sqlite"]
+    kept_site.ok("undo", "production", "--yes")
+    assert members.digest(kept_site.database()) == kept_site.lost
+
+
+def test_a_kept_file_that_cannot_be_stored_fails_no_backup(kept_site):
+    (kept,) = site_kept(kept_site)
+    kept.write_bytes(b"not any more")
+    output = kept_site.ok("cron", "production")
+    (damaged,) = [name for name in beside(kept_site) if name != "db.sqlite"]
+    assert damaged == kept.name.replace("pre-restore", "damaged")
+    assert f"warning: what was there is kept as it was: {kept.with_name(damaged)}\n" in output
+    assert " done: snapshot " in output
+    assert "warning" not in kept_site.ok("cron", "production"), "it is not tried again and again"
+
+
+class TestNoRoom:
+    """A small disk that is full at the worst moment."""
+
+    @pytest.fixture
+    def disk(self, stored, small_disk):
+        """`stored` with production's database on a disk of its own."""
+        subprocess.run(["mount", "-o", "remount,size=6m", small_disk], check=True)
+        folder = stored.database().parent
+        shutil.copytree(folder, small_disk / "production")
+        shutil.rmtree(folder)
+        folder.symlink_to(small_disk / "production")
+        return small_disk
+
+    def test_at_the_download(self, stored, small_disk):
+        done = stored.run(
+            "restore", "production", "--snapshot", "latest", "--yes", DODEKA_STATE=str(small_disk / "state")
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+        assert "no room left" in done.stderr or "No space left on device" in done.stderr
+        assert members.digest(stored.database()) == stored.lost
+        assert beside(stored) == ["db.sqlite"]
+
+    def test_to_decompress(self, stored, disk, systemctl):
+        subprocess.run(["mount", "-o", "remount,size=1300k", disk], check=True)
+        done = with_service(stored, systemctl())
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+        assert "No space left on device" in done.stderr and "nothing was changed" in done.stderr
+        assert calls(stored) == [KNOWN], "the service was not touched"
+        assert members.digest(stored.database()) == stored.lost
+        assert beside(stored) == ["db.sqlite"]
+
+    def test_at_the_swap(self, stored, disk, systemctl):
+        """The WAL holds rows that make the database longer, and the disk is full when the service has stopped."""
+        grow = f"""
+import os, sqlite3
+db = sqlite3.connect({str(stored.database())!r}, isolation_level=None)
+db.execute("PRAGMA wal_autocheckpoint=0")
+db.executemany("INSERT INTO outbox VALUES (?, 0, 0, zeroblob(3000))", [(f"late-{{n}}",) for n in range(100)])
+os.kill(os.getpid(), 9)
+"""
+        subprocess.run([sys.executable, "-c", grow], check=False)
+        late = subprocess.check_output(["sqlite3", stored.database(), "SELECT count(*) FROM outbox"])
+        subprocess.run([sys.executable, "-c", grow.replace("late-", "later-")], check=False)
+        fill = f'[ "$1" = stop ] && cat /dev/zero > "{disk}/filler" 2>/dev/null; exit 0'
+        done = with_service(stored, systemctl(extra=fill))
+        assert (disk / "filler").stat().st_size > 0
+        (disk / "filler").unlink()
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+        assert f"no room left on the disk of database {stored.database().resolve()}" in done.stderr
+        assert calls(stored)[-1] == START
+        assert beside(stored) == ["db.sqlite"]
+        now = subprocess.check_output(["sqlite3", stored.database(), "SELECT count(*) FROM outbox"])
+        assert int(now) == int(late) + 100, "no commit is lost"
+
+    def test_at_the_pre_restore_snapshot(self, stored, small_disk, systemctl):
+        subprocess.run(["mount", "-o", "remount,size=6m", small_disk], check=True)
+        fill = f'[ "$1" = start ] && cat /dev/zero > "{small_disk}/filler" 2>/dev/null; exit 0'
+        done = stored.run(
+            *("restore", "production", "--snapshot", "latest", "--yes"),
+            DODEKA_STATE=str(small_disk),
+            DODEKA_SYSTEMCTL=systemctl(extra=fill),
+            DODEKA_START_WAIT_S="0",
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+        (kept,) = site_kept(stored)
+        assert "but what was there is not stored: no room left in" in done.stderr
+        assert done.stderr.endswith(f"kept as {kept}; to put it back: make undo ENV=production\n")
+        assert members.digest(stored.database()) == stored.before
+        assert members.digest(kept) == stored.lost
+        stored.ok("backup", "production")
+        assert beside(stored) == ["db.sqlite"]
+
+
+def test_memory_does_not_grow_with_the_database(site):
+    """300 MB that do not compress: more than the bound, so that no file can have been held as a whole."""
+    with closing(sqlite3.connect(site.database())) as connection, connection:
+        blobs = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) SELECT i, 0, 0, randomblob(100000) FROM n"
+        connection.execute(f"INSERT INTO outbox {blobs}")
+    assert members.count(site.database(), "outbox") > 3000
+    site.ok("backup", "production")
+    process = subprocess.Popen(
+        [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest", "--yes"],
+        env=site.environ,
+        stdout=subprocess.DEVNULL,
+    )
+    assert peak_memory_kb(process) < 150_000
+    assert process.returncode == 0

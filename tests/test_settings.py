@@ -143,12 +143,40 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
         "\n".join(line[1:] for line in text.splitlines() if line.startswith("#") and "=" in line.split()[0])
     )
     example = load(file)
+    assert set(example.health_urls) == set(settings.ENVIRONMENTS)
     default = settings.load({"DODEKA_BACKUP_ENV": "/dev/null", "HOME": os.path.expanduser("~")})
     assert example.repository == default.repository
     assert example.password_file == default.password_file
     assert example.state == default.state
     assert example.lock_wait_s == default.lock_wait_s
+    assert example.start_wait_s == default.start_wait_s
     assert example.systemctl == ("sudo", "systemctl")
     read = (ROOT / "bin" / "dodeka_db" / "settings.py").read_text()
     for name in set(re.findall(r'"(DODEKA_[A-Z_]+|RESTIC(?:_REPOSITORY|_PASSWORD_FILE)?)"', read)):
         assert f"#{name}=" in text or name == "DODEKA_BACKUP_ENV", name
+
+
+def test_health_addresses_by_environment(file):
+    assert load(file).environment("demo").health_url is None
+    loaded = load(file, DODEKA_HEALTH_URL_DEMO="https://demo.example.org/up")
+    assert loaded.environment("demo").health_url == "https://demo.example.org/up"
+    assert loaded.environment("production").health_url is None
+    for wrong in (
+        "demo.example.org",
+        "file:///etc",
+        "http://",
+        "http:// x",
+        "http://a..b/",
+        "http://[::1",
+        "http://a:b/",
+        "http://a/ë",
+    ):
+        with pytest.raises(SetupError, match="DODEKA_HEALTH_URL_DEMO is not an address that begins with"):
+            load(file, DODEKA_HEALTH_URL_DEMO=wrong)
+
+
+def test_seconds(file):
+    assert load(file, DODEKA_START_WAIT_S="0").start_wait_s == 0
+    for wrong in ("-1", "5s", "1.5"):
+        with pytest.raises(SetupError, match="DODEKA_START_WAIT_S=.* is not a whole number of seconds"):
+            load(file, DODEKA_START_WAIT_S=wrong)

@@ -1,5 +1,6 @@
 """Take one snapshot of an environment: export, check, compress, store."""
 
+import filecmp
 import logging
 import os
 from dataclasses import dataclass
@@ -26,17 +27,22 @@ def take_snapshot(
     settings: Settings,
     repository: Repository,
     environment: Environment,
+    source: Path | None = None,
     extra_tags: tuple[str, ...] = (),
+    read_back: bool = False,
 ) -> Taken:
     """Export the environment's database and store it as a new snapshot. To be called under the lock.
 
-    Raises DatabaseError if there is nothing whole to export, and what Repository.store raises.
+    `source` is another database file that is to be stored as this environment's; with `read_back` the
+    snapshot is compared with what was exported. Raises DatabaseError if there is nothing whole to export,
+    BackupError if it cannot be stored, or not be read back.
     """
+    source = source or environment.database
     with staging.folder(settings) as folder:
         export = folder / "export.sqlite"
-        log.info("exporting %s", environment.database)
-        database.export(environment.database, export)
-        database.verify(export, f"database {environment.database}")
+        log.info("exporting %s", source)
+        database.export(source, export)
+        database.verify(export, f"database {source}")
         exported_bytes = export.stat().st_size
 
         log.info("compressing")
@@ -47,6 +53,15 @@ def take_snapshot(
         log.info("storing it in %s", settings.repository_shown)
         with open(archive, "rb") as finished:
             stored = repository.store(finished, environment, extra_tags)
+        if read_back:
+            log.info("reading it back")
+            copy = folder / "read-back.zst"
+            with open(copy, "xb") as target:
+                repository.read_back(stored, environment, target)
+            if not filecmp.cmp(archive, copy, shallow=False):
+                raise BackupError(
+                    f"snapshot {stored.snapshot_id[:8]} is not what was stored", "restic check --read-data"
+                )
     return Taken(stored.snapshot_id[:8], exported_bytes, stored.added_bytes)
 
 

@@ -6,6 +6,8 @@ when only we get SIGTERM. So output goes through files, and whatever interrupts 
 """
 
 import json
+import os
+import select
 import signal
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +20,10 @@ from dodeka_db.errors import SetupError
 from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
 
 PATIENCE_S = 20
+
+
+class TimedOut(Exception):
+    """The program did not end in time, and has been ended or, where it is root's, left alone."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,13 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
     stdout: BinaryIO | None = None,
+    timeout_s: float | None = None,
 ) -> Completed:
-    """Run `program` (a path, or a name on PATH) and wait for it.
+    """Run `program` (a path, or a name on PATH) and wait for it, `timeout_s` seconds at most.
 
     `stdin` and `stdout` are real files, handed to the child as they are; without them it reads nothing
     and its output is returned. A non-zero exit is returned, not raised: what it means is the caller's
-    to say. Raises SetupError if the program cannot be started, Interrupted after having ended it.
+    to say. Raises SetupError if the program cannot be started, TimedOut, Interrupted after having ended it.
     """
     deaf = is_shielded()
     with (
@@ -77,6 +84,8 @@ def run(
                     _return_cmd=True,
                     _preexec_fn=_ignore_signals if deaf else None,
                 )
+            if timeout_s is not None:
+                _wait(child.pid, timeout_s)
             child.wait()
             exit_code = 0
         except sh.CommandNotFound as error:
@@ -94,6 +103,19 @@ def run(
         output.seek(0)
         errors.seek(0)
         return Completed(exit_code, output.read(), errors.read().decode(errors="replace"))
+
+
+def _wait(process: int, timeout_s: float) -> None:
+    # sh's own wait(timeout=...) looks every 0.1 s: twice the time that a restore may have a service down
+    try:
+        ended = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    try:
+        if not select.select([ended], [], [], timeout_s)[0]:
+            raise TimedOut
+    finally:
+        os.close(ended)
 
 
 def _ignore_signals() -> None:

@@ -5,13 +5,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dodeka_db import interrupts
 from dodeka_db.errors import BackupError, NotConfirmed
 from dodeka_db.repository import Snapshot
 from dodeka_db.settings import ENVIRONMENTS
+
+if TYPE_CHECKING:  # only restores need what it imports
+    from dodeka_db.restore import Change
 
 log = logging.getLogger("dodeka_db")
 _environment = ""
@@ -27,6 +31,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Formatter())
     log.addHandler(handler)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     log.setLevel(logging.INFO)
     try:
         code = main(None)
@@ -35,14 +40,19 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
     except BackupError as error:
         return _fail(str(error), error.exit_code)
     except interrupts.Interrupted as interruption:
-        return _fail(f"interrupted ({interruption})", interruption.exit_code)
+        note = f"; {interruption.note}" if interruption.note else ""
+        return _fail(f"interrupted ({interruption}){note}", interruption.exit_code)
     except BrokenPipeError:
-        # `make snapshots | head`: whoever read us has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        nobody_reads()
+        return _fail("nobody reads what it prints any more, so it ended", BackupError.exit_code)
     except OSError as error:
         # a disk, a right or a mount that failed where no better words are known
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", BackupError.exit_code)
+
+
+def nobody_reads() -> None:
+    """Print to nowhere from here on: whoever read our output has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -74,10 +84,49 @@ def ask(question: str) -> str:
     return answer.strip()
 
 
-def confirm(question: str) -> None:
-    """Raise NotConfirmed unless `yes` is typed, in full."""
-    if ask(f"{question} Type 'yes' to go on:") != "yes":
+def confirm(question: str, yes: bool = False) -> None:
+    """Print `question`, and raise NotConfirmed unless `yes` is typed, in full, or was given beforehand."""
+    print(question, flush=True)
+    if not yes and ask("Type 'yes' to go on:") != "yes":
         raise NotConfirmed("not confirmed; nothing was changed")
+
+
+def describe(change: "Change") -> str:
+    """What a restore is about to do, and how many rows come and go."""
+    target, origin = change.target, change.origin
+    lines = []
+    if origin.environment != target.name:
+        lines.append(f"{origin.environment.upper()}'S DATA GOES TO {target.name.upper()}.")
+    lines.append(f"This goes {_back(origin.time)} ({origin.time.astimezone():%A %d %B %Y %H:%M}).")
+    lines.append(f"It puts {origin.shown} in the place of {target.database}:")
+    lines += [f"  {line}" for line in _differences(change)]
+    return "\n".join(lines)
+
+
+def _back(time: datetime) -> str:
+    return "to a time in the future" if ago(time) == "in the future" else f"back {ago(time)}"
+
+
+def _differences(change: "Change") -> list[str]:
+    if change.now is None:
+        kept = "; it is kept as it is" if change.damaged and change.target.database.exists() else ""
+        return [f"{change.problem}{kept}"]
+    lines = []
+    for table, then in change.then.items():
+        now = change.now.get(table)
+        if now is None:
+            lines.append(f"{table}: {_counted(then, 'row')}, a table that is not there now")
+        elif then != now:
+            more = f"{then - now} more" if then > now else f"{now - then} fewer"
+            lines.append(f"{table}: {_counted(then, 'row')}, {more} than now")
+    for table, now in change.now.items():
+        if table not in change.then:
+            lines.append(f"{table}: goes, a table that has {_counted(now, 'row')} now")
+    return sorted(lines) or ["every table has as many rows as now"]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def table(snapshots: Sequence[Snapshot]) -> str:
@@ -112,12 +161,7 @@ def ago(time: datetime) -> str:
     for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if age.total_seconds() >= 2 * seconds:
             return f"{int(age.total_seconds() // seconds)} {unit}"
-    return f"{int(age.total_seconds())} seconds"
-
-
-def age(time: datetime) -> str:
-    """When, and how long ago: 'taken Sun 22 Nov 2026 03:12 (26 hours ago)'."""
-    return f"taken {when(time)} ({ago(time)}{'' if ago(time) == 'in the future' else ' ago'})"
+    return _counted(int(age.total_seconds()), "second")
 
 
 def size(count: int) -> str:
@@ -133,7 +177,8 @@ def size(count: int) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stdout.flush()
+    with suppress(OSError):  # the failure itself matters more
+        sys.stdout.flush()
     prefix = "" if sys.stderr.isatty() else _stamp()
     print(f"{prefix}{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
     return code

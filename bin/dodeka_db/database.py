@@ -1,8 +1,10 @@
-"""SQLite: export a live database, prove that a file is one, put one in the place of another."""
+"""SQLite: export a live database, prove that a file is one, count its rows, prepare it for being replaced."""
 
 import os
+import re
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,10 @@ class DatabaseInUse(DatabaseError):
     """A process still has the database open."""
 
 
+class NotWhole(DatabaseError):
+    """There is no whole database: it is missing, empty, damaged, or something else."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What the first 100 bytes say (https://www.sqlite.org/fileformat2.html#the_database_header)."""
@@ -26,7 +32,7 @@ class Header:
 
 
 def read_header(path: Path, shown: str = "") -> Header:
-    """The header of the file at `path`; DatabaseError if it is missing, unreadable, empty or no database.
+    """The header of the file at `path`; NotWhole if it is missing, empty or no database, DatabaseError if unreadable.
 
     `shown` is what a message calls it, if not by its path.
 
@@ -37,15 +43,15 @@ def read_header(path: Path, shown: str = "") -> Header:
         with open(path, "rb") as file:
             header = file.read(HEADER_BYTES)
     except FileNotFoundError as error:
-        raise DatabaseError(
+        raise NotWhole(
             f"{shown} is missing", "check DODEKA_BACKEND, or restore it: BACKUP.md, 'Restore'"
         ) from error
     except OSError as error:
         raise DatabaseError(f"{shown} cannot be read: {error.strerror}", _WHO) from error
     if not header:
-        raise DatabaseError(f"{shown} is empty (0 bytes)", _RESTORE)
+        raise NotWhole(f"{shown} is empty (0 bytes)", _RESTORE)
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
-        raise DatabaseError(f"{shown} is not an SQLite database", _RESTORE)
+        raise NotWhole(f"{shown} is not an SQLite database", _RESTORE)
     page_bytes = int.from_bytes(header[16:18], "big")
     return Header(
         page_bytes=65536 if page_bytes == 1 else page_bytes,
@@ -62,18 +68,18 @@ def export(source: Path, target: Path) -> None:
     is no room for the copy.
     """
     read_header(source)
-    try:
-        with closing(_open(source, "mode=ro")) as connection:
+    with _opened(source, "mode=ro", f"database {source}") as connection:
+        try:
             connection.execute("VACUUM INTO ?", (str(target),))
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
-            message = f"no room left in {target.parent} for the export of {source}"
-            raise BackupError(message, "free some, or set DODEKA_STATE to a larger disk") from error
-        raise _failure(f"database {source}", error) from error
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname == "SQLITE_FULL":
+                message = f"no room left in {target.parent} for the export of {source}"
+                raise BackupError(message, "free some, or set DODEKA_STATE to a larger disk") from error
+            raise
 
 
 def verify(path: Path, shown: str) -> None:
-    """Prove that the file `path`, which nobody else uses, is a whole database; DatabaseError if not.
+    """Prove that the file `path`, which nobody else uses, is a whole database; NotWhole if not.
 
     `shown` is what a message calls it. The size is checked first: SQLite itself does not mind bytes
     behind the last page.
@@ -82,113 +88,111 @@ def verify(path: Path, shown: str) -> None:
     size = path.stat().st_size
     if size != header.pages * header.page_bytes:
         expected = header.pages * header.page_bytes
-        raise DatabaseError(f"{shown} has {size} bytes where its header says {expected}", _RESTORE)
-    try:
-        # immutable: no -wal and -shm beside it; right only because the file is ours alone
-        with closing(_open(path, "mode=ro&immutable=1")) as connection:
-            problem = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            if problem != "ok":
-                problem = " ".join(problem.removeprefix("*** in database main ***").split())
-                raise DatabaseError(f"{shown} is damaged: {problem}", _RESTORE)
-            orphan = connection.execute("PRAGMA foreign_key_check").fetchone()
-            if orphan:
-                row = f"a row of {orphan[0]} refers to none in {orphan[2]}"
-                raise DatabaseError(f"{shown} is damaged: {row}", _RESTORE)
-            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise DatabaseError(f"{shown} holds no tables", _RESTORE)
-    except sqlite3.Error as error:
-        raise _failure(shown, error) from error
+        raise NotWhole(f"{shown} has {size} bytes where its header says {expected}", _RESTORE)
+    # immutable: no -wal and -shm beside it; right only because the file is ours alone
+    with _opened(path, "mode=ro&immutable=1", shown) as connection:
+        problem = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if problem != "ok":
+            problem = " ".join(problem.removeprefix("*** in database main ***").split())
+            raise NotWhole(f"{shown} is damaged: {problem}", _RESTORE)
+        orphan = connection.execute("PRAGMA foreign_key_check").fetchone()
+        if orphan:
+            row = f"a row of {orphan[0]} refers to none in {orphan[2]}"
+            raise NotWhole(f"{shown} is damaged: {row}", _RESTORE)
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise NotWhole(f"{shown} holds no tables", _RESTORE)
+
+
+def row_counts(path: Path) -> dict[str, int]:
+    """How many rows each table of the database at `path`, which may be in use, has. Raises DatabaseError."""
+    read_header(path)
+    tables = (
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow')"
+        " AND name NOT GLOB 'sqlite_*'"
+    )
+    counts = {}
+    with _opened(path, "mode=ro", f"database {path}") as connection:
+        connection.execute("BEGIN")  # all of them at one moment
+        for (name,) in connection.execute(tables).fetchall():
+            quoted = name.replace('"', '""')
+            counts[name] = connection.execute(f'SELECT count(*) FROM main."{quoted}"').fetchone()[0]
+    return counts
 
 
 def fit(staged: Path, live: Path) -> None:
     """Give `staged` the owner, mode and journal mode of `live`, or of its folder where it is missing.
 
-    Raises DatabaseError if that needs rights that we do not have.
+    Then it is on the disk to its last byte. Raises DatabaseError if that needs rights that we do not have.
     """
     try:
         wal = read_header(live).wal
-    except DatabaseError:
+    except NotWhole:
         wal = True  # the backend's own mode
+    if wal:
+        with _opened(staged, "mode=rw", f"database {staged}") as connection:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
     try:
-        if wal:
-            with closing(_open(staged, "mode=rw")) as connection:
-                connection.execute("PRAGMA journal_mode=WAL").fetchone()
         like = live.stat() if live.exists() else live.parent.stat()
         if (like.st_uid, like.st_gid) != (os.geteuid(), staged.stat().st_gid):
             os.chown(staged, like.st_uid, like.st_gid)
         staged.chmod(like.st_mode & 0o777 if live.exists() else 0o600)
-    except sqlite3.Error as error:
-        raise _failure(str(staged), error) from error
     except OSError as error:
         raise DatabaseError(f"{live} belongs to another user ({error.strerror})", _WHO) from error
     with open(staged, "rb") as file:
         os.fsync(file.fileno())
 
 
-def replace(live: Path, staged: Path, kept: Path) -> None:
-    """Put `staged` in the place of the whole database `live`; the old one stays under the name `kept`.
+def check_access(path: Path) -> None:
+    """Raise DatabaseError unless we may read and write the file `path`."""
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise DatabaseError(f"database {path} cannot be written", _WHO)
 
-    All three are in one folder. At every instant `live` is wholly the old database or wholly the new one.
-    Raises DatabaseInUse, with nothing changed, if a process has the old one open.
+
+def fold(path: Path) -> None:
+    """Bring what is in the journals of the database at `path` into the file itself, and be the only one there.
+
+    Whoever has used it is noticed on the way, idle readers too, which a checkpoint and BEGIN EXCLUSIVE let
+    pass in WAL mode (a connection that has read nothing yet is seen by nobody). Raises DatabaseInUse or
+    NotWhole, or another BackupError, with nothing lost and the journals in place.
     """
-    _leave_wal(live)
-    os.link(live, kept)
-    _move_in(live, staged)
-
-
-def replace_damaged(live: Path, staged: Path, kept: Path) -> None:
-    """Like replace, for a `live` that is missing or that SQLite cannot open: its journals are kept too."""
-    if live.exists():
-        os.link(live, kept)
-    for suffix in ("-wal", "-journal"):
-        journal = Path(f"{live}{suffix}")
-        if journal.exists():
-            journal.rename(f"{kept}{suffix}")
-    Path(f"{live}-shm").unlink(missing_ok=True)
-    _move_in(live, staged)
-
-
-def _move_in(live: Path, new: Path) -> None:
-    new.rename(live)
-    folder = os.open(live.parent, os.O_RDONLY)
+    read_header(path)
+    shown = f"database {path}"
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with _opened(path, "mode=rw", shown) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # rolls a hot journal back
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")
+        # the last one that closes folds the WAL in and removes it (https://www.sqlite.org/wal.html, section 4.1)
+        if Path(f"{path}-wal").exists():
+            with _opened(path, "mode=rw", shown) as connection:  # is refused, and says why
+                connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+    except DatabaseInUse as error:
+        hint = f"find it with: sudo fuser -v {path}"
+        raise DatabaseInUse(f"{shown} is still open in another process", hint) from error
 
 
-def put_back(kept: Path, live: Path) -> None:
-    """Undo replace: the database at `kept` takes its old place again."""
-    for suffix in ("-wal", "-shm"):
-        Path(f"{live}{suffix}").unlink(missing_ok=True)
-    _move_in(live, kept)
-
-
-def _leave_wal(path: Path) -> None:
-    # Folds the WAL in and removes it, so that it can never be replayed into the new database; and, unlike
-    # a checkpoint or BEGIN EXCLUSIVE, it is refused while anyone else is there, idle readers included.
+@contextmanager
+def _opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
+    """A connection; what goes wrong in the block becomes a BackupError about `shown`."""
     try:
-        with closing(_open(path, "mode=rw")) as connection:
-            connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorname.startswith("SQLITE_BUSY"):
-            raise DatabaseInUse(
-                f"database {path} is still open in another process", f"find it with: fuser -v {path}"
-            ) from error
-        raise _failure(f"database {path}", error) from error
+        # as_uri quotes a '?' in the path; isolation_level None: no transaction that we did not begin
+        with closing(
+            sqlite3.connect(f"{path.as_uri()}?{query}", uri=True, isolation_level=None, timeout=2)
+        ) as connection:
+            yield connection
     except sqlite3.Error as error:
-        raise _failure(f"database {path}", error) from error
-
-
-def _open(path: Path, query: str) -> sqlite3.Connection:
-    # as_uri quotes a '?' in the path; isolation_level None: no transaction that we did not begin
-    return sqlite3.connect(f"{path.as_uri()}?{query}", uri=True, isolation_level=None, timeout=2)
+        raise _failure(shown, error) from error
+    except UnicodeDecodeError as error:
+        # sqlite3's own, where a damaged name stands in a message of SQLite
+        raise NotWhole(f"{shown} is damaged: a name in it is no text", _RESTORE) from error
 
 
 def _failure(shown: str, error: sqlite3.Error) -> BackupError:
     name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return DatabaseError(f"{shown} is damaged: {error}", _RESTORE)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or re.match(
+        "unsupported file format|Could not decode", str(error)
+    ):
+        return NotWhole(f"{shown} is damaged: {error}", _RESTORE)
     if name.startswith("SQLITE_READONLY"):
         return DatabaseError(
             f"{shown} has an unfinished transaction in its journal",

@@ -11,11 +11,15 @@ _pending: int | None = None
 
 
 class Interrupted(BaseException):
-    """The run was asked to end; like KeyboardInterrupt it passes every `except Exception`."""
+    """The run was asked to end; like KeyboardInterrupt it passes every `except Exception`.
+
+    `note` is for the operator: what had been done by then, where that matters.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
+        self.note = ""
 
 
 def install() -> None:
@@ -36,16 +40,24 @@ def _on_signal(signum: int, _frame: object) -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Run the block to its end; a signal that comes meanwhile raises Interrupted behind it."""
+    """Run the block to its end; a signal that comes meanwhile raises Interrupted behind it.
+
+    What the block itself raises then becomes the note: it is not to be lost.
+    """
     global _depth, _pending
     _depth += 1
+    note = ""
     try:
         yield
+    except Exception as error:
+        note = str(error)
+        raise
     finally:
         _depth -= 1
         if not _depth and _pending is not None:
-            signum, _pending = _pending, None
-            raise Interrupted(signum)
+            interruption, _pending = Interrupted(_pending), None
+            interruption.note = note
+            raise interruption
 
 
 @contextmanager

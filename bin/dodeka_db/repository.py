@@ -125,6 +125,13 @@ class Repository:
         """Write the file in `snapshot` to `target`, a real file."""
         self._restic("dump", "--", snapshot.id, snapshot.path, stdout=target)
 
+    def read_back(self, stored: Stored, environment: Environment, target: BinaryIO) -> None:
+        """Write the file that `store` stored to `target`, a real file, out of the repository.
+
+        restic backs up again what is in a damaged pack and says that all is well; only this finds it out.
+        """
+        self._restic("dump", "--", stored.snapshot_id, f"/{environment.archive}", stdout=target)
+
     def forget(self, environment: Environment) -> int:
         """Apply the retention policy to this environment's snapshots and prune; how many were removed.
 
@@ -231,6 +238,17 @@ def resolve(snapshots: list[Snapshot], environment: str, wanted: str) -> Snapsho
                 f"to use it: FROM={snapshot.environment} (--from {snapshot.environment})",
             )
     raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
+
+
+def newest_pre_restore(snapshots: list[Snapshot], environment: str) -> Snapshot:
+    """What the last restore of `environment` replaced; SnapshotError if there is no such snapshot."""
+    kept = [s for s in snapshots if s.environment == environment and s.is_pre_restore]
+    if not kept:
+        raise SnapshotError(
+            f"there is nothing to undo: no {PRE_RESTORE} snapshot of {environment}",
+            f"see: make snapshots ENV={environment}",
+        )
+    return kept[-1]
 
 
 def _check_password_file(settings: Settings) -> None:

@@ -1,53 +1,169 @@
-"""The systemd unit that has the database open: is it known, stop it, start it."""
+"""The systemd unit that has the database open: may we, stop it, start it, does it stay up."""
 
+import http.client
 import os
+import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
-from dodeka_db import command
+from dodeka_db import command, staging
 from dodeka_db.errors import ServiceError
+from dodeka_db.settings import Environment, Settings
+
+# longer than systemd itself waits before it kills (TimeoutStopSec, TimeoutStartSec: 90 s)
+PATIENCE_S = 120
+POLL_S = 0.25
+ANSWER_S = 2.0
+# the address is this server's own: no proxy of somebody's shell
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class Service:
-    """A unit, and the command that manages units as words; no words: there is no service here."""
+    """A unit, and the command that manages units as words; no words: there is no service here.
+
+    The file `mark` exists while the unit is stopped by us: where a run that was killed has left it, the
+    next one knows that the unit is to be started.
+    """
 
     unit: str
     systemctl: tuple[str, ...]
+    mark: Path
 
     @property
     def managed(self) -> bool:
         return bool(self.systemctl)
 
     def check(self) -> None:
-        """Raise ServiceError unless systemd runs here and knows the unit; changes nothing."""
+        """Raise ServiceError unless systemd knows the unit and lets us stop and start it.
+
+        Changes nothing. sudo asks for its password here, if it needs one, and not when the unit is down.
+        """
         if not self.managed:
             return
-        # anyone may ask: without sudo, whose rules may allow no more than stop and start
-        words = [os.path.basename(word) for word in self.systemctl]
-        ask = self.systemctl[words.index("systemctl") :] if "systemctl" in words else self.systemctl
-        state = self._run(
-            ask, "show", "--property=LoadState", "--value", self.unit, failing="could not ask about"
-        )
+        state = self._ask("LoadState")
         if state != "loaded":
             raise ServiceError(
                 f"systemd does not know {self.unit} (it says {state or 'nothing'})",
                 "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
             )
+        if os.path.basename(self.systemctl[0]) == "sudo" and not self._sudo_allows():
+            asked = command.run(self._sudo[0], *self._sudo[1:], "-v")  # on the terminal, if there is one
+            if asked.exit_code or not self._sudo_allows():
+                reason = asked.failure if asked.exit_code else "its rules do not allow it"
+                raise ServiceError(
+                    f"sudo does not let us stop and start {self.unit}: {reason}",
+                    "see BACKUP.md, 'Set up a server', step 4; nothing was changed",
+                )
 
     def stop(self) -> None:
-        """Stop the unit and wait until it has stopped."""
-        if self.managed:
-            self._run(self.systemctl, "stop", self.unit, failing="could not stop")
+        """Stop the unit and make sure that its main process has ended; ServiceError if it has not."""
+        if not self.managed:
+            return
+        process = self._ask("MainPID")
+        self.mark.touch()
+        self._run(*self.systemctl, "stop", self.unit, failing="could not stop")
+        # asking systemd would take longer than all that is done while the unit is down
+        if process != "0" and Path(f"/proc/{process}").exists():
+            raise ServiceError(
+                f"{self.unit} has not stopped: its process {process} is still there", self._hint
+            )
 
     def start(self) -> None:
-        """Start the unit."""
-        if self.managed:
-            self._run(self.systemctl, "start", self.unit, failing="could not start")
+        """Start the unit; ServiceError if that fails and it is not up already."""
+        if not self.managed:
+            return
+        try:
+            self._run(*self.systemctl, "start", self.unit, failing="could not start")
+        except ServiceError:
+            if not self.is_active():
+                raise
+        self.mark.unlink(missing_ok=True)
 
-    def _run(self, words: tuple[str, ...], *arguments: str, failing: str) -> str:
-        done = command.run(*words, *arguments)
-        if done.exit_code:
+    def is_active(self) -> bool:
+        """Whether systemd says that it is."""
+        return self._ask("ActiveState") == "active"
+
+    def watch(self, wait_s: int, health_url: str | None) -> None:
+        """Raise ServiceError unless the unit, just started, is up.
+
+        That is: it stays active, with one main process, for `wait_s` seconds; or, with a `health_url`,
+        until that answers with a 2xx within as many.
+        """
+        if not self.managed:
+            return
+        deadline = time.monotonic() + wait_s
+        first = self._ask("MainPID")
+        while True:
+            if (state := self._ask("ActiveState")) != "active":
+                raise ServiceError(f"{self.unit} does not stay up (it is {state})", self._hint)
+            if self._ask("MainPID") != first:
+                raise ServiceError(f"{self.unit} does not stay up (it was started again)", self._hint)
+            answer = _answer(health_url) if health_url else None
+            if answer == "":
+                return
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_S)
+        if answer:
             raise ServiceError(
-                f"{failing} {self.unit}: {done.failure}", f"try: {' '.join(words)} status {self.unit}"
+                f"{self.unit} does not answer at its health address within {wait_s} s ({answer})", self._hint
             )
+
+    @property
+    def _sudo(self) -> tuple[str, ...]:
+        return self.systemctl[: self._systemctl_at]
+
+    @property
+    def _systemctl_at(self) -> int:
+        words = [os.path.basename(word) for word in self.systemctl]
+        return words.index("systemctl") if "systemctl" in words else 0
+
+    @property
+    def _hint(self) -> str:
+        return f"see: systemctl status {self.unit}"
+
+    def _sudo_allows(self) -> bool:
+        # -l asks whether it may be run, and does not run it; -n: without a word
+        program = self.systemctl[self._systemctl_at :]
+        return all(
+            command.run(*self._sudo, "-n", "-l", *program, verb, self.unit).exit_code == 0
+            for verb in ("stop", "start")
+        )
+
+    def _ask(self, what: str) -> str:
+        # anyone may ask: without sudo, whose rules may allow no more than stop and start
+        ask = self.systemctl[self._systemctl_at :]
+        return self._run(
+            *ask, "show", f"--property={what}", "--value", self.unit, failing="could not ask about"
+        )
+
+    def _run(self, *words: str, failing: str) -> str:
+        try:
+            done = command.run(*words, timeout_s=PATIENCE_S)
+        except command.TimedOut as error:
+            raise ServiceError(f"{failing} {self.unit} within {PATIENCE_S} s", self._hint) from error
+        if done.exit_code:
+            raise ServiceError(f"{failing} {self.unit}: {done.failure}", self._hint)
         return done.stdout.decode(errors="replace").strip()
+
+
+def of(settings: Settings, environment: Environment) -> Service:
+    """The service of an environment."""
+    mark = staging.state_folder(settings) / f"stopped-{environment.name}"
+    return Service(environment.unit, settings.systemctl, mark)
+
+
+def _answer(url: str) -> str:
+    """What is wrong with the answer of `url`; nothing if it is a 2xx, also after redirections."""
+    try:
+        with _DIRECT.open(url, timeout=ANSWER_S):
+            return ""
+    except urllib.error.HTTPError as error:
+        return f"HTTP {error.code}"
+    except urllib.error.URLError as error:
+        return str(error.reason)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dodeka_db.errors import SetupError, UsageError
 
@@ -17,11 +18,20 @@ ENVIRONMENTS = ("production", "demo")
 
 @dataclass(frozen=True)
 class Environment:
-    """One deployment of the backend: its database file, its systemd unit, its name in the repository."""
+    """One deployment of the backend: its database file, its systemd unit, its name in the repository.
+
+    `health_url` is an address that answers when the backend is up, None where none is known.
+    """
 
     name: str
     database: Path
     unit: str
+    health_url: str | None = None
+
+    @property
+    def live(self) -> Path:
+        """The database file itself, where `database` is a symbolic link."""
+        return Path(os.path.realpath(self.database))
 
     @property
     def archive(self) -> str:
@@ -49,13 +59,20 @@ class Settings:
     state: Path
     restic: str
     lock_wait_s: int
+    start_wait_s: int
+    health_urls: Mapping[str, str]
     variables: Mapping[str, str]
 
     def environment(self, name: str) -> Environment:
         """The environment called `name`; raises UsageError if there is none."""
         if name not in ENVIRONMENTS:
             raise UsageError(f"unknown environment '{name}'", f"choose {' or '.join(ENVIRONMENTS)}")
-        return Environment(name, self.backend / "envs" / name / "db.sqlite", f"dodeka-backend-{name}")
+        return Environment(
+            name=name,
+            database=self.backend / "envs" / name / "db.sqlite",
+            unit=f"dodeka-backend-{name}",
+            health_url=self.health_urls.get(name),
+        )
 
     @property
     def local_repository(self) -> Path | None:
@@ -105,6 +122,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         state=state,
         restic=values.get("RESTIC") or _find_restic(values.get("PATH", os.defpath)),
         lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "300")),
+        start_wait_s=_seconds("DODEKA_START_WAIT_S", values.get("DODEKA_START_WAIT_S", "5")),
+        health_urls=_health_urls(values),
         variables=variables,
     )
 
@@ -161,3 +180,24 @@ def _seconds(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", value):
         raise SetupError(f"{name}={value} is not a whole number of seconds")
     return int(value)
+
+
+def _health_urls(values: Mapping[str, str]) -> dict[str, str]:
+    urls = {
+        environment: values.get(f"DODEKA_HEALTH_URL_{environment.upper()}") for environment in ENVIRONMENTS
+    }
+    for environment, url in urls.items():
+        if url and not _is_address(url):
+            name = f"DODEKA_HEALTH_URL_{environment.upper()}"
+            raise SetupError(f"{name} is not an address that begins with http:// or https://")
+    return {environment: url for environment, url in urls.items() if url}
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  raises ValueError if it is none
+        host = (parts.hostname or "").encode("idna")
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and url.isascii() and not re.search(r"\s", url)

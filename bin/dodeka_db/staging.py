@@ -1,12 +1,14 @@
-"""A private folder on a real disk for the files of one run, gone when the run is over."""
+"""Private places on a real disk for the files of one run, gone when the run is over."""
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dodeka_db.errors import SetupError
+from dodeka_db.errors import BackupError, SetupError
+from dodeka_db.interrupts import shielded
 from dodeka_db.settings import Settings
 
 
@@ -28,5 +30,57 @@ def folder(settings: Settings) -> Iterator[Path]:
     staging = state_folder(settings) / "staging"
     for leftover in staging.iterdir():
         shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=staging, ignore_cleanup_errors=True) as made:
+    made = None
+    try:
+        with shielded():  # a signal waits until we know what to remove
+            made = tempfile.mkdtemp(dir=staging)
         yield Path(made)
+    finally:
+        if made:
+            with shielded():
+                shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def beside(live: Path) -> Iterator[Path]:
+    """A new file (0600) in the folder of `live`, on its file system: one rename can put it in its place.
+
+    It is locked until the end, and by that told from what a killed run left. BackupError if it cannot be made.
+    """
+    made = None
+    try:
+        with shielded():
+            made = tempfile.NamedTemporaryFile(prefix=_prefix(live), dir=live.parent, delete=False)
+        fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield Path(made.name)
+    except OSError as error:
+        if made:
+            raise
+        raise BackupError(
+            f"no file can be made in {live.parent}: {error.strerror}", "nothing was changed"
+        ) from error
+    finally:
+        if made:
+            with shielded():
+                _remove(Path(made.name))
+                made.close()
+
+
+def remove_left_beside(live: Path) -> None:
+    """Remove what killed runs left of beside(live). To be called under the lock."""
+    for path in live.parent.glob(f"{_prefix(live)}*"):
+        try:
+            with open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # of a restore that waits for its answer, or has just had it
+
+
+def _prefix(live: Path) -> str:
+    return f"{live.name}.restoring-"
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,26 @@
+#!/usr/bin/python3
+"""Put back what the last restore of an environment replaced (make undo)."""
+
+import sys
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, settings
+from dodeka_db.restore import undo
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
+    arguments = parser.parse_args(argv)
+    console.begin(arguments.environment)
+
+    here = settings.load()
+    target = here.environment(arguments.environment)
+    undo(here, target, lambda change: console.confirm(console.describe(change), arguments.yes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))
