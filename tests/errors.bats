@@ -158,7 +158,8 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
         until [ -n "$(ls "$SITE/restic/locks")" ]; do sleep 0.005; done
         kill -STOP $check
         sleep 0.05
-        held=$(ls "$SITE/restic/locks")
+        # restic writes it under another name first
+        held=$(ls "$SITE/restic/locks" | grep -x '[0-9a-f]\{64\}' || true)
         [ -n "$held" ] || kill -KILL $check
     done
     script backup production
