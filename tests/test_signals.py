@@ -72,7 +72,11 @@ def test_at_every_step(machine, name):
     wrong = {}
     answered = 0
     for step in found:
-        done, problem = interrupted(machine, step, name)
+        for _ in range(3):
+            done, problem = interrupted(machine, step, name)
+            # the backend of this test, under load, may fail at its start: then the signal never came
+            if "does not stay up" not in done.stderr:
+                break
         answered += done.returncode == 128 + getattr(signal, f"SIG{name}")
         if problem:
             wrong[step] = problem
