@@ -6,12 +6,13 @@ CONFIG ?=
 # which environment a command is about, and whose snapshot a restore takes
 ENV ?=
 FROM ?=
-# answers to the questions of restore, undo and install, given beforehand
+# which snapshot restore and verify take
 SNAPSHOT ?=
+# the answer to the questions of restore, undo and install, given beforehand
 YES ?=
 
 ENVIRONMENTS := production demo
-NEED_ENV := backup restore undo
+NEED_ENV := backup restore undo verify
 GOALS := $(MAKECMDGOALS)
 
 ifneq ($(filter $(NEED_ENV),$(GOALS)),)
@@ -64,6 +65,10 @@ backup: .venv/.runtime ## take a snapshot of ENV now
 cron: .venv/.runtime ## what cron runs: a snapshot of ENV (production), then retention
 	@bin/dodeka-db-cron.py $${ENV:+"$$ENV"}
 
+.PHONY: status
+status: .venv/.runtime ## is all well? the worst first, with what mends it
+	@bin/dodeka-db-status.py
+
 .PHONY: snapshots
 snapshots: .venv/.runtime ## list the snapshots of ENV, or of both
 	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"}
@@ -76,10 +81,22 @@ restore: .venv/.runtime ## put a snapshot (of FROM) in the place of ENV's databa
 undo: .venv/.runtime ## put back what the last restore of ENV replaced
 	@bin/dodeka-db-undo.py "$$ENV" $(YES_FLAG)
 
+.PHONY: verify
+verify: .venv/.runtime ## the drill: prove that ENV's newest snapshot (or SNAPSHOT) is a whole database
+	@bin/dodeka-db-verify.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"}
+
+.PHONY: check
+check: .venv/.runtime ## check the repository, and read a quarter of its data
+	@bin/dodeka-db-check.py
+
 .PHONY: test
 test: setup test-packages .venv/.tests ## run all tests
 	@.venv/bin/python -m pytest --numprocesses 4 --dist loadfile tests
 	@bats tests
+
+.PHONY: soak
+soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores and kills (20 minutes)
+	@.venv/bin/python tests/soak.py
 
 .PHONY: bench-restore
 bench-restore: setup test-packages .venv/.tests ## how long a restore has the service down (10 minutes, 10 GB, as root)
@@ -87,7 +104,7 @@ bench-restore: setup test-packages .venv/.tests ## how long a restore has the se
 
 .PHONY: test-packages
 test-packages:
-	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps
+	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps faketime
 
 .venv/.runtime: requirements.txt
 	@bin/install-packages.sh "$(PYTHON)" python3-venv

@@ -6,10 +6,7 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, lock, settings, staging
-from dodeka_db.backup import take_snapshot
-from dodeka_db.recovery import recover
-from dodeka_db.repository import Repository
+from dodeka_db import console, cron, heartbeat, settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,19 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     here = settings.load()
     environment = here.environment(arguments.environment)
-    repository = Repository(here)
-    with lock.held(staging.state_folder(here), f"cron run of {environment.name}", here.lock_wait_s):
-        recover(here)
-        taken = take_snapshot(here, repository, environment)
-        console.log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
-        removed = repository.forget(environment)
+    with heartbeat.after(environment):
+        done = cron.run(here, environment)
+        seconds = time.monotonic() - started
     console.log.info(
         "done: snapshot %s, %s exported, repository grew by %s, %d old snapshots removed, %.1f s",
-        taken.snapshot_id,
-        console.size(taken.exported_bytes),
-        console.size(taken.added_bytes),
-        removed,
-        time.monotonic() - started,
+        done.taken.snapshot_id,
+        console.size(done.taken.exported_bytes),
+        console.size(done.taken.added_bytes),
+        done.removed,
+        seconds,
     )
     return 0
 

@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="for programs: a JSON array, the oldest first")
     arguments = parser.parse_args(argv)
+    console.output_is_data()
 
     snapshots = [
         snapshot

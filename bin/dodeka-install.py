@@ -6,17 +6,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import command, console, settings, staging
+from dodeka_db import command, console, installed, settings, staging
 from dodeka_db.errors import SetupError
+from dodeka_db.installed import LOG_FOLDER, LOGROTATE, SERVER_ROOT
 from dodeka_db.settings import ROOT
-
-# the places that the crontab and the logrotate file name
-SERVER_ROOT = Path("/home/backend/dodeka")
-LOG_FOLDER = Path("/home/backend/log")
-LOGROTATE = Path("/etc/logrotate.d/dodeka-backup")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,35 +42,30 @@ def _install_log_folder() -> None:
 
 
 def _install_logrotate() -> None:
-    source = ROOT / "deploy" / "dodeka-backup-logrotate"
-    if LOGROTATE.exists() and LOGROTATE.read_bytes() == source.read_bytes():
+    if installed.logrotate_is_installed():
         print(f"logrotate {LOGROTATE}: there already")
         return
     sudo = () if os.geteuid() == 0 else ("sudo",)
-    _show_and_run(
-        "logrotate", *sudo, "install", "-o", "root", "-g", "root", "-m", "644", str(source), str(LOGROTATE)
-    )
+    files = (str(installed.LOGROTATE_SHIPPED), str(LOGROTATE))
+    _show_and_run("logrotate", *sudo, "install", "-o", "root", "-g", "root", "-m", "644", *files)
 
 
 def _install_crontab(yes: bool) -> None:
-    shipped = ROOT / "deploy" / "dodeka_crontab"
-    listed = command.run("crontab", "-l")
-    if listed.exit_code and "no crontab for" not in listed.stderr:
-        raise SetupError(f"the crontab cannot be read: {listed.failure}")
-    installed = listed.stdout.decode(errors="replace")
-    if installed == shipped.read_text():
+    shipped = installed.CRONTAB
+    there = installed.crontab()
+    if there == shipped.read_text():
         print("crontab: there already")
         return
     ours = shipped.read_text().splitlines()
-    others = [line for line in installed.splitlines() if line.strip() and line not in ours]
+    others = [line for line in there.splitlines() if line.strip() and line not in ours]
     if others:
         print("crontab: these lines of yours are not in the shipped one and would go:")
         print("".join(f"    {line}\n" for line in others), end="", flush=True)
         if not yes:
             console.confirm("Replace the crontab?")
-    if installed:
+    if there:
         kept = staging.state_folder(settings.load()) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
-        kept.write_text(installed)
+        kept.write_text(there)
         print(f"crontab: the old one is kept as {kept}")
     _show_and_run("crontab", "crontab", str(shipped))
 

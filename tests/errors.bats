@@ -13,7 +13,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 }
 
 @test "unknown environment" {
-    for name in backup cron snapshots restore undo; do
+    for name in backup cron snapshots restore undo verify; do
         script $name staging
         fails_with 2 "unknown environment 'staging': choose production or demo"
     done
@@ -32,6 +32,12 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     fails_with 2 "required: environment"
     script restore demo --snapshot
     fails_with 2 "expected one argument"
+    script verify
+    fails_with 2 "required: environment"
+    script check all
+    fails_with 2 "unrecognized arguments"
+    script status --json --prometheus
+    fails_with 2 "not allowed with"
 }
 
 @test "database missing: it stays missing" {
@@ -142,7 +148,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     echo content >&7
     exec 7>&-
     wait
-    fails_with 11 "repository $SITE/restic is locked by PID" "unlock"
+    fails_with 11 "is safe, but the retention failed: repository $SITE/restic is locked by PID"
     [[ $output == *"snapshot "*" is stored; applying the retention policy"* ]]
     [ "$(snapshot_count)" -eq 1 ]
 }

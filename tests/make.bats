@@ -17,19 +17,19 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help try setup init install backup cron snapshots restore undo test bench-restore" ]
+    [ "$targets" = "help try setup init install backup cron status snapshots restore undo verify check test soak bench-restore" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
     before=$(state_of_everything)
-    for goal in backup restore undo; do
+    for goal in backup restore undo verify; do
         mk $goal
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
         [[ $stderr == *"$goal needs an environment: ENV=production or ENV=demo"* ]]
         [ -z "$output" ]
     done
-    for goal in backup cron snapshots restore undo; do
+    for goal in backup cron snapshots restore undo verify; do
         mk $goal ENV=staging
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]

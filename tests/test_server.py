@@ -1,6 +1,7 @@
 """The documented server, whole: real systemd, real units that write, real sudo, cron and logrotate."""
 
 import http.server
+import json
 import os
 import pty
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cheap_key import reseal
+from dodeka_db import installed
 from server import HOME, PROJECT, ROOT, Server
 
 if os.geteuid() != 0:
@@ -24,13 +26,6 @@ DEMO = PROJECT / "backend/envs/demo/db.sqlite"
 PRODUCTION = PROJECT / "backend/envs/production/db.sqlite"
 SUDOERS = Path("/etc/sudoers.d/dodeka")
 UNIT = "dodeka-backend-demo"
-CRON_LINES = [
-    line
-    for line in (ROOT / "deploy" / "dodeka_crontab").read_text().splitlines()
-    if line.strip() and not line.startswith("#")
-]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server") / "machine")
@@ -425,7 +420,7 @@ def test_a_run_that_was_killed_while_the_service_is_down(server):
     assert not server.active(UNIT)
     assert len(files_of_demo(server)) == 3, "staged and kept"
     output = server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "production").stdout
-    assert f"warning: a restore was killed while {UNIT} was stopped: starting it" in output
+    assert f"warning: a restore left {UNIT} stopped: starting it" in output
     assert server.active(UNIT) and is_writing(server, DEMO)
     assert files_of_demo(server) == {"db.sqlite"}
 
@@ -532,17 +527,26 @@ class TestInstall:
         assert "but the crontab runs the scripts in /home/backend/dodeka" in done.stderr
 
 
-class TestCron:
-    def test_the_schedule(self):
-        fields = {line.split()[-4].strip(): minutes(line) for line in CRON_LINES}
-        assert fields == {"production": [0, 12, 24, 36, 48], "demo": [6, 18, 30, 42, 54]}
-        for line in CRON_LINES:
-            assert line.split()[1:5] == ["*", "*", "*", "*"]
-            assert line.endswith(">> /home/backend/log/backup.log 2>&1")
+# the last line of the log that each of the shipped lines leaves
+ENDS = {
+    "cron.sh production": r"production done: snapshot [0-9a-f]{8}, .* old snapshots removed, [\d.]+ s",
+    "cron.sh demo": r"demo done: snapshot [0-9a-f]{8}, .* old snapshots removed, [\d.]+ s",
+    "verify.py production": r"production done: snapshot [0-9a-f]{8} of .* is a whole database, [\d.]+ s",
+    "check.py": r"both done: no errors, [\d.]+ s",
+}
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
 
-    @pytest.mark.parametrize("line", CRON_LINES, ids=["production", "demo"])
-    def test_each_line_under_cron_s_own_environment(self, server, line):
+
+class TestCron:
+    def test_every_line_appends_to_the_log(self):
+        assert len(installed.jobs()) == len(ENDS)
+        for line in installed.jobs():
+            assert line.endswith(" >> /home/backend/log/backup.log 2>&1")
+
+    @pytest.mark.parametrize("job", ENDS)
+    def test_each_line_under_cron_s_own_environment(self, server, job):
         server.run("crontab", str(PROJECT / "deploy/dodeka_crontab"))
+        (line,) = [line for line in installed.jobs() if f"dodeka-db-{job} >>" in line]
         assert line in server.run("crontab", "-l").stdout.splitlines()
         command = line.split(None, 5)[5]
         log = server.path("/home/backend/log/backup.log")
@@ -554,32 +558,41 @@ class TestCron:
             *("sh", "-c", command),
         )
         written = log.read_text().removeprefix(before).splitlines()
-        environment = command.split()[1]
-        assert re.search(rf" {environment} done: snapshot [0-9a-f]{{8}}, ", written[-1])
+        assert re.fullmatch(f"{STAMP} {ENDS[job]}", written[-1])
 
     def test_without_a_home(self, server):
         server.run("env", "-i", "PATH=/usr/bin:/bin", str(PROJECT / "deploy/dodeka-db-cron.sh"), "demo")
         assert server.path("/home/backend/.local/state/dodeka-backup/lock").exists()
 
-    def test_cron_itself_runs_it(self, server):
-        """cron knows nothing shorter than a minute: the shipped line, with its minutes made every one."""
-        line = "* * * * * " + CRON_LINES[1].split(None, 5)[5]
-        server.run("crontab", "-", stdin=line + "\n")
+    def test_cron_itself_runs_them_all(self, server):
+        """cron knows nothing shorter than a minute: the shipped lines, with their times made every minute.
+
+        So all four start at once, and wait for each other.
+        """
+        lines = ["* * * * * " + line.split(None, 5)[5] for line in installed.jobs()]
         log = server.path("/home/backend/log/backup.log")
         log.write_text("")
+        before = {name: snapshots(server, name) for name in ("production", "demo")}
+        server.run("crontab", "-", stdin="\n".join(lines) + "\n")
         server.sh("touch /etc/environment; setsid /usr/sbin/cron -f > /dev/null 2>&1 & echo", user="root")
-        deadline = time.monotonic() + 90
-        while " done: snapshot " not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(1)
-        server.run("crontab", "-r")
-        server.sh("pkill -x cron", user="root")
-        (stored,) = re.findall(r" done: snapshot ([0-9a-f]{8}), ", log.read_text())
-        assert stored in server.run(f"{PROJECT}/bin/dodeka-db-snapshots.py", "demo").stdout
+        try:
+            deadline = time.monotonic() + 120
+            while not all(re.search(end, log.read_text()) for end in ENDS.values()):
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+        finally:
+            server.run("crontab", "-r")
+            server.sh("pkill -x cron", user="root")
+        written = log.read_text().splitlines()
+        for line in written:
+            assert re.match(f"{STAMP} (production|demo|both) ", line), line
+        assert not [line for line in written if " error: " in line or "Traceback" in line]
+        assert any("waiting up to" in line and "for another run: " in line for line in written)
+        for name in ("production", "demo"):
+            stored = re.findall(rf" {name} done: snapshot ([0-9a-f]{{8}}), ", log.read_text())
+            assert stored and set(stored) <= snapshots(server, name) - before[name]
 
 
-def minutes(line: str) -> list[int]:
-    field = line.split()[0]
-    span, _, step = field.partition("/")
-    first, last = (0, 59) if span == "*" else map(int, span.split("-"))
-    return list(range(first, last + 1, int(step)))
+def snapshots(server: Server, environment: str) -> set[str]:
+    listed = json.loads(server.run(f"{PROJECT}/bin/dodeka-db-snapshots.py", environment, "--json").stdout)
+    return {entry["short_id"] for entry in listed}

@@ -143,7 +143,7 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
         "\n".join(line[1:] for line in text.splitlines() if line.startswith("#") and "=" in line.split()[0])
     )
     example = load(file)
-    assert set(example.health_urls) == set(settings.ENVIRONMENTS)
+    assert set(example.health_urls) == set(example.ping_urls) == set(settings.ENVIRONMENTS)
     default = settings.load({"DODEKA_BACKUP_ENV": "/dev/null", "HOME": os.path.expanduser("~")})
     assert example.repository == default.repository
     assert example.password_file == default.password_file
@@ -153,14 +153,16 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
     assert example.systemctl == ("sudo", "systemctl")
     read = (ROOT / "bin" / "dodeka_db" / "settings.py").read_text()
     for name in set(re.findall(r'"(DODEKA_[A-Z_]+|RESTIC(?:_REPOSITORY|_PASSWORD_FILE)?)"', read)):
-        assert f"#{name}=" in text or name == "DODEKA_BACKUP_ENV", name
+        assert re.search(rf"^#{name}(_PRODUCTION)?=", text, re.MULTILINE) or name == "DODEKA_BACKUP_ENV", name
 
 
-def test_health_addresses_by_environment(file):
-    assert load(file).environment("demo").health_url is None
-    loaded = load(file, DODEKA_HEALTH_URL_DEMO="https://demo.example.org/up")
-    assert loaded.environment("demo").health_url == "https://demo.example.org/up"
-    assert loaded.environment("production").health_url is None
+@pytest.mark.parametrize("setting, attribute", [("HEALTH", "health_url"), ("PING", "ping_url")])
+def test_addresses_by_environment(file, setting, attribute):
+    assert getattr(load(file).environment("demo"), attribute) is None
+    name = f"DODEKA_{setting}_URL_DEMO"
+    loaded = load(file, **{name: "https://demo.example.org/up"})
+    assert getattr(loaded.environment("demo"), attribute) == "https://demo.example.org/up"
+    assert getattr(loaded.environment("production"), attribute) is None
     for wrong in (
         "demo.example.org",
         "file:///etc",
@@ -171,8 +173,9 @@ def test_health_addresses_by_environment(file):
         "http://a:b/",
         "http://a/ë",
     ):
-        with pytest.raises(SetupError, match="DODEKA_HEALTH_URL_DEMO is not an address that begins with"):
-            load(file, DODEKA_HEALTH_URL_DEMO=wrong)
+        with pytest.raises(SetupError, match=f"{name} is not an address that begins with") as raised:
+            load(file, **{name: wrong})
+        assert str(raised.value) == f"{name} is not an address that begins with http:// or https://"
 
 
 def test_seconds(file):

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dodeka_db import database, frames, staging
+from dodeka_db import database, frames, staging, volume
 from dodeka_db.errors import BackupError
 from dodeka_db.repository import Repository
 from dodeka_db.settings import Environment, Settings
@@ -35,9 +35,10 @@ def take_snapshot(
 
     `source` is another database file that is to be stored as this environment's; with `read_back` the
     snapshot is compared with what was exported. Raises DatabaseError if there is nothing whole to export,
-    BackupError if it cannot be stored, or not be read back.
+    BackupError if there is no room or it cannot be stored, RepositoryDamaged if it does not read back.
     """
     source = source or environment.database
+    volume.check(settings, source)
     with staging.folder(settings) as folder:
         export = folder / "export.sqlite"
         log.info("exporting %s", source)
@@ -59,9 +60,7 @@ def take_snapshot(
             with open(copy, "xb") as target:
                 repository.read_back(stored, environment, target)
             if not filecmp.cmp(archive, copy, shallow=False):
-                raise BackupError(
-                    f"snapshot {stored.snapshot_id[:8]} is not what was stored", "restic check --read-data"
-                )
+                raise repository.damaged(stored, "it is not what was stored")
     return Taken(stored.snapshot_id[:8], exported_bytes, stored.added_bytes)
 
 

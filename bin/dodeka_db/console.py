@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from dodeka_db import interrupts
-from dodeka_db.errors import BackupError, NotConfirmed
+from dodeka_db.errors import BackupError, NotConfirmed, as_line
 from dodeka_db.repository import Snapshot
 from dodeka_db.settings import ENVIRONMENTS
 
@@ -46,8 +46,14 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
         nobody_reads()
         return _fail("nobody reads what it prints any more, so it ended", BackupError.exit_code)
     except OSError as error:
-        # a disk, a right or a mount that failed where no better words are known
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", BackupError.exit_code)
+        return _fail(as_line(error), BackupError.exit_code)
+
+
+def output_is_data() -> None:
+    """From here on what is logged goes to standard error, for standard output is read by a program."""
+    for handler in log.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
 
 
 def nobody_reads() -> None:

@@ -52,6 +52,12 @@ class NotConfirmed(BackupError):
     exit_code = 7
 
 
+class RepositoryDamaged(BackupError):
+    """What is in the repository cannot be read, or is not what was stored."""
+
+    exit_code = 8
+
+
 class RepositoryMissing(BackupError):
     """There is no restic repository at the place that the settings name (restic's own code)."""
 
@@ -74,3 +80,13 @@ class Busy(BackupError):
     """Another run on this machine did not end within the waiting time (EX_TEMPFAIL of sysexits.h)."""
 
     exit_code = 75
+
+
+def as_line(error: BaseException) -> str:
+    """What went wrong, in the one line that an operator reads."""
+    if isinstance(error, BackupError):
+        return str(error)
+    if isinstance(error, OSError):
+        # a disk, a right or a mount that failed where no better words are known
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return f"{type(error).__name__}: {error}"

@@ -1,21 +1,39 @@
 """One run at a time on this machine. The kernel drops the lock when its holder dies, however it dies."""
 
 import fcntl
+import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from dodeka_db import processes
 from dodeka_db.errors import Busy, SetupError
+
+log = logging.getLogger("dodeka_db")
+POLL_S = 0.2
+_LINE = re.compile(r"(.+), process (\d+), since (\S+)")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The run that holds the lock."""
+
+    doing: str
+    process: int
+    since: datetime
 
 
 @contextmanager
 def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
     """Hold the lock in the folder `state` while the block runs.
 
-    Waits up to `wait_s` seconds for another run, then raises Busy, naming it: `doing` says what a run is
-    about, for those who wait for it. restic and systemctl do not inherit the lock.
+    Says whom it waits for, up to `wait_s` seconds, then raises Busy. `doing` says what this run is about, for
+    those who wait for it. restic and systemctl do not inherit the lock.
     """
     file = state / "lock"
     try:
@@ -24,16 +42,32 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
         raise SetupError(f"lock {file} cannot be opened: {error.strerror}", "check who owns it") from error
     try:
         deadline = time.monotonic() + wait_s
+        waits_for = ""
         while not _take(descriptor):
+            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "unknown"
                 raise Busy(f"another run holds {file} ({holder})", "wait for it to end, then run this again")
-            time.sleep(0.2)
+            if holder != waits_for:
+                log.info("waiting up to %d s for another run: %s", wait_s, holder)
+                waits_for = holder
+            time.sleep(POLL_S)
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{doing}, process {os.getpid()}\n".encode(), 0)
+        os.pwrite(descriptor, f"{doing}, process {os.getpid()}, since {since}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def holder(state: Path) -> Holder | None:
+    """Who holds the lock, found out without taking it: what a run that has ended wrote there counts no more."""
+    file = state / "lock"
+    try:
+        match = _LINE.fullmatch(file.read_text(errors="replace").strip())
+        found = Holder(match[1], int(match[2]), datetime.fromisoformat(match[3])) if match else None
+    except (OSError, ValueError):
+        return None
+    return found if found and processes.has_open(found.process, file) else None
 
 
 def _take(descriptor: int) -> bool:

@@ -20,6 +20,15 @@ def that_have_open(file: Path) -> list[str]:
     ]
 
 
+def has_open(process: int, file: Path) -> bool:
+    """Whether that process has `file` open, as far as we may see."""
+    try:
+        wanted = file.stat()
+    except FileNotFoundError:
+        return False
+    return any(os.path.samestat(opened, wanted) for opened in _open_files(process))
+
+
 def _open_files(process: int) -> list[os.stat_result]:
     folder = f"/proc/{process}/fd"
     found = []

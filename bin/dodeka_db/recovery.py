@@ -64,7 +64,7 @@ def _settle(path: Path) -> None:
 
 
 def _start(unit: Service, live: Path) -> None:
-    what = f"a restore was killed while {unit.unit} was stopped"
+    what = f"a restore left {unit.unit} stopped"
     if not live.exists():
         log.warning("%s, and %s is missing: IT IS DOWN; run the restore again", what, live)
         return

@@ -5,17 +5,22 @@ restic is read through --json and its exit codes (https://restic.readthedocs.io/
 """
 
 import json
+import logging
 import os
 import pwd
 import re
+import socket
 import stat
+import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import BinaryIO
 
-from dodeka_db import command
+from dodeka_db import command, volume
 from dodeka_db.errors import (
     BackupError,
+    RepositoryDamaged,
     RepositoryLocked,
     RepositoryMissing,
     SetupError,
@@ -24,22 +29,27 @@ from dodeka_db.errors import (
 )
 from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
 
+log = logging.getLogger("dodeka_db")
+
 OLDEST_RESTIC = (0, 14)
+# from when on restic calls a lock stale whose process it cannot see; a live one is renewed every 5 minutes
+STALE = timedelta(minutes=30)
+LOCK_POLL_S = 5
 PRE_RESTORE = "pre-restore"
+# what only reads can do without a lock
+_READING = ("snapshots", "find", "dump", "cat", "stats", "list")
 RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """One export in the repository. `path` is where its file stands inside, `stored_bytes` that file's size."""
+class Listed:
+    """One snapshot of an environment, as restic lists it."""
 
     id: str
     time: datetime
     environment: str
     tags: tuple[str, ...]
     host: str
-    path: str
-    stored_bytes: int
 
     @property
     def short_id(self) -> str:
@@ -51,6 +61,30 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Snapshot(Listed):
+    """One with the export in it: `path` is where its file stands inside, `stored_bytes` that file's size."""
+
+    path: str
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock of restic's own in the repository: whose, on which host, since when (renewed while it lives)."""
+
+    process: int
+    host: str
+    renewed: datetime
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether `restic unlock` would remove it."""
+        here = self.host == socket.gethostname()
+        gone = here and not Path(f"/proc/{self.process}").exists()
+        return gone or datetime.now().astimezone() - self.renewed > STALE
+
+
+@dataclass(frozen=True)
 class Stored:
     """What `store` did: the new snapshot's ID (8 digits or more) and the bytes that the repository grew by."""
 
@@ -58,13 +92,21 @@ class Stored:
     added_bytes: int
 
 
-class Repository:
-    """A restic repository with its password. Making one checks the program and the password file."""
+class RepositoryFull(BackupError):
+    """The file system that the repository is on has no room left."""
 
-    def __init__(self, settings: Settings) -> None:
+
+class Repository:
+    """A restic repository with its password. Making one checks the program and the password file.
+
+    With `locking` False it is only looked at, past all locks.
+    """
+
+    def __init__(self, settings: Settings, locking: bool = True) -> None:
         self._settings = settings
-        self._version = self._check_version()
-        _check_password_file(settings)
+        self._locking = locking
+        self.version = restic_version(settings)
+        check_password_file(settings)
         _check_owner(settings)
 
     def exists(self) -> bool:
@@ -97,29 +139,35 @@ class Repository:
                 return Stored(message["snapshot_id"], added)
         raise BackupError("restic backup ended without naming its snapshot", "see: make snapshots")
 
-    def snapshots(self) -> list[Snapshot]:
-        """Every environment's snapshots, the oldest first.
-
-        Two calls whatever their number: `snapshots` knows no file sizes before restic 0.17, `find` does.
-        """
-        described = self._restic_list("snapshots")
-        found = self._restic_list("find", "dodeka-*.sqlite.zst")
-        files = {entry["snapshot"]: entry["matches"][0] for entry in found}
-        snapshots = [
-            Snapshot(
+    def listed(self) -> list[Listed]:
+        """Every environment's snapshots, the oldest first, without what is in them: one call."""
+        found = [
+            Listed(
                 id=entry["id"],
                 time=datetime.fromisoformat(entry["time"]).astimezone(),
                 environment=environment,
                 tags=tuple(entry["tags"]),
                 host=entry["hostname"],
-                path=files[entry["id"]]["path"],
-                stored_bytes=files[entry["id"]]["size"],
             )
-            for entry in described
+            for entry in self._restic_list("snapshots")
             for environment in ENVIRONMENTS
-            if {"db_dodeka", f"env_{environment}"} <= set(entry.get("tags") or ()) and entry["id"] in files
+            if {"db_dodeka", f"env_{environment}"} <= set(entry.get("tags") or ())
         ]
-        return sorted(snapshots, key=lambda snapshot: snapshot.time)
+        return sorted(found, key=lambda snapshot: snapshot.time)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Those that hold an export, the oldest first.
+
+        Two calls whatever their number: `snapshots` knows no file sizes before restic 0.17, `find` does.
+        """
+        listed = self.listed()
+        found = self._restic_list("find", "dodeka-*.sqlite.zst")
+        files = {entry["snapshot"]: entry["matches"][0] for entry in found}
+        return [
+            Snapshot(**vars(entry), path=files[entry.id]["path"], stored_bytes=files[entry.id]["size"])
+            for entry in listed
+            if entry.id in files
+        ]
 
     def dump(self, snapshot: Snapshot, target: BinaryIO) -> None:
         """Write the file in `snapshot` to `target`, a real file."""
@@ -129,8 +177,19 @@ class Repository:
         """Write the file that `store` stored to `target`, a real file, out of the repository.
 
         restic backs up again what is in a damaged pack and says that all is well; only this finds it out.
+        Raises RepositoryDamaged.
         """
-        self._restic("dump", "--", stored.snapshot_id, f"/{environment.archive}", stdout=target)
+        try:
+            self._restic("dump", "--", stored.snapshot_id, f"/{environment.archive}", stdout=target)
+        except SnapshotError as error:
+            raise self.damaged(stored, error.message) from error
+
+    def damaged(self, stored: Stored, reason: str) -> RepositoryDamaged:
+        """What to raise where the snapshot that was `stored` is not in the repository as it should."""
+        return RepositoryDamaged(
+            f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {reason}",
+            f"restic check --read-data names the damaged packs, then {self._repair(['PACK'])}",
+        )
 
     def forget(self, environment: Environment) -> int:
         """Apply the retention policy to this environment's snapshots and prune; how many were removed.
@@ -147,31 +206,79 @@ class Repository:
         groups, _ = json.JSONDecoder().raw_decode(output.decode())
         return sum(len(group["remove"] or ()) for group in groups or ())
 
-    def _check_version(self) -> tuple[int, int]:
-        restic = self._settings.restic
-        said = command.run(restic, "version", env=self._settings.variables)
-        match = re.match(r"restic (\d+)\.(\d+)", said.stdout.decode(errors="replace"))
-        if said.exit_code or not match:
-            raise SetupError(f"{restic} does not say its version", "check RESTIC")
-        version = int(match[1]), int(match[2])
-        if version < OLDEST_RESTIC:
-            raise SetupError(
-                f"{restic} is {match[0]}, which is too old", "0.14 or later is needed: see BACKUP.md"
-            )
-        return version
+    def check(self, part: int, parts: int, folder: Path) -> None:
+        """Check the repository's structure, and read the data in one of `parts` parts of it, numbered from 1.
+
+        restic's cache for that is in `folder`: one that was killed leaves it there. Raises RepositoryDamaged,
+        having logged what restic says.
+        """
+        self._restic("check", f"--read-data-subset={part}/{parts}", "--cache-dir", str(folder))
+
+    def stored_bytes(self, environment: Environment) -> int:
+        """How many bytes of the repository the snapshots of `environment` need, what they share counted once."""
+        tags = f"db_dodeka,env_{environment.name}"
+        return json.loads(self._restic("stats", "--json", "--mode", "raw-data", "--tag", tags))["total_size"]
+
+    def locks(self) -> list[Lock]:
+        """restic's own locks that are there now."""
+        found = []
+        for lock_id in self._restic("list", "locks").decode().split():
+            try:
+                lock = json.loads(self._restic("cat", "lock", lock_id))
+            except BackupError:
+                continue  # gone meanwhile
+            found.append(Lock(lock["pid"], lock["hostname"], datetime.fromisoformat(lock["time"])))
+        return found
 
     def _restic(
         self, *arguments: str, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None
     ) -> bytes:
+        """The output of a restic that got the locks it needs.
+
+        A lock that restic calls stale is removed, one that is alive is waited for: on every version alike
+        (--retry-lock came with 0.16, and does not remove any).
+        """
+        deadline = time.monotonic() + self._settings.lock_wait_s
+        waiting_for = ""
+        while True:
+            try:
+                output = self._run(*arguments, stdin=stdin, stdout=stdout)
+                if waiting_for:
+                    log.info("that lock is gone, going on")
+                return output
+            except RepositoryLocked as locked:
+                remaining = deadline - time.monotonic()
+                if waiting_for and remaining <= 0:
+                    raise
+                if not waiting_for:
+                    log.info("%s: removing it if it is stale, else waiting for it", locked.message)
+                elif remaining > 0:
+                    time.sleep(min(LOCK_POLL_S, remaining))
+                waiting_for = locked.message
+                command.run(self._settings.restic, "unlock", env=self._settings.variables)
+                if stdin:
+                    stdin.seek(0)
+
+    def _run(self, *arguments: str, stdin: BinaryIO | None, stdout: BinaryIO | None) -> bytes:
         verb, *rest = arguments
-        if self._version >= (0, 16):
-            rest = ["--retry-lock", f"{self._settings.lock_wait_s}s", *rest]
-        done = command.run(
-            self._settings.restic, verb, *rest, env=self._settings.variables, stdin=stdin, stdout=stdout
-        )
-        if done.exit_code:
-            raise self._failure(verb, done)
-        return done.stdout
+        reading = verb in _READING
+        unlocked = reading and (not self._locking or volume.is_read_only(self._settings))
+        while True:
+            options = ("--no-lock",) if unlocked else ()
+            done = command.run(
+                self._settings.restic,
+                *(verb, *options, *rest),
+                env=self._settings.variables,
+                stdin=stdin,
+                stdout=stdout,
+            )
+            if not done.exit_code:
+                return done.stdout
+            failure = self._failure(verb, done)
+            # restoring from a full volume: there is no room for a lock either
+            if not reading or unlocked or not isinstance(failure, RepositoryFull):
+                raise failure
+            unlocked = True
 
     def _restic_list(self, verb: str, *pattern: str) -> list[dict]:
         # where there is none, some versions say null and some nothing
@@ -183,29 +290,57 @@ class Repository:
             return RepositoryMissing(
                 f"no restic repository at {where}", "is the backup volume mounted? (a first one: make init)"
             )
-        if done.exit_code == 11 or "already locked" in said or "unable to create lock" in said:
+        if done.exit_code == 11 or "already locked" in said:
             owner = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
             return RepositoryLocked(
                 f"repository {where} is locked{f' by {owner[1]}' if owner else ''}",
-                "wait for that run to end, or if it has died: restic unlock (BACKUP.md, 'Locked')",
+                "wait for that run to end: BACKUP.md, 'Locked'",
             )
         if done.exit_code == 12 or "wrong password" in said:
             return WrongPassword(
                 f"the password in {self._settings.password_file} does not open repository {where}",
                 "put the right password back (BACKUP.md, 'Password')",
             )
-        if "no space left on device" in said and verb == "dump":
+        if "no space left on device" in said and "unable to create lock" not in said and verb == "dump":
             return BackupError(
                 "no room left for the download", "free some, or set DODEKA_STATE to a larger disk"
             )
         if "no space left on device" in said:
-            return BackupError(f"the disk of repository {where} is full", "free some, then run this again")
+            return RepositoryFull(f"the disk of repository {where} is full", "free some, then run this again")
         if verb == "dump":
             return SnapshotError(
                 f"the snapshot cannot be read from repository {where}: {_short(done.failure)}",
-                "choose another one, and run: restic check --read-data",
+                f"choose another one; restic check --read-data, then {self._repair(['PACK'])}",
             )
+        if verb == "check" and "repository contains errors" in said:
+            return self._found_damage(where, done)
         return BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(done.failure)}")
+
+    def _found_damage(self, where: str, done: command.Completed) -> RepositoryDamaged:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        for line in lines:
+            log.warning("restic: %s", line)
+        text = "\n".join(lines)
+        # 0.14 names a damaged pack by "want", later ones in the command that they suggest
+        packs = re.findall(r"want ([0-9a-f]{64}), got", text)
+        packs += re.findall(r"^pack ([0-9a-f]{64}) contains", text, re.MULTILINE)
+        missing = re.findall(r"pack ([0-9a-f]+).*does not exist", text)
+        if missing and not packs:
+            rebuild = "restic repair index" if self.version >= (0, 16) else "restic rebuild-index"
+            return RepositoryDamaged(
+                f"repository {where} is damaged: {len(missing)} of its pack files are missing",
+                f"bring them back if you can, else {rebuild} (BACKUP.md, 'Damaged')",
+            )
+        named = f": pack {', '.join(pack[:8] for pack in packs)}" if packs else ""
+        return RepositoryDamaged(f"repository {where} is damaged{named}", self._repair(packs or ["PACK"]))
+
+    def _repair(self, packs: list[str]) -> str:
+        if self.version >= (0, 16):
+            return f"restic repair packs {' '.join(packs)} (BACKUP.md, 'Damaged')"
+        return (
+            "move the pack away and run restic rebuild-index, or restic 0.16's repair packs"
+            " (BACKUP.md, 'Damaged')"
+        )
 
 
 def resolve(snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
@@ -251,7 +386,22 @@ def newest_pre_restore(snapshots: list[Snapshot], environment: str) -> Snapshot:
     return kept[-1]
 
 
-def _check_password_file(settings: Settings) -> None:
+def restic_version(settings: Settings) -> tuple[int, int]:
+    """Major and minor version of the restic that is set; SetupError if there is none, or it is too old."""
+    said = command.run(settings.restic, "version", env=settings.variables)
+    match = re.match(r"restic (\d+)\.(\d+)", said.stdout.decode(errors="replace"))
+    if said.exit_code or not match:
+        raise SetupError(f"{settings.restic} does not say its version", "check RESTIC")
+    version = int(match[1]), int(match[2])
+    if version < OLDEST_RESTIC:
+        raise SetupError(
+            f"{settings.restic} is {match[0]}, which is too old", "0.14 or later is needed: see BACKUP.md"
+        )
+    return version
+
+
+def check_password_file(settings: Settings) -> None:
+    """Raise SetupError unless the password file is there, with something in it, for its owner alone."""
     file = settings.password_file
     if file is None:
         return

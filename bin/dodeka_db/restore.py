@@ -10,10 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from dodeka_db import database, frames, lock, processes, recovery, staging, swap
+from dodeka_db import database, lock, processes, recovery, staging, swap
 from dodeka_db import service as services
 from dodeka_db.database import DatabaseInUse, NotWhole
 from dodeka_db.errors import BackupError, DatabaseError, ServiceError, SnapshotError
+from dodeka_db.fetch import fetch
 from dodeka_db.interrupts import Interrupted, interruptible, shielded
 from dodeka_db.repository import PRE_RESTORE, Repository, Snapshot, newest_pre_restore
 from dodeka_db.service import Service
@@ -90,12 +91,8 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
 
 def _from_snapshot(settings: Settings, target: Environment, snapshot: Snapshot) -> Origin:
     def write(file: BinaryIO) -> None:
-        with staging.folder(settings) as folder, open(folder / "download.zst", "x+b") as archive:
-            log.info("downloading snapshot %s", snapshot.short_id)
-            Repository(settings).dump(snapshot, archive)
-            archive.seek(0)
-            log.info("decompressing")
-            frames.decompress(archive, file)
+        with staging.folder(settings) as folder:
+            fetch(Repository(settings), snapshot, folder, file)
 
     shown = f"snapshot {snapshot.short_id}"
     if snapshot.environment != target.name:

@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from dodeka_db import command, staging
+from dodeka_db import command
 from dodeka_db.errors import ServiceError
 from dodeka_db.settings import Environment, Settings
 
@@ -43,12 +43,7 @@ class Service:
         """
         if not self.managed:
             return
-        state = self._ask("LoadState")
-        if state != "loaded":
-            raise ServiceError(
-                f"systemd does not know {self.unit} (it says {state or 'nothing'})",
-                "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
-            )
+        self._check_loaded()
         if os.path.basename(self.systemctl[0]) == "sudo" and not self._sudo_allows():
             asked = command.run(self._sudo[0], *self._sudo[1:], "-v")  # on the terminal, if there is one
             if asked.exit_code or not self._sudo_allows():
@@ -82,6 +77,11 @@ class Service:
                 raise
         self.mark.unlink(missing_ok=True)
 
+    def state(self) -> str:
+        """What systemd says of the unit: "active", "failed" and so on; ServiceError if it does not know it."""
+        self._check_loaded()
+        return self._ask("ActiveState")
+
     def is_active(self) -> bool:
         """Whether systemd says that it is."""
         return self._ask("ActiveState") == "active"
@@ -110,6 +110,14 @@ class Service:
         if answer:
             raise ServiceError(
                 f"{self.unit} does not answer at its health address within {wait_s} s ({answer})", self._hint
+            )
+
+    def _check_loaded(self) -> None:
+        state = self._ask("LoadState")
+        if state != "loaded":
+            raise ServiceError(
+                f"systemd does not know {self.unit} (it says {state or 'nothing'})",
+                "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
             )
 
     @property
@@ -152,8 +160,7 @@ class Service:
 
 def of(settings: Settings, environment: Environment) -> Service:
     """The service of an environment."""
-    mark = staging.state_folder(settings) / f"stopped-{environment.name}"
-    return Service(environment.unit, settings.systemctl, mark)
+    return Service(environment.unit, settings.systemctl, settings.state / f"stopped-{environment.name}")
 
 
 def _answer(url: str) -> str:

@@ -20,13 +20,15 @@ ENVIRONMENTS = ("production", "demo")
 class Environment:
     """One deployment of the backend: its database file, its systemd unit, its name in the repository.
 
-    `health_url` is an address that answers when the backend is up, None where none is known.
+    `health_url` is an address that answers when the backend is up, `ping_url` one of a monitor that is told
+    of every cron run; None where there is none.
     """
 
     name: str
     database: Path
     unit: str
     health_url: str | None = None
+    ping_url: str | None = None
 
     @property
     def live(self) -> Path:
@@ -61,6 +63,7 @@ class Settings:
     lock_wait_s: int
     start_wait_s: int
     health_urls: Mapping[str, str]
+    ping_urls: Mapping[str, str]
     variables: Mapping[str, str]
 
     def environment(self, name: str) -> Environment:
@@ -72,6 +75,7 @@ class Settings:
             database=self.backend / "envs" / name / "db.sqlite",
             unit=f"dodeka-backend-{name}",
             health_url=self.health_urls.get(name),
+            ping_url=self.ping_urls.get(name),
         )
 
     @property
@@ -121,9 +125,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         systemctl=_systemctl(values.get("DODEKA_SYSTEMCTL")),
         state=state,
         restic=values.get("RESTIC") or _find_restic(values.get("PATH", os.defpath)),
-        lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "300")),
+        lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "600")),
         start_wait_s=_seconds("DODEKA_START_WAIT_S", values.get("DODEKA_START_WAIT_S", "5")),
-        health_urls=_health_urls(values),
+        health_urls=_urls("DODEKA_HEALTH_URL", values),
+        ping_urls=_urls("DODEKA_PING_URL", values),
         variables=variables,
     )
 
@@ -182,15 +187,15 @@ def _seconds(name: str, value: str) -> int:
     return int(value)
 
 
-def _health_urls(values: Mapping[str, str]) -> dict[str, str]:
-    urls = {
-        environment: values.get(f"DODEKA_HEALTH_URL_{environment.upper()}") for environment in ENVIRONMENTS
-    }
-    for environment, url in urls.items():
-        if url and not _is_address(url):
-            name = f"DODEKA_HEALTH_URL_{environment.upper()}"
-            raise SetupError(f"{name} is not an address that begins with http:// or https://")
-    return {environment: url for environment, url in urls.items() if url}
+def _urls(setting: str, values: Mapping[str, str]) -> dict[str, str]:
+    urls = {}
+    for environment in ENVIRONMENTS:
+        name = f"{setting}_{environment.upper()}"
+        if url := values.get(name):
+            if not _is_address(url):
+                raise SetupError(f"{name} is not an address that begins with http:// or https://")
+            urls[environment] = url
+    return urls
 
 
 def _is_address(url: str) -> bool:

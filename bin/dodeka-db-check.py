@@ -1,0 +1,27 @@
+#!/usr/bin/python3
+"""Check the restic repository, and read a quarter of its data, another one each time (make check)."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, integrity, lock, settings, staging
+from dodeka_db.repository import Repository
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    console.parser(__doc__).parse_args(argv)
+    console.begin("both")
+
+    started = time.monotonic()
+    here = settings.load()
+    repository = Repository(here)
+    with lock.held(staging.state_folder(here), "check of the repository", here.lock_wait_s):
+        integrity.check(here, repository)
+    console.log.info("done: no errors, %.1f s", time.monotonic() - started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

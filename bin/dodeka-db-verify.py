@@ -1,0 +1,38 @@
+#!/usr/bin/python3
+"""Prove that a snapshot is a whole database, without touching the live one (make verify): the drill."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, lock, settings, staging
+from dodeka_db.drill import drill
+from dodeka_db.repository import Repository, resolve
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser.add_argument("--snapshot", metavar="ID", default="latest", help="an ID, or 'latest' (the default)")
+    arguments = parser.parse_args(argv)
+    console.begin(arguments.environment)
+
+    started = time.monotonic()
+    here = settings.load()
+    environment = here.environment(arguments.environment)
+    repository = Repository(here)
+    with lock.held(staging.state_folder(here), f"drill of {environment.name}", here.lock_wait_s):
+        snapshot = resolve(repository.snapshots(), environment.name, arguments.snapshot)
+        drill(here, repository, snapshot, environment)
+    console.log.info(
+        "done: snapshot %s of %s is a whole database, %.1f s",
+        snapshot.short_id,
+        console.when(snapshot.time),
+        time.monotonic() - started,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

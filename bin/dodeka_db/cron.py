@@ -1,0 +1,67 @@
+"""What cron runs: a snapshot that is read back, then the retention policy."""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+
+from dodeka_db import growth, lock, records, schedule, staging
+from dodeka_db.backup import Taken, take_snapshot
+from dodeka_db.errors import BackupError
+from dodeka_db.recovery import recover
+from dodeka_db.repository import Repository
+from dodeka_db.settings import Environment, Settings
+
+log = logging.getLogger("dodeka_db")
+
+
+@dataclass(frozen=True)
+class Done:
+    """The snapshot that was taken, and how many old ones were removed."""
+
+    taken: Taken
+    removed: int
+
+
+def run(settings: Settings, environment: Environment) -> Done:
+    """Take a snapshot and apply the retention policy, and write down how that ended.
+
+    Raises Busy when another run holds the lock until the next one is due, and whatever a step raises; a
+    failure after the snapshot was stored says so.
+    """
+    due = schedule.seconds_until_next(environment.name, datetime.now())
+    with records.failures(settings, job(environment)):
+        repository = Repository(settings)
+        doing, wait_s = f"cron run of {environment.name}", min(settings.lock_wait_s, due)
+        with lock.held(staging.state_folder(settings), doing, wait_s):
+            recover(settings)
+            taken = take_snapshot(settings, repository, environment, read_back=True)
+            log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
+            try:
+                removed = _retain(repository, environment)
+                growth.sample(settings, repository, environment)
+            except BackupError as error:
+                message = f"snapshot {taken.snapshot_id} is safe, but the retention failed: {error.message}"
+                raise type(error)(message, error.hint) from error
+        records.passed(settings, job(environment))
+    return Done(taken, removed)
+
+
+def job(environment: Environment) -> str:
+    """What the records call the cron run of `environment`."""
+    return f"cron-{environment.name}"
+
+
+def _retain(repository: Repository, environment: Environment) -> int:
+    # a snapshot from the future counts as the latest: it would have the true latest removed
+    now = datetime.now().astimezone()
+    ours = [snapshot for snapshot in repository.listed() if snapshot.environment == environment.name]
+    if ours[-1].time > now + schedule.CLOCK_TOLERANCE:
+        log.warning(
+            "snapshot %s is from the future (%s): nothing is removed until that is mended;"
+            " check the clock (timedatectl), then: restic forget %s",
+            ours[-1].short_id,
+            ours[-1].time.isoformat(timespec="seconds"),
+            ours[-1].short_id,
+        )
+        return 0
+    return repository.forget(environment)

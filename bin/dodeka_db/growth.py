@@ -1,0 +1,45 @@
+"""How fast the snapshots of an environment grow, by a sample of their stored size each day."""
+
+from datetime import datetime, timedelta
+
+from dodeka_db import records
+from dodeka_db.repository import Repository
+from dodeka_db.settings import Environment, Settings
+
+# a little less than a day, so that the first run of a day takes it
+SAMPLE_EVERY = timedelta(hours=23)
+LOOK_BACK = timedelta(days=7, hours=12)
+SHORTEST = timedelta(hours=12)
+KEPT_SAMPLES = 31
+
+
+def sample(settings: Settings, repository: Repository, environment: Environment) -> None:
+    """Write the stored size down, if that was not done within a day. To be called under the lock."""
+    now = datetime.now().astimezone()
+    samples = _samples(settings, environment)
+    if samples and timedelta(0) <= now - samples[-1][0] < SAMPLE_EVERY:
+        return
+    samples.append((now, repository.stored_bytes(environment)))
+    kept = [[time.isoformat(), size] for time, size in samples[-KEPT_SAMPLES:]]
+    records.passed(settings, _job(environment), {"samples": kept})
+
+
+def bytes_per_day(settings: Settings, environment: Environment, stored_bytes: int) -> float | None:
+    """The growth over the last week to `stored_bytes` now; None where there is no sample old enough yet."""
+    now = datetime.now().astimezone()
+    recent = [
+        (time, size) for time, size in _samples(settings, environment) if SHORTEST <= now - time <= LOOK_BACK
+    ]
+    if not recent:
+        return None
+    time, size = recent[0]
+    return (stored_bytes - size) / ((now - time) / timedelta(days=1))
+
+
+def _samples(settings: Settings, environment: Environment) -> list[tuple[datetime, int]]:
+    found = records.read(settings, _job(environment)).details.get("samples", [])
+    return [(datetime.fromisoformat(time), size) for time, size in found]
+
+
+def _job(environment: Environment) -> str:
+    return f"size-{environment.name}"

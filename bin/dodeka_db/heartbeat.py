@@ -1,0 +1,63 @@
+"""Tell a monitor that a cron run ended, and how: the convention of https://healthchecks.io/docs/http_api/.
+
+The address of an environment is called after a good run, the same with /fail behind its path after a bad one.
+"""
+
+import http.client
+import logging
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+from dodeka_db.errors import as_line
+from dodeka_db.settings import Environment
+
+log = logging.getLogger("dodeka_db")
+PATIENCE_S = 10
+
+
+@contextmanager
+def after(environment: Environment) -> Iterator[None]:
+    """Report how the block ended, if an address is set. What cannot be delivered is warned of."""
+    try:
+        yield
+    except BaseException as error:
+        _report(environment, as_line(error))
+        raise
+    _report(environment, None)
+
+
+def _report(environment: Environment, error_line: str | None) -> None:
+    if not environment.ping_url:
+        return
+    scheme, host, path, query, _ = urlsplit(environment.ping_url)
+    if error_line is None:
+        request = urllib.request.Request(environment.ping_url)
+    else:
+        failed = urlunsplit((scheme, host, f"{path.rstrip('/')}/fail", query, ""))
+        request = urllib.request.Request(failed, data=error_line.encode())
+    problems = ["no answer"]
+    # a thread, for a time limit of urllib's is one for each packet
+    sender = threading.Thread(target=_send, args=(request, problems), daemon=True)
+    sender.start()
+    sender.join(PATIENCE_S)
+    if problems:
+        # the path is the secret part
+        shown = f"{scheme}://{urlsplit(environment.ping_url).hostname}/..."
+        log.warning("the heartbeat could not be delivered to %s: %s", shown, problems[-1])
+
+
+def _send(request: urllib.request.Request, problems: list[str]) -> None:
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            answer.read(1)
+        problems.clear()
+    except urllib.error.HTTPError as error:
+        problems.append(f"HTTP {error.code}")
+    except urllib.error.URLError as error:
+        problems.append(str(error.reason))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        problems.append(type(error).__name__)

@@ -1,0 +1,19 @@
+"""When what is due. The crontab in deploy/ says it to cron, this to us; a test holds the two together."""
+
+from datetime import datetime, timedelta
+
+BACKUP_EVERY = timedelta(minutes=12)
+FIRST_MINUTE = {"production": 0, "demo": 6}
+DRILLED = ("production",)
+# a run that was missed may be chance, two are not; the drill and the check are weekly
+BACKUP_OVERDUE = timedelta(minutes=30)
+WEEKLY_OVERDUE = timedelta(days=8)
+# how far two clocks may differ before a snapshot counts as one from the future
+CLOCK_TOLERANCE = timedelta(minutes=5)
+
+
+def seconds_until_next(environment: str, now: datetime) -> int:
+    """How many seconds after `now` the next cron run of `environment` is due: 1 to 720."""
+    every = int(BACKUP_EVERY.total_seconds())
+    in_hour = now.minute * 60 + now.second
+    return every - (in_hour - FIRST_MINUTE[environment] * 60) % every

@@ -1,0 +1,488 @@
+"""make status on a whole server: all is well, then each line is made bad in turn, seen bad, and mended as it says."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cheap_key import reseal
+from dodeka_db import growth, records
+from server import PROJECT, Server
+from sites import Site
+
+STATUS = str(PROJECT / "bin/dodeka-db-status.py")
+STATE = "/home/backend/.local/state/dodeka-backup"
+ENVS = PROJECT / "backend" / "envs"
+RESTIC = {
+    "RESTIC_REPOSITORY": "/mnt/backup/restic",
+    "RESTIC_PASSWORD_FILE": "/mnt/backup/.restic-password",
+    "PATH": "/home/backend/.local/bin:/usr/bin:/bin",
+}
+TAGS = "db,db_sqlite,db_dodeka,env_demo"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server on which all is well, its backup volume a file system of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("these tests need root, to start a systemd of their own")
+    server = Server(tmp_path_factory.mktemp("server") / "machine")
+    try:
+        server.sh(
+            "mkdir /tmp/volume; mount -t tmpfs -o size=40m tmpfs /tmp/volume; chown backend: /tmp/volume;"
+            "echo '/tmp/volume /mnt/backup none bind 0 0' >> /etc/fstab; mount /mnt/backup;"
+            "echo 'backend ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/dodeka;"
+            "systemctl start dodeka-backend-production dodeka-backend-demo",
+            user="root",
+        )
+        make(server, "init")
+        reseal(
+            server.path("/mnt/backup/restic"), server.path("/mnt/backup/.restic-password").read_text().strip()
+        )
+        server.run("chown", "-R", "backend:", "/mnt/backup/restic", user="root")
+        make(server, "install")
+        for words in (
+            ["cron", "ENV=production"],
+            ["cron", "ENV=demo"],
+            ["verify", "ENV=production"],
+            ["check"],
+        ):
+            make(server, *words)
+        yield server
+    finally:
+        server.stop()
+
+
+def make(server: Server, *words: str, **options: object) -> None:
+    server.run("make", "--no-print-directory", "-C", str(PROJECT), *words, **options)
+
+
+def look(server: Server, **variables: str) -> tuple[int, dict]:
+    done = server.run(STATUS, "--json", check=False, **variables)
+    assert done.stderr == "", done
+    return done.returncode, json.loads(done.stdout)
+
+
+def of_state(found: dict, state: str) -> list[tuple[str, str]]:
+    return [(line["environment"] or "", line["subject"]) for line in found["lines"] if line["state"] == state]
+
+
+def assert_all_is_well(server: Server) -> None:
+    code, found = look(server)
+    assert (code, found["state"]) == (0, "well"), [line for line in found["lines"] if line["state"] != "well"]
+
+
+def in_project(server: Server, command: str) -> None:
+    server.sh(f"cd {PROJECT}; {command}", **RESTIC)
+
+
+class TestWell:
+    def test_all_is_well(self, server):
+        assert_all_is_well(server)
+        done = server.run(STATUS)
+        lines = done.stdout.splitlines()
+        assert lines[0] == "All is well."
+        assert not re.search(r"^(BAD|\?)|mend:", done.stdout, re.MULTILINE)
+        (newest,) = [line for line in lines if re.match(r"ok +production +snapshots ", line)]
+        assert re.search(r"the newest, [0-9a-f]{8}, was taken \d+ \w+ ago; 1 kept, and 0 of what", newest)
+        (volume,) = [line for line in lines if re.match(r"ok +volume ", line)]
+        assert re.search(r"/mnt/backup, \d+\.\d MB free", volume)
+
+    def test_each_thing_that_it_is_to_show_has_a_line(self, server):
+        _, found = look(server)
+        everywhere = {"snapshots", "size", "cron", "drill", "service", "kept files"}
+        for environment in ("production", "demo"):
+            assert {
+                subject for where, subject in of_state(found, "well") if where == environment
+            } == everywhere
+        assert {subject for where, subject in of_state(found, "well") if not where} == {
+            *("restic", "password", "repository", "check", "volume", "state folder", "lock"),
+            *("restic's locks", "crontab", "logrotate"),
+        }
+
+    def test_it_takes_no_lock_and_changes_nothing(self, server):
+        """Neither where a run holds this machine's lock and restic holds the repository's, alone."""
+        everything = (
+            f"find /mnt/backup {STATE} {ENVS} /etc/logrotate.d /var/spool/cron -path {STATE}/restic-cache -prune"
+            " -o -name '*-wal' -o -name '*-shm' -o -path '*/envs/*/db.sqlite' -o -type f -printf '%p %s %T@ %C@\\n' | sort"
+        )
+        holder = server.sh(
+            f"exec 9> {STATE}/lock; flock 9; sleep 100 > /dev/null 2>&1 & echo $!;"
+            f'echo "restore of demo, process $!, since {datetime.now().astimezone().isoformat()}" >&9'
+        ).strip()
+        try:
+            before = server.sh(everything, user="root")
+            began = time.monotonic()
+            code, found = look(server)
+            assert time.monotonic() - began < 10
+            assert server.sh(everything, user="root") == before
+        finally:
+            server.run("kill", holder)
+        assert code == 0
+        (line,) = [line for line in found["lines"] if line["subject"] == "lock"]
+        assert line["text"].startswith(f"restore of demo, process {holder}, since ")
+
+    def test_json(self, server):
+        _, found = look(server)
+        assert datetime.fromisoformat(found["time"]).tzinfo
+        lines = {(line["environment"], line["subject"]): line for line in found["lines"]}
+        assert lines["production", "snapshots"]["snapshots"] == 1
+        newest = lines["production", "snapshots"]["newest_snapshot_timestamp_seconds"]
+        assert 0 < time.time() - newest < 600
+        assert lines["production", "size"]["stored_bytes"] > 10_000
+        assert lines[None, "volume"]["volume_free_bytes"] > 10_000_000
+        for line in found["lines"]:
+            assert {"state", "environment", "subject", "text", "mend"} <= set(line)
+
+    def test_prometheus(self, server):
+        """Read by the parser of Prometheus' own Python library."""
+        text = server.run(STATUS, "--prometheus").stdout
+        assert text.endswith("\n")
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert all(family.type == "gauge" and family.documentation for family in families.values())
+        assert families["dodeka_backup_status"].samples[0].value == 0
+        stored = {
+            sample.labels["environment"]: sample.value
+            for sample in families["dodeka_backup_stored_bytes"].samples
+        }
+        assert set(stored) == {"production", "demo"} and stored["production"] > stored["demo"]
+        states = families["dodeka_backup_line_status"].samples
+        assert {"environment": "demo", "subject": "cron"} in [sample.labels for sample in states]
+        assert {"subject": "volume"} in [sample.labels for sample in states]
+
+
+def forget_all(server: Server) -> None:
+    in_project(
+        server,
+        'restic forget -q $(restic snapshots --tag env_demo --json | grep -o \'"id":"[0-9a-f]*\' | cut -c7-)',
+    )
+
+
+def stored_at(server: Server, moment: datetime, count: int = 1) -> None:
+    """Snapshots of demo's, of another time, made by restic alone."""
+    in_project(
+        server,
+        'id=$(restic snapshots --latest 1 --tag env_demo --json | grep -o \'"short_id":"[0-9a-f]*\' | cut -c13- | head -1);'
+        "restic dump $id /dodeka-demo.sqlite.zst > /tmp/dodeka-demo.sqlite.zst;"
+        f"for n in $(seq {count}); do"
+        f" restic backup -q --stdin --stdin-filename dodeka-demo.sqlite.zst --time '{moment:%F %T}'"
+        f" --tag {TAGS} < /tmp/dodeka-demo.sqlite.zst; done",
+    )
+
+
+def only_old(server: Server) -> None:
+    stored_at(server, datetime.now() - timedelta(minutes=31))
+    in_project(
+        server,
+        "restic snapshots --tag env_demo --json | python3 -c 'import json, sys;"
+        'print(*[s["id"] for s in sorted(json.load(sys.stdin), key=lambda s: s["time"])[1:]])\' | xargs restic forget -q',
+    )
+
+
+def edit_record(server: Server, job: str, **changes: object) -> None:
+    file = server.path(f"{STATE}/records/{job}.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def before(age: timedelta) -> str:
+    return (datetime.now().astimezone() - age).isoformat()
+
+
+def fail_cron(server: Server) -> None:
+    in_project(
+        server,
+        "mv backend/envs/demo backend/envs/gone; ! make cron ENV=demo; mv backend/envs/gone backend/envs/demo",
+    )
+
+
+def fail_drill(server: Server) -> None:
+    in_project(
+        server,
+        "echo garbage | restic backup -q --stdin --stdin-filename dodeka-production.sqlite.zst"
+        f" --tag {TAGS.replace('demo', 'production')}; ! make verify ENV=production; restic forget -q latest",
+    )
+
+
+def fail_check(server: Server) -> None:
+    in_project(
+        server,
+        "mv /mnt/backup/restic/index /mnt/backup/index; mkdir /mnt/backup/restic/index; ! make check;"
+        "rmdir /mnt/backup/restic/index; mv /mnt/backup/index /mnt/backup/restic/index",
+    )
+
+
+def keep_file(server: Server, kind: str) -> None:
+    in_project(
+        server,
+        f"sqlite3 {ENVS}/demo/db.sqlite \"VACUUM INTO '{ENVS}/demo/db.sqlite.{kind}-20260101T000000Z'\"",
+    )
+
+
+def fill(server: Server, leave_kb: int) -> None:
+    server.sh(
+        f"dd if=/dev/zero of=/mnt/backup/filler bs=1k count=$(($(df --output=avail -k /mnt/backup | tail -1) - {leave_kb}))"
+        " 2>/dev/null"
+    )
+
+
+def grow(server: Server) -> None:
+    for environment in ("production", "demo"):
+        edit_record(server, f"size-{environment}", details={"samples": [[before(timedelta(days=1)), 0]]})
+    fill(server, 3000)
+
+
+def stop_growing(server: Server) -> None:
+    server.sh(f"rm /mnt/backup/filler {STATE}/records/size-*")
+
+
+def hang(server: Server) -> None:
+    since = before(timedelta(minutes=31))
+    server.sh(
+        f"exec 9> {STATE}/lock; flock 9; sleep 1000 > /dev/null 2>&1 &"
+        f' echo "restore of demo, process $!, since {since}" >&9'
+    )
+
+
+def kill_restic(server: Server) -> None:
+    in_project(
+        server,
+        "mkfifo /tmp/pipe; restic backup -q --stdin < /tmp/pipe & exec 7> /tmp/pipe;"
+        "until ls /mnt/backup/restic/locks/* > /dev/null 2>&1; do :; done; kill -9 $!; rm /tmp/pipe",
+    )
+
+
+def wrong_password(server: Server) -> None:
+    server.sh("cd /mnt/backup; cp -p .restic-password right; echo wrong > .restic-password")
+
+
+def drop_line(server: Server) -> None:
+    server.sh("crontab -l | sed 's|^45 4|#45 4|' | crontab -")
+
+
+def sh(script: str) -> Callable[[Server], None]:
+    return lambda server: server.sh(script, user="root")
+
+
+# what is broken, how, the lines that are bad then, words of the first one, and how it is mended (None: as it says)
+CASES = {
+    "no snapshot": (forget_all, ["demo snapshots"], "there is none yet", None),
+    "the newest is old": (only_old, ["demo snapshots"], "was taken 31 minutes ago", None),
+    "one from the future": (
+        lambda server: stored_at(server, datetime.now() + timedelta(days=3)),
+        ["demo snapshots"],
+        "is from the future, and nothing is removed",
+        None,
+    ),
+    "more than retention keeps": (
+        lambda server: stored_at(server, datetime.now() - timedelta(hours=1), 72),
+        ["demo snapshots"],
+        "kept, and 0 of what restores replaced: more than the retention keeps",
+        None,
+    ),
+    "a failed cron run": (fail_cron, ["demo cron"], "demo/db.sqlite is missing", None),
+    "no cron run for 31 minutes": (
+        lambda server: edit_record(server, "cron-demo", passed=before(timedelta(minutes=31))),
+        ["demo cron"],
+        "the last good run was 31 minutes ago",
+        None,
+    ),
+    "no cron run": (sh(f"rm {STATE}/records/cron-production.json"), ["production cron"], "no good run", None),
+    "a failed drill": (fail_drill, ["production drill"], "the compressed export is", None),
+    "no drill for 9 days": (
+        lambda server: edit_record(server, "drill-production", passed=before(timedelta(days=9))),
+        ["production drill"],
+        "the last good drill was 9 days ago",
+        None,
+    ),
+    "no drill": (
+        sh(f"rm {STATE}/records/drill-production.json"),
+        ["production drill"],
+        "no good drill",
+        None,
+    ),
+    "a stopped service": (
+        sh("systemctl stop dodeka-backend-demo"),
+        ["demo service"],
+        "dodeka-backend-demo is inactive",
+        None,
+    ),
+    "a kept file": (
+        lambda server: keep_file(server, "pre-restore"),
+        ["demo kept files"],
+        "is in no snapshot yet",
+        None,
+    ),
+    "a damaged file": (
+        lambda server: keep_file(server, "damaged"),
+        ["demo kept files"],
+        "a restore replaced a damaged database",
+        None,
+    ),
+    "a failed check": (fail_check, [" check"], "failed", None),
+    "no check for 9 days": (
+        lambda server: edit_record(server, "check", passed=before(timedelta(days=9))),
+        [" check"],
+        "the last good check was 9 days ago",
+        None,
+    ),
+    "no check": (sh(f"rm {STATE}/records/check.json"), [" check"], "no good check is on record", None),
+    "password for all to read": (
+        sh("chmod 644 /mnt/backup/.restic-password"),
+        [" password"],
+        "can be read by others",
+        None,
+    ),
+    "no password": (
+        sh("mv /mnt/backup/.restic-password /mnt/backup/away"),
+        [" password"],
+        "is missing",
+        sh("mv /mnt/backup/away /mnt/backup/.restic-password"),
+    ),
+    "another password": (
+        wrong_password,
+        [" repository"],
+        "does not open repository",
+        sh("mv /mnt/backup/right /mnt/backup/.restic-password"),
+    ),
+    "no repository": (
+        sh("mv /mnt/backup/restic /mnt/backup/away"),
+        [" repository"],
+        "no restic repository at /mnt/backup/restic",
+        sh("mv /mnt/backup/away /mnt/backup/restic"),
+    ),
+    "the volume is not mounted": (
+        sh("umount /mnt/backup"),
+        [" volume", " password"],
+        "no volume is mounted there",
+        None,
+    ),
+    "the volume is read-only": (
+        sh("mount -o remount,ro,bind /mnt/backup"),
+        [" volume"],
+        "/mnt/backup is mounted read-only",
+        sh("mount -o remount,rw,bind /mnt/backup"),
+    ),
+    "the volume is full": (
+        lambda server: fill(server, 200),
+        [" volume"],
+        "free",
+        sh("rm /mnt/backup/filler"),
+    ),
+    "the volume is full soon": (grow, [" volume"], "enough for ", stop_growing),
+    "a run that hangs": (hang, [" lock"], "it hangs", None),
+    "a lock of a dead restic": (kill_restic, [" restic's locks"], "left by a restic that was killed", None),
+    "no crontab": (sh("crontab -u backend -r"), [" crontab"], "4 of the 4 shipped lines are not in it", None),
+    "a line of the crontab is missing": (drop_line, [" crontab"], "1 of the 4 shipped lines", None),
+    "no logrotate": (sh("rm /etc/logrotate.d/dodeka-backup"), [" logrotate"], "is not as shipped", None),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_line_made_bad_is_seen_and_mended_as_it_says(server, case):
+    break_it, bad, words, mend = CASES[case]
+    break_it(server)
+    try:
+        code, found = look(server)
+        assert (code, found["state"]) == (1, "bad")
+        assert sorted(of_state(found, "bad")) == sorted(tuple(line.split(" ", 1)) for line in bad)
+        shown = [
+            line
+            for line in found["lines"]
+            if (line["environment"] or "", line["subject"]) in of_state(found, "bad")
+        ]
+        assert found["lines"][: len(bad)] == shown, "the worst first"
+        (line,) = [
+            line for line in shown if [line["environment"] or "", line["subject"]] == bad[0].split(" ", 1)
+        ]
+        assert words in line["text"]
+        assert all(line["mend"] for line in shown)
+        text = server.run(STATUS, check=False).stdout.splitlines()
+        assert text[0] == "Something needs attention." and text[2].startswith("BAD ")
+        assert f"mend: {shown[0]['mend']}" in text[3]
+        prometheus = server.run(STATUS, "--prometheus", check=False).stdout
+        assert "dodeka_backup_status 1\n" in prometheus
+    finally:
+        if mend:
+            mend(server)
+    if not mend:
+        answers = "yes\n" if "install" in line["mend"] else ""
+        server.sh(f"cd {PROJECT}; {line['mend']}", stdin=answers, **RESTIC)
+    assert_all_is_well(server)
+
+
+class TestElsewhere:
+    """What a server's own files do not show."""
+
+    def test_restic_missing(self, server):
+        code, found = look(server, RESTIC="/none/restic")
+        assert code == 1 and of_state(found, "bad") == [("", "restic")]
+        assert ("", "repository") in of_state(found, "unknown") and ("demo", "cron") in of_state(
+            found, "well"
+        )
+        (line,) = [line for line in found["lines"] if line["subject"] == "restic"]
+        assert line["text"] == "/none/restic is not installed" and line["mend"] == "make setup"
+
+    def test_little_room_for_exports(self, server):
+        server.sh(
+            f"mkdir /tmp/state; mount -t tmpfs -o size=$(($(du -sk {STATE} | cut -f1) + 700))k tmpfs /tmp/state;"
+            f"cp -a {STATE}/. /tmp/state; chown backend: /tmp/state",
+            user="root",
+        )
+        code, found = look(server, DODEKA_STATE="/tmp/state")
+        assert code == 1 and of_state(found, "bad") == [("", "state folder")]
+
+    def test_what_cannot_be_told(self, server):
+        code, found = look(server, DODEKA_SYSTEMCTL="/none/systemctl")
+        assert (code, found["state"]) == (2, "unknown")
+        assert of_state(found, "unknown") == [("production", "service"), ("demo", "service")]
+        assert server.run(STATUS, check=False, DODEKA_SYSTEMCTL="/none/systemctl").stdout.startswith(
+            "Not everything can be told.\n"
+        )
+
+    def test_settings_that_cannot_be_read(self, server):
+        done = server.run(STATUS, check=False, DODEKA_BACKUP_ENV="/none/backup.env")
+        assert done.returncode == 2 and done.stdout == ""
+        assert "settings file /none/backup.env cannot be read" in done.stderr
+
+
+def test_the_growth_per_day(site):
+    demo = site.settings.environment("demo")
+    assert growth.bytes_per_day(site.settings, demo, 1000) is None
+
+    def samples(*ages_and_sizes: tuple[timedelta, int]) -> None:
+        entries = [[before(age), size] for age, size in ages_and_sizes]
+        records.passed(site.settings, "size-demo", {"samples": entries})
+
+    samples((timedelta(hours=2), 500))
+    assert growth.bytes_per_day(site.settings, demo, 1000) is None, "two hours say nothing of a day"
+    samples((timedelta(days=20), 0), (timedelta(days=5), 500), (timedelta(days=1), 900))
+    assert growth.bytes_per_day(site.settings, demo, 1000) == pytest.approx(100, rel=0.01)
+    samples((timedelta(days=2), 5000))
+    assert growth.bytes_per_day(site.settings, demo, 1000) == pytest.approx(-2000, rel=0.01)
+
+
+def test_a_group_of_snapshots_of_another_host_is_counted_by_itself(site: Site):
+    """Two servers' snapshots are two groups for the retention: 50 of each are not too many."""
+    from dodeka_db import status
+    from dodeka_db.repository import Listed
+
+    now = datetime.now().astimezone()
+    entries = [
+        Listed(
+            f"{number:064x}",
+            now - timedelta(minutes=number),
+            "demo",
+            ("env_demo",),
+            host,
+        )
+        for host in ("old", "new")
+        for number in range(50)
+    ]
+    demo = site.settings.environment("demo")
+    assert status._snapshots(demo, sorted(entries, key=lambda entry: entry.time))[0] is status.State.WELL
+    assert status._snapshots(demo, entries[50:] * 2)[0] is status.State.BAD
