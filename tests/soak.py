@@ -1,0 +1,221 @@
+"""300 cron runs in a row, with a writer at work, restores and kills in between (make soak).
+
+A site with the real restic, SQLite and zstd, whose clock starts 60 hours ago: a wrapper around restic gives each
+snapshot a time 12 minutes after the one before, so that the retention has hours and days to choose from.
+Nothing else is made up. After every run that says it is good the snapshots are exactly those that the policy
+keeps of what was there; after every run that was killed the next one succeeds by itself.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import sites
+from sites import RESTIC, ROOT, Site
+
+from dodeka_db.repository import RETENTION
+
+RUNS = 300
+STEP = timedelta(minutes=12)
+KILL_EVERY, RESTORE_EVERY = 7, 20
+PRODUCTION = {"db", "db_sqlite", "db_dodeka", "env_production"}
+PERIODS = {"hourly": "%Y%m%d%H", "daily": "%Y%m%d", "weekly": "%G%V", "monthly": "%Y%m"}
+
+CLOCK = """#!/bin/sh
+# restic, whose backups are of the time that the soak says
+[ "$1" != backup ] || { shift; set -- backup --time "$(cat CLOCK)" "$@"; }
+exec RESTIC "$@"
+"""
+
+
+class Writer(threading.Thread):
+    """The backend's part: rows that come and go all the time, in whatever file is the database now."""
+
+    def __init__(self, database: Path) -> None:
+        super().__init__(daemon=True)
+        self.database, self.stopping, self.pausing, self.paused = database, False, False, threading.Event()
+        self.wrote = self.refused = 0
+
+    def run(self) -> None:
+        rng = random.Random(1)
+        while not self.stopping:
+            with closing(sqlite3.connect(self.database, isolation_level=None, timeout=0.5)) as connection:
+                while not (self.stopping or self.pausing):
+                    try:
+                        key = rng.randbytes(8).hex()
+                        connection.execute("INSERT INTO outbox VALUES (?, 0, 0, randomblob(200))", (key,))
+                        connection.execute(
+                            "DELETE FROM outbox WHERE rowid IN (SELECT rowid FROM outbox LIMIT 1)"
+                        )
+                        self.wrote += 1
+                    except sqlite3.OperationalError:
+                        self.refused += 1
+                    time.sleep(0.01)
+            while self.pausing and not self.stopping:
+                self.paused.set()
+                time.sleep(0.01)
+            self.paused.clear()
+
+    def pause(self) -> None:
+        """A restore stops its service; this one is not systemd's."""
+        self.pausing = True
+        self.paused.wait()
+
+    def go_on(self) -> None:
+        self.pausing = False
+
+
+def expected(times: list[datetime]) -> set[datetime]:
+    """What the policy keeps of these, by the words of `restic forget`: the newest of each of the newest periods."""
+    newest_first = sorted(times, reverse=True)
+    kept = set(newest_first[: RETENTION["last"]])
+    for period, form in PERIODS.items():
+        newest = {}
+        for moment in newest_first:
+            newest.setdefault(f"{moment:{form}}", moment)
+        kept |= set(list(newest.values())[: RETENTION[period]])
+    return kept
+
+
+class Soak:
+    def __init__(self, folder: Path) -> None:
+        self.site: Site = sites.make(folder)
+        self.clock = datetime.now().replace(microsecond=0) - RUNS * STEP
+        self.file = folder / "clock"
+        self.restic = folder / "restic-with-a-clock"
+        self.restic.write_text(CLOCK.replace("CLOCK", str(self.file)).replace("RESTIC", RESTIC))
+        self.restic.chmod(0o755)
+        self.rng = random.Random(7)
+        self.good = self.killed = self.restores = self.stale = 0
+
+    def tick(self) -> None:
+        self.clock += STEP
+        self.file.write_text(f"{self.clock:%F %T}")
+
+    def times(self) -> list[datetime]:
+        """Of production's ordinary snapshots, by restic alone, without a lock."""
+        listed = json.loads(self.site.restic("snapshots", "--json", "--no-lock").stdout)
+        return [
+            datetime.fromisoformat(entry["time"]).astimezone().replace(tzinfo=None)
+            for entry in listed
+            if set(entry["tags"]) == PRODUCTION
+        ]
+
+    def cron(self) -> None:
+        before = self.times()
+        self.tick()
+        done = self.site.run("cron", "production", RESTIC=str(self.restic), DODEKA_LOCK_WAIT_S="60")
+        assert (done.returncode, done.stderr) == (0, ""), done
+        self.stale += "removing it if it is stale" in done.stdout
+        after, kept = set(self.times()), expected([*before, self.clock])
+        # while there are too few for a period, newer restics keep the oldest besides
+        assert after - {min(before, default=self.clock)} == kept - {min(before, default=self.clock)}, (
+            after,
+            kept,
+        )
+        self.good += 1
+
+    def cron_killed(self) -> None:
+        """SIGKILL at a moment of chance: to our process and restic, or to one of them."""
+        self.tick()
+        run = subprocess.Popen(
+            [ROOT / "bin" / "dodeka-db-cron.py", "production"],
+            env={**self.site.environ, "RESTIC": str(self.restic)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(self.rng.uniform(0.1, 1.6))
+        whom = self.rng.choice(["all", "ours", "restic"])
+        try:
+            if whom == "all":
+                os.killpg(run.pid, signal.SIGKILL)
+            elif whom == "ours":
+                run.kill()
+            else:
+                subprocess.run(["pkill", "-KILL", "-s", str(run.pid), "-x", "restic"])
+        except ProcessLookupError:
+            pass
+        run.wait()
+        self.killed += 1
+
+    def restore(self, writer: Writer) -> None:
+        """To a snapshot of chance and, half of the time, back again."""
+        chosen = self.rng.choice(self.site.snapshots("production"))["id"]
+        writer.pause()
+        self.tick()
+        self.site.ok(
+            *("restore", "production", "--snapshot", chosen, "--yes"),
+            RESTIC=str(self.restic),
+            DODEKA_LOCK_WAIT_S="60",
+        )
+        if self.rng.random() < 0.5:
+            self.tick()
+            self.site.ok("undo", "production", "--yes", RESTIC=str(self.restic), DODEKA_LOCK_WAIT_S="60")
+        writer.go_on()
+        self.restores += 1
+
+    def everything_can_be_restored(self) -> int:
+        snapshots = self.site.snapshots()
+        for snapshot in snapshots:
+            self.site.ok("verify", snapshot["environment"], "--snapshot", snapshot["id"])
+        self.site.restic("check", "--read-data")
+        return len(snapshots)
+
+
+def main() -> int:
+    runs = int(os.environ.get("SOAK_RUNS", RUNS))
+    temporary = Path(tempfile.gettempdir())
+    there_before = set(temporary.iterdir())
+    folder = Path(tempfile.mkdtemp(prefix="dodeka-soak-", dir="/var/tmp"))
+    soak = Soak(folder / "site")
+    writer = Writer(soak.site.database())
+    writer.start()
+    began = time.monotonic()
+    for number in range(1, runs + 1):
+        if number % KILL_EVERY == 0:
+            soak.cron_killed()
+        if number % RESTORE_EVERY == 0:
+            soak.restore(writer)
+        soak.cron()
+        if number % 10 == 0:
+            print(
+                f"{number} runs, {len(soak.times())} snapshots, {time.monotonic() - began:.0f} s", flush=True
+            )
+    writer.stopping = True
+    writer.join()
+    verified = soak.everything_can_be_restored()
+    left = [path for path in temporary.iterdir() if path not in there_before]
+    left += list((soak.site.state / "staging").iterdir())
+    left += soak.site.database().parent.glob("db.sqlite.*")
+    left += [path for path in (soak.site.state / "restic-cache").glob("restic-check-*")]
+    assert not left, left
+    assert re.fullmatch("ok", _integrity(soak.site.database()))
+    print(
+        f"{soak.good} good cron runs, {soak.killed} killed, {soak.stale} stale locks removed, {soak.restores} restores,"
+        f" {writer.wrote} writes, {writer.refused} refused; the retention was exact after each good run;"
+        f" {verified} snapshots verified; nothing left behind; {time.monotonic() - began:.0f} s"
+    )
+    shutil.rmtree(folder)
+    return 0
+
+
+def _integrity(database: Path) -> str:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute("PRAGMA integrity_check").fetchone()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
