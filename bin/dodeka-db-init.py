@@ -16,6 +16,8 @@ from dodeka_db.settings import Settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     console.parser(__doc__).parse_args(argv)
+    console.begin("both")
+
     here = settings.load()
     with lock.held(staging.state_folder(here), "init", here.lock_wait_s):
         _check_folder(here)

@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "make snapshots CONFIG=sandbox/backup.env",
         "make backup ENV=demo CONFIG=sandbox/backup.env",
         "make cron ENV=production CONFIG=sandbox/backup.env",
+        "make verify ENV=production CONFIG=sandbox/backup.env",
         "make restore ENV=demo CONFIG=sandbox/backup.env",
     ):
         print(f"  {command}")

@@ -239,6 +239,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     cp -a "$ROOT/bin" "$ROOT/deploy" "$SITE/clone"
     run --separate-stderr "$SITE/clone/deploy/dodeka-db-backup.sh" production
     fails_with 6 "$SITE/clone/.venv is missing; run: make -C $SITE/clone setup"
+    [[ $stderr =~ ^[0-9]{4}-[0-9-]+T[0-9:+]+\ production\ dodeka-db-backup.sh:\ error: ]]
 }
 
 @test "a failure leaves nothing in the staging area" {

@@ -26,6 +26,8 @@ DEMO = PROJECT / "backend/envs/demo/db.sqlite"
 PRODUCTION = PROJECT / "backend/envs/production/db.sqlite"
 SUDOERS = Path("/etc/sudoers.d/dodeka")
 UNIT = "dodeka-backend-demo"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server") / "machine")

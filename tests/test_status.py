@@ -275,7 +275,7 @@ CASES = {
     "one from the future": (
         lambda server: stored_at(server, datetime.now() + timedelta(days=3)),
         ["demo snapshots"],
-        "is from the future, and nothing is removed",
+        "is from the future (timedatectl), so nothing is removed",
         None,
     ),
     "more than retention keeps": (

@@ -38,7 +38,7 @@ def take_snapshot(
     BackupError if there is no room or it cannot be stored, RepositoryDamaged if it does not read back.
     """
     source = source or environment.database
-    volume.check(settings, source)
+    volume.check(settings, database.size_bytes(source))
     with staging.folder(settings) as folder:
         export = folder / "export.sqlite"
         log.info("exporting %s", source)

@@ -6,9 +6,10 @@ from datetime import datetime
 
 from dodeka_db import growth, lock, records, schedule, staging
 from dodeka_db.backup import Taken, take_snapshot
-from dodeka_db.errors import BackupError
+from dodeka_db.errors import BackupError, as_line
+from dodeka_db.interrupts import Interrupted
 from dodeka_db.recovery import recover
-from dodeka_db.repository import Repository
+from dodeka_db.repository import Listed, Repository
 from dodeka_db.settings import Environment, Settings
 
 log = logging.getLogger("dodeka_db")
@@ -36,12 +37,8 @@ def run(settings: Settings, environment: Environment) -> Done:
             recover(settings)
             taken = take_snapshot(settings, repository, environment, read_back=True)
             log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
-            try:
-                removed = _retain(repository, environment)
-                growth.sample(settings, repository, environment)
-            except BackupError as error:
-                message = f"snapshot {taken.snapshot_id} is safe, but the retention failed: {error.message}"
-                raise type(error)(message, error.hint) from error
+            removed = _retain(repository, environment, taken)
+            growth.sample(settings, repository, environment)
         records.passed(settings, job(environment))
     return Done(taken, removed)
 
@@ -51,17 +48,30 @@ def job(environment: Environment) -> str:
     return f"cron-{environment.name}"
 
 
-def _retain(repository: Repository, environment: Environment) -> int:
-    # a snapshot from the future counts as the latest: it would have the true latest removed
-    now = datetime.now().astimezone()
-    ours = [snapshot for snapshot in repository.listed() if snapshot.environment == environment.name]
-    if ours[-1].time > now + schedule.CLOCK_TOLERANCE:
-        log.warning(
-            "snapshot %s is from the future (%s): nothing is removed until that is mended;"
-            " check the clock (timedatectl), then: restic forget %s",
-            ours[-1].short_id,
-            ours[-1].time.isoformat(timespec="seconds"),
-            ours[-1].short_id,
-        )
-        return 0
-    return repository.forget(environment)
+def _retain(repository: Repository, environment: Environment, taken: Taken) -> int:
+    try:
+        future = _newest_from_the_future(repository, environment)
+        if not future:
+            return repository.forget(environment)
+    except (BackupError, OSError) as error:
+        message = f"snapshot {taken.snapshot_id} is safe, but the retention failed: {as_line(error)}"
+        kind = type(error) if isinstance(error, BackupError) else BackupError
+        raise kind(message) from error
+    except Interrupted as interruption:
+        interruption.note = f"snapshot {taken.snapshot_id} is safe, but the retention was not applied"
+        raise
+    log.warning(
+        "snapshot %s is from the future (%s): nothing is removed until that is mended;"
+        " check the clock (timedatectl), then: restic forget %s",
+        future.short_id,
+        future.time.isoformat(timespec="seconds"),
+        future.short_id,
+    )
+    return 0
+
+
+def _newest_from_the_future(repository: Repository, environment: Environment) -> Listed | None:
+    # it counts as the latest: the policy would have the true latest removed
+    limit = datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
+    found = [one for one in repository.listed() if one.environment == environment.name and one.time > limit]
+    return found[-1] if found else None

@@ -78,6 +78,13 @@ def export(source: Path, target: Path) -> None:
             raise
 
 
+def size_bytes(path: Path) -> int:
+    """How large the database at `path`, which may be in use, is with what is in its journal. Raises DatabaseError."""
+    header = read_header(path)
+    with _opened(path, "mode=ro", f"database {path}") as connection:
+        return connection.execute("PRAGMA page_count").fetchone()[0] * header.page_bytes
+
+
 def verify(path: Path, shown: str) -> None:
     """Prove that the file `path`, which nobody else uses, is a whole database; NotWhole if not.
 

@@ -70,7 +70,7 @@ def _file(settings: Settings, job: str) -> Path:
 
 
 def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+    return datetime.fromisoformat(text).astimezone() if text else None
 
 
 def _now() -> datetime:

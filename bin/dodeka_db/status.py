@@ -3,6 +3,7 @@
 Looks only: takes no lock, on this machine or in the repository, and changes nothing.
 """
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,7 +138,7 @@ def _restic(settings: Settings) -> tuple:
     try:
         major, minor = restic_version(settings)
     except BackupError as error:
-        return State.BAD, error.message, "make setup"
+        return State.BAD, error.message, error.hint if shutil.which(settings.restic) else "make setup"
     return State.WELL, f"{major}.{minor}, {settings.restic}"
 
 
@@ -177,7 +178,7 @@ def _snapshots(environment: Environment, listed: Sequence[Listed]) -> tuple:
     kept = f"{len(ordinary)} kept, and {len(listed) - len(ordinary)} of what restores replaced"
     age = _now() - newest.time
     if listed[-1].time > _now() + schedule.CLOCK_TOLERANCE:
-        text = f"{listed[-1].short_id} is from the future, and nothing is removed; is the clock right (timedatectl)? {kept}"
+        text = f"{listed[-1].short_id} is from the future (timedatectl), so nothing is removed; {kept}"
         return State.BAD, text, f"restic forget {listed[-1].short_id}", figures
     text = f"the newest, {newest.short_id}, was taken {_ago(newest.time)}; {kept}"
     if age > schedule.BACKUP_OVERDUE:
@@ -291,7 +292,7 @@ def _kept(environment: Environment) -> tuple:
 def _volume(settings: Settings, environments: Sequence[Environment], rates: Sequence[float | None]) -> tuple:
     repository = settings.local_repository
     point = volume.mount_point(repository)
-    room = _least(settings, environments, 1)
+    room = _rooms(settings, environments)[1]
     figures = {"volume_free_bytes": room.free_bytes}
     text = f"{point}, {size(room.free_bytes)} free"
     days = None
@@ -310,7 +311,7 @@ def _volume(settings: Settings, environments: Sequence[Environment], rates: Sequ
 
 
 def _state_folder(settings: Settings, environments: Sequence[Environment]) -> tuple:
-    room = _least(settings, environments, 0)
+    room = _rooms(settings, environments)[0]
     figures = {"state_free_bytes": room.free_bytes}
     text = f"{room.folder}, {size(room.free_bytes)} free, a backup may need {size(room.needed_bytes)}"
     if not room.is_enough:
@@ -318,9 +319,9 @@ def _state_folder(settings: Settings, environments: Sequence[Environment]) -> tu
     return State.WELL, text, "", figures
 
 
-def _least(settings: Settings, environments: Sequence[Environment], which: int) -> volume.Room:
-    rooms = [volume.rooms(settings, environment.database)[which] for environment in environments]
-    return max(rooms, key=lambda room: room.needed_bytes)
+def _rooms(settings: Settings, environments: Sequence[Environment]) -> list[volume.Room]:
+    databases = [environment.database for environment in environments]
+    return volume.rooms(settings, max(path.stat().st_size if path.exists() else 0 for path in databases))
 
 
 def _lock(settings: Settings) -> tuple:
@@ -346,7 +347,10 @@ def _restic_locks(repository: Repository) -> tuple:
 
 
 def _crontab() -> tuple:
-    missing = installed.missing_jobs()
+    try:
+        missing = installed.missing_jobs()
+    except BackupError as error:
+        return State.BAD, error.message, "make install"
     if missing:
         text = f"{len(missing)} of the {len(installed.jobs())} shipped lines are not in it"
         return State.BAD, text, "make install"

@@ -6,6 +6,7 @@ packages. Kept to old syntax and the standard library: any Python 3 must be able
 
 import os
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 VENV = os.path.join(ROOT, ".venv")
@@ -14,6 +15,9 @@ if os.path.realpath(sys.prefix) != os.path.realpath(VENV):
     python = os.path.join(VENV, "bin", "python")
     if not (os.access(python, os.X_OK) and os.path.exists(os.path.join(VENV, "pyvenv.cfg"))):
         name = os.path.basename(sys.argv[0])
-        sys.stderr.write("%s: error: %s is missing; run: make -C %s setup\n" % (name, VENV, ROOT))
+        words = ["%s: error: %s is missing; run: make -C %s setup\n" % (name, VENV, ROOT)]
+        if not sys.stderr.isatty():  # for the log: when, and of which environment
+            words = [time.strftime("%Y-%m-%dT%H:%M:%S%z")] + sys.argv[1:2] + words
+        sys.stderr.write(" ".join(words))
         raise SystemExit(6)
     os.execv(python, [python] + sys.argv)

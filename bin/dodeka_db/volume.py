@@ -23,32 +23,31 @@ class Room:
         return self.free_bytes >= self.needed_bytes
 
 
-def rooms(settings: Settings, database: Path) -> list[Room]:
-    """Where a backup of `database` needs room: the state folder, and the repository if it is on a disk of ours.
+def rooms(settings: Settings, database_bytes: int) -> list[Room]:
+    """Where a backup of a database needs room: the state folder, and the repository if it is on a disk of ours.
 
     In the state folder the export and its compressed form lie side by side. Neither can be larger than
     the database; what compresses well needs less, but a disk is not to be filled to its last byte.
     """
-    needed = _size(database)
     found = [
         Room(
             "for the export",
             settings.state,
             _free(settings.state),
-            2 * needed,
+            2 * database_bytes,
             "set DODEKA_STATE to another disk",
         )
     ]
     if settings.local_repository:
         repository = settings.local_repository
         found.append(
-            Room("for a snapshot", repository, _free(repository), needed, "enlarge the backup volume")
+            Room("for a snapshot", repository, _free(repository), database_bytes, "enlarge the backup volume")
         )
     return found
 
 
-def check(settings: Settings, database: Path) -> None:
-    """Raise BackupError unless a backup of `database` can be written."""
+def check(settings: Settings, database_bytes: int) -> None:
+    """Raise BackupError unless a backup of a database of that size can be written."""
     if is_read_only(settings):
         raise BackupError(
             f"repository {settings.repository_shown} is on a file system that is mounted read-only",
@@ -59,7 +58,7 @@ def check(settings: Settings, database: Path) -> None:
         raise SetupError(
             f"repository {settings.repository_shown} cannot be written", "run this as the user that owns it"
         )
-    for room in rooms(settings, database):
+    for room in rooms(settings, database_bytes):
         if not room.is_enough:
             raise BackupError(
                 f"no room left {room.what} in {room.folder}: {room.free_bytes // 1000} kB are free,"
@@ -85,14 +84,6 @@ def mount_point(folder: Path) -> Path:
     while not os.path.ismount(folder):
         folder = folder.parent
     return folder
-
-
-def _size(database: Path) -> int:
-    total = 0
-    for path in (database, Path(f"{database}-wal")):
-        if path.exists():
-            total += path.stat().st_size
-    return total
 
 
 def _free(folder: Path) -> int:
