@@ -95,7 +95,7 @@ test: setup test-packages .venv/.tests ## run all tests
 	@bats tests
 
 .PHONY: soak
-soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores and kills (20 minutes)
+soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores and kills (10 minutes)
 	@.venv/bin/python tests/soak.py
 
 .PHONY: bench-restore

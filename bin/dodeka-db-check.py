@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, integrity, lock, settings, staging
-from dodeka_db.repository import Repository
+from dodeka_db import console, integrity, settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,10 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.begin("both")
 
     started = time.monotonic()
-    here = settings.load()
-    repository = Repository(here)
-    with lock.held(staging.state_folder(here), "check of the repository", here.lock_wait_s):
-        integrity.check(here, repository)
+    integrity.run(settings.load())
     console.log.info("done: no errors, %.1f s", time.monotonic() - started)
     return 0
 

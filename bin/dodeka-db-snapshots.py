@@ -24,13 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for snapshot in Repository(settings.load()).snapshots()
         if arguments.environment in (None, snapshot.environment)
     ]
-    try:
-        if arguments.json:
-            print(json.dumps([_as_json(snapshot) for snapshot in snapshots], indent=2), flush=True)
-        else:
-            print(console.table(snapshots), flush=True)
-    except BrokenPipeError:  # `make snapshots | head`: whoever read us has seen enough
-        console.nobody_reads()
+    if arguments.json:
+        console.show(json.dumps([_as_json(snapshot) for snapshot in snapshots], indent=2))
+    else:
+        console.show(console.table(snapshots))
     return 0
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings, status
-from dodeka_db.errors import BackupError
+from dodeka_db.errors import BackupError, as_line
 from dodeka_db.status import Line, State
 
 NAMES = {State.WELL: "ok", State.BAD: "BAD", State.UNKNOWN: "?"}
@@ -29,16 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         lines = status.look(settings.load())
-    except BackupError as error:
-        error.exit_code = State.UNKNOWN
-        raise
+    except (BackupError, OSError) as error:
+        failure = BackupError(as_line(error))
+        failure.exit_code = State.UNKNOWN
+        raise failure from error
     overall = status.overall(lines)
     if arguments.json:
-        print(_as_json(lines, overall))
+        console.show(_as_json(lines, overall))
     elif arguments.prometheus:
-        print(_as_metrics(lines, overall))
+        console.show(_as_metrics(lines, overall))
     else:
-        print(_as_text(lines, overall))
+        console.show(_as_text(lines, overall))
     return overall
 
 

@@ -6,25 +6,22 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, lock, settings, staging
-from dodeka_db.drill import drill
-from dodeka_db.repository import Repository, resolve
+from dodeka_db import console, drill, settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = console.parser(__doc__)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
-    parser.add_argument("--snapshot", metavar="ID", default="latest", help="an ID, or 'latest' (the default)")
+    parser.add_argument(
+        "--snapshot", metavar="ID", default=drill.NEWEST, help="an ID, or 'latest' (the default)"
+    )
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
     started = time.monotonic()
     here = settings.load()
     environment = here.environment(arguments.environment)
-    repository = Repository(here)
-    with lock.held(staging.state_folder(here), f"drill of {environment.name}", here.lock_wait_s):
-        snapshot = resolve(repository.snapshots(), environment.name, arguments.snapshot)
-        drill(here, repository, snapshot, environment)
+    snapshot = drill.run(here, environment, arguments.snapshot)
     console.log.info(
         "done: snapshot %s of %s is a whole database, %.1f s",
         snapshot.short_id,

@@ -1,6 +1,6 @@
 """300 cron runs in a row, with a writer at work, restores and kills in between (make soak).
 
-A site with the real restic, SQLite and zstd, whose clock starts 60 hours ago: a wrapper around restic gives each
+A site with the real restic, SQLite and zstd, whose clock starts five days ago: a wrapper around restic gives each
 snapshot a time 12 minutes after the one before, so that the retention has hours and days to choose from.
 Nothing else is made up. After every run that says it is good the snapshots are exactly those that the policy
 keeps of what was there; after every run that was killed the next one succeeds by itself.
@@ -92,7 +92,7 @@ def expected(times: list[datetime]) -> set[datetime]:
 class Soak:
     def __init__(self, folder: Path) -> None:
         self.site: Site = sites.make(folder)
-        self.clock = datetime.now().replace(microsecond=0) - RUNS * STEP
+        self.clock = datetime.now().replace(microsecond=0) - 2 * RUNS * STEP
         self.file = folder / "clock"
         self.restic = folder / "restic-with-a-clock"
         self.restic.write_text(CLOCK.replace("CLOCK", str(self.file)).replace("RESTIC", RESTIC))

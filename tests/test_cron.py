@@ -309,6 +309,32 @@ class TestNothingIsRemovedOnFaith:
         assert records(crowded, "cron-production")["failed"] is None
         crowded.restic("check", "--read-data")  # the others are whole again too: it is the same content
 
+    def test_restic_s_cache_does_not_stand_in_for_the_repository(self, site):
+        """What the run itself has just written is damaged before it is read back; the cache has the tree."""
+        wrapper = site.folder / "damaging-restic"
+        wrapper.write_text(
+            f'#!/bin/sh\n[ "$1" != dump ] || find {site.repository}/data -type f -size -2k -newer {wrapper}'
+            f" -exec chmod 600 {{}} + -exec dd if=/dev/zero of={{}} bs=100 count=1 conv=notrunc status=none ';'\n"
+            f'exec {RESTIC} "$@"\n'
+        )
+        wrapper.chmod(0o755)
+        done = site.run("cron", "production", RESTIC=str(wrapper))
+        assert done.returncode == 8
+        assert "does not read back, and nothing was removed" in done.stderr
+
+    @pytest.mark.parametrize(
+        "ending", ["kill -KILL $$", "echo 'dial tcp 1.2.3.4:443: connect: connection refused' >&2; exit 1"]
+    )
+    def test_what_could_not_be_read_back_for_another_reason_is_not_called_damage(self, site, ending):
+        """A fake dump that is killed, or that does not reach its repository: nobody should repair anything."""
+        fake = site.folder / "fake-restic"
+        fake.write_text(f'#!/bin/sh\n[ "$1" = dump ] && {{ {ending}; }}\nexec {RESTIC} "$@"\n')
+        fake.chmod(0o755)
+        done = site.run("cron", "production", RESTIC=str(fake))
+        assert done.returncode == 1
+        assert re.search("restic dump failed with exit code (-9: killed by SIGKILL|1: dial tcp)", done.stderr)
+        assert "applying the retention" not in done.stdout
+
     def test_a_snapshot_that_reads_back_as_something_else(self, site):
         """A fake dump: no real restic would give out other bytes than it has checked."""
         fake = site.folder / "fake-restic"
@@ -370,11 +396,12 @@ class TestARunDidAllItShouldOrFailed:
         )
 
     def test_a_volume_that_is_nearly_full(self, on_a_disk, small_disk):
-        subprocess.run(["mount", "-o", "remount,size=256k", small_disk], check=True)
+        used = sum(path.stat().st_blocks * 512 for path in small_disk.rglob("*"))
+        subprocess.run(["mount", "-o", f"remount,size={used // 1024 + 200}k", small_disk], check=True)
         done = on_a_disk("cron", "production")
         assert done.returncode == 1
         assert f"no room left for a snapshot in {small_disk}/restic: " in done.stderr
-        assert "exporting" not in done.stdout
+        assert "storing" not in done.stdout
         # what is there can be read all the same
         subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/filler"], stderr=subprocess.DEVNULL)
         assert on_a_disk("snapshots", "demo").returncode == 0
@@ -510,6 +537,42 @@ def test_the_records(site):
     (site.folder / "unmounted").rename(site.repository)
     site.ok("cron", "demo")
     assert records(site, "cron-demo")["failed"] is None
+
+
+def test_an_interrupted_run_says_what_is_safe_and_is_no_good_one(site):
+    slow = site.folder / "slow-restic"
+    slow.write_text(f'#!/bin/sh\n[ "$1" != forget ] || exec sleep 1000\nexec {RESTIC} "$@"\n')
+    slow.chmod(0o755)
+    site.ok("cron", "production")
+    run = start(site, RESTIC=str(slow))
+    wait_for(lambda: "sleep 1000 " in descendants(run.pid).values())
+    run.send_signal(signal.SIGTERM)
+    problem = run.communicate()[1]
+    assert run.returncode == 143
+    said = r"interrupted \(SIGTERM\); snapshot [0-9a-f]{8} is safe, but the retention was not applied"
+    assert re.search(said, problem)
+    assert re.search(said, records(site, "cron-production")["error"])
+
+
+def test_a_size_that_is_not_known_fails_no_run(site):
+    """A fake stats that fails."""
+    fake = site.folder / "fake-restic"
+    fake.write_text(f'#!/bin/sh\n[ "$1" != stats ] || exit 1\nexec {RESTIC} "$@"\n')
+    fake.chmod(0o755)
+    output = site.ok("cron", "production", RESTIC=str(fake))
+    assert "warning: the stored size is not known: restic stats failed with exit code 1" in output
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["", "[]", '{"passed": "2026-01-01T00:00:00", "failed": null, "error": 5, "details": []}']
+)
+def test_records_that_make_no_sense_stop_nothing(site, nonsense):
+    (site.state / "records").mkdir(parents=True)
+    for job in ("cron-production", "size-production", "check", "drill-production"):
+        (site.state / "records" / f"{job}.json").write_text(nonsense)
+    site.ok("cron", "production")
+    site.ok("check")
+    site.ok("verify", "production")
 
 
 def test_the_stored_size_is_sampled_once_a_day(site):

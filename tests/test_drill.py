@@ -123,8 +123,9 @@ class TestVerify:
         bad = record(site, "drill-production")
         assert bad["passed"] == good["passed"] and words in bad["error"]
         assert list((site.state / "staging").iterdir()) == []
+        # that an older one is whole does not say that today's backups are
         site.ok("verify", "production", "--snapshot", good["details"]["snapshot"])
-        assert record(site, "drill-production")["failed"] is None
+        assert record(site, "drill-production") == bad
 
     def test_a_row_that_refers_to_none(self, site):
         with closing(sqlite3.connect(site.database(), isolation_level=None)) as connection:
@@ -133,6 +134,31 @@ class TestVerify:
         store(site, zstandard.compress(exported(site)))
         done = site.run("verify", "production")
         assert done.returncode == 4 and "a row of child refers to none in users" in done.stderr
+
+    def test_restic_s_cache_does_not_stand_in_for_the_repository(self, site):
+        """It has all trees; the packs that hold them in the repository are damaged."""
+        site.ok("backup", "production")
+        site.ok("verify", "production")
+        for pack in (site.repository / "data").rglob("[0-9a-f]*"):
+            if pack.is_file() and pack.stat().st_size < 2000:
+                pack.chmod(0o600)
+                pack.write_bytes(bytes(pack.stat().st_size))
+        assert site.run("verify", "production").returncode == 4
+
+    def test_a_drill_that_could_not_be_held_has_failed(self, site):
+        site.ok("backup", "production")
+        site.repository.rename(site.folder / "unmounted")
+        assert site.run("verify", "production").returncode == 10
+        assert "no restic repository" in record(site, "drill-production")["error"]
+
+    def test_no_room(self, site, small_disk):
+        site.ok("backup", "production")
+        done = site.run("verify", "production", DODEKA_STATE=str(small_disk / "state"))
+        assert done.returncode == 1
+        assert re.search(
+            r"error: (no room left for the download|cannot write \S+: .*); free some", done.stderr
+        )
+        assert "DODEKA_STATE" in done.stderr
 
     def test_a_snapshot_in_a_damaged_pack(self, site):
         site.ok("backup", "production")

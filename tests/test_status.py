@@ -6,13 +6,14 @@ import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cheap_key import reseal
 from dodeka_db import growth, records
-from server import PROJECT, Server
+from server import PROJECT, ROOT, Server
 from sites import Site
 
 STATUS = str(PROJECT / "bin/dodeka-db-status.py")
@@ -23,6 +24,7 @@ RESTIC = {
     "RESTIC_PASSWORD_FILE": "/mnt/backup/.restic-password",
     "PATH": "/home/backend/.local/bin:/usr/bin:/bin",
 }
+DEMO_UNIT = Path("/etc/systemd/system/dodeka-backend-demo.service")
 TAGS = "db,db_sqlite,db_dodeka,env_demo"
 
 
@@ -125,7 +127,7 @@ class TestWell:
             server.run("kill", holder)
         assert code == 0
         (line,) = [line for line in found["lines"] if line["subject"] == "lock"]
-        assert line["text"].startswith(f"restore of demo, process {holder}, since ")
+        assert line["text"].startswith(f"restore of demo, process {holder}, for ")
 
     def test_json(self, server):
         _, found = look(server)
@@ -154,6 +156,16 @@ class TestWell:
         states = families["dodeka_backup_line_status"].samples
         assert {"environment": "demo", "subject": "cron"} in [sample.labels for sample in states]
         assert {"subject": "volume"} in [sample.labels for sample in states]
+
+    def test_as_the_page_gives_it_to_prometheus(self, server):
+        (command,) = re.findall(
+            r"^\*/5 \* \* \* \* root (.*)$", (ROOT / "BACKUP.md").read_text(), re.MULTILINE
+        )
+        server.run("mkdir", "-p", "/var/lib/prometheus/node-exporter", user="root")
+        server.sh(command, user="root")
+        collected = server.path("/var/lib/prometheus/node-exporter/dodeka.prom").read_text()
+        names = {family.name for family in text_string_to_metric_families(collected)}
+        assert {"dodeka_backup_status", "dodeka_backup_line_status", "dodeka_backup_stored_bytes"} <= names
 
 
 def forget_all(server: Server) -> None:
@@ -252,7 +264,7 @@ def kill_restic(server: Server) -> None:
     in_project(
         server,
         "mkfifo /tmp/pipe; restic backup -q --stdin < /tmp/pipe & exec 7> /tmp/pipe;"
-        "until ls /mnt/backup/restic/locks/* > /dev/null 2>&1; do :; done; kill -9 $!; rm /tmp/pipe",
+        "until ls /mnt/backup/restic/locks | grep -qx '[0-9a-f]\\{64\\}'; do :; done; kill -9 $!; rm /tmp/pipe",
     )
 
 
@@ -275,7 +287,7 @@ CASES = {
     "one from the future": (
         lambda server: stored_at(server, datetime.now() + timedelta(days=3)),
         ["demo snapshots"],
-        "is from the future (timedatectl), so nothing is removed",
+        "from the future, so nothing is removed",
         None,
     ),
     "more than retention keeps": (
@@ -299,6 +311,12 @@ CASES = {
         "the last good drill was 9 days ago",
         None,
     ),
+    "a drill in the future": (
+        lambda server: edit_record(server, "drill-production", passed=before(timedelta(days=-9))),
+        ["production drill"],
+        "the last good drill is in the future",
+        None,
+    ),
     "no drill": (
         sh(f"rm {STATE}/records/drill-production.json"),
         ["production drill"],
@@ -311,6 +329,14 @@ CASES = {
         "dodeka-backend-demo is inactive",
         None,
     ),
+    "no unit": (
+        sh(f"mv {DEMO_UNIT} /tmp; systemctl stop dodeka-backend-demo; systemctl daemon-reload"),
+        ["demo service"],
+        "dodeka-backend-demo is not-found",
+        sh(
+            f"mv /tmp/{DEMO_UNIT.name} {DEMO_UNIT}; systemctl daemon-reload; systemctl start dodeka-backend-demo"
+        ),
+    ),
     "a kept file": (
         lambda server: keep_file(server, "pre-restore"),
         ["demo kept files"],
@@ -320,7 +346,7 @@ CASES = {
     "a damaged file": (
         lambda server: keep_file(server, "damaged"),
         ["demo kept files"],
-        "a restore replaced a damaged database",
+        "restores replaced damaged databases, kept as",
         None,
     ),
     "a failed check": (fail_check, [" check"], "failed", None),
@@ -374,7 +400,7 @@ CASES = {
         sh("rm /mnt/backup/filler"),
     ),
     "the volume is full soon": (grow, [" volume"], "enough for ", stop_growing),
-    "a run that hangs": (hang, [" lock"], "it hangs", None),
+    "a run that hangs": (hang, [" lock"], "for 31 minutes", None),
     "a lock of a dead restic": (kill_restic, [" restic's locks"], "left by a restic that was killed", None),
     "no crontab": (sh("crontab -u backend -r"), [" crontab"], "4 of the 4 shipped lines are not in it", None),
     "a line of the crontab is missing": (drop_line, [" crontab"], "1 of the 4 shipped lines", None),
@@ -410,8 +436,9 @@ def test_each_line_made_bad_is_seen_and_mended_as_it_says(server, case):
         if mend:
             mend(server)
     if not mend:
-        answers = "yes\n" if "install" in line["mend"] else ""
-        server.sh(f"cd {PROJECT}; {line['mend']}", stdin=answers, **RESTIC)
+        command = line["mend"].split(": ")[-1]  # behind "see what failed; then"
+        answers = "yes\n" if "install" in command else ""
+        server.sh(f"cd {PROJECT}; {command}", stdin=answers, PATH=RESTIC["PATH"])
     assert_all_is_well(server)
 
 
@@ -443,6 +470,46 @@ class TestElsewhere:
         assert server.run(STATUS, check=False, DODEKA_SYSTEMCTL="/none/systemctl").stdout.startswith(
             "Not everything can be told.\n"
         )
+
+    def test_a_repository_that_cannot_be_reached(self, server):
+        code, found = look(server, RESTIC_REPOSITORY="rest:http://127.0.0.1:9/")
+        assert code == 2 and of_state(found, "bad") == []
+        (line,) = [line for line in found["lines"] if line["subject"] == "repository"]
+        assert line["state"] == "unknown" and line["mend"] is None
+        assert "volume" not in [line["subject"] for line in found["lines"]], "that is another machine's"
+
+    def test_a_folder_that_cannot_be_read(self, server):
+        server.run("chmod", "0", "/tmp/volume", user="root")
+        try:
+            code, found = look(server)
+        finally:
+            server.run("chmod", "755", "/tmp/volume", user="root")
+        assert code in (1, 2) and ("", "password") in of_state(found, "bad") + of_state(found, "unknown")
+        assert ("production", "cron") in of_state(found, "well")
+
+    def test_records_that_cannot_be_read_or_make_no_sense(self, server):
+        file = server.path(f"{STATE}/records/cron-demo.json")
+        good = file.read_text()
+        server.run("chmod", "0", f"{STATE}/records", user="root")
+        try:
+            code, found = look(server)
+        finally:
+            server.run("chmod", "700", f"{STATE}/records", user="root")
+        assert code == 2 and ("demo", "cron") in of_state(found, "unknown")
+        for nonsense in ("", "[]", '{"passed": 5, "failed": null, "error": "", "details": {}}'):
+            file.write_text(nonsense)
+            code, found = look(server)
+            assert code == 1 and of_state(found, "bad") == [("demo", "cron")]
+        file.write_text(good.replace("+00:00", ""))  # a time without its zone
+        assert_all_is_well(server)
+
+    def test_as_root_it_cannot_be_told(self, server):
+        done = server.run(STATUS, user="root", check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "belongs to backend, not to root; run this as backend" in done.stderr
+
+    def test_a_reader_that_goes_away(self, server):
+        assert server.sh(f"{STATUS} | true; {STATUS} 2>&1 | head -1") == "All is well.\n"
 
     def test_settings_that_cannot_be_read(self, server):
         done = server.run(STATUS, check=False, DODEKA_BACKUP_ENV="/none/backup.env")
@@ -484,5 +551,8 @@ def test_a_group_of_snapshots_of_another_host_is_counted_by_itself(site: Site):
         for number in range(50)
     ]
     demo = site.settings.environment("demo")
-    assert status._snapshots(demo, sorted(entries, key=lambda entry: entry.time))[0] is status.State.WELL
-    assert status._snapshots(demo, entries[50:] * 2)[0] is status.State.BAD
+    assert (
+        status._snapshots(site.settings, demo, sorted(entries, key=lambda entry: entry.time))[0]
+        is status.State.WELL
+    )
+    assert status._snapshots(site.settings, demo, entries[50:] * 2)[0] is status.State.BAD

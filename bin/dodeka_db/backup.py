@@ -38,7 +38,8 @@ def take_snapshot(
     BackupError if there is no room or it cannot be stored, RepositoryDamaged if it does not read back.
     """
     source = source or environment.database
-    volume.check(settings, database.size_bytes(source))
+    repository.check_writable()
+    volume.for_export(settings, database.size_bytes(source)).check()
     with staging.folder(settings) as folder:
         export = folder / "export.sqlite"
         log.info("exporting %s", source)
@@ -50,6 +51,8 @@ def take_snapshot(
         archive = folder / environment.archive
         _compress(export, archive)
         export.unlink()
+        if settings.local_repository:
+            volume.for_snapshot(settings.local_repository, archive.stat().st_size).check()
 
         log.info("storing it in %s", settings.repository_shown)
         with open(archive, "rb") as finished:

@@ -40,8 +40,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
     except BackupError as error:
         return _fail(str(error), error.exit_code)
     except interrupts.Interrupted as interruption:
-        note = f"; {interruption.note}" if interruption.note else ""
-        return _fail(f"interrupted ({interruption}){note}", interruption.exit_code)
+        return _fail(as_line(interruption), interruption.exit_code)
     except BrokenPipeError:
         nobody_reads()
         return _fail("nobody reads what it prints any more, so it ended", BackupError.exit_code)
@@ -49,8 +48,16 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
         return _fail(as_line(error), BackupError.exit_code)
 
 
+def show(text: str) -> None:
+    """Print what was asked for; that its reader goes away (`make snapshots | head`) is no failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nobody_reads()
+
+
 def output_is_data() -> None:
-    """From here on what is logged goes to standard error, for standard output is read by a program."""
+    """From here on what is logged goes to standard error, for standard output is what was asked for."""
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)
@@ -204,7 +211,8 @@ class _Formatter(logging.Formatter):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (usage: {self.prog} --help)\n")
+        prefix = "" if sys.stderr.isatty() else _stamp()
+        self.exit(2, f"{prefix}{self.prog}: error: {message} (usage: {self.prog} --help)\n")
 
 
 _CHOICES = " or ".join(ENVIRONMENTS)

@@ -2,26 +2,34 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 
-from dodeka_db import database, records, staging
+from dodeka_db import database, lock, records, staging
 from dodeka_db.database import NotWhole
-from dodeka_db.errors import DatabaseError, SnapshotError
+from dodeka_db.errors import BackupError, DatabaseError, SnapshotError
 from dodeka_db.fetch import fetch
-from dodeka_db.repository import Repository, Snapshot
+from dodeka_db.repository import Repository, Snapshot, resolve
 from dodeka_db.settings import Environment, Settings
 
 log = logging.getLogger("dodeka_db")
+NEWEST = "latest"
 
 
-def drill(settings: Settings, repository: Repository, snapshot: Snapshot, environment: Environment) -> None:
-    """Fetch `snapshot` into a folder of its own and check it as a restore would. To be called under the lock.
+def run(settings: Settings, environment: Environment, wanted: str) -> Snapshot:
+    """Fetch a snapshot into a folder of its own, check it as a restore would, and return it.
 
-    Logs the rows of each table beside those of the environment's live database, which is only read, and
-    writes down how it ended. Raises SnapshotError if the snapshot is not a whole database.
+    `wanted` is its ID or `latest`. Logs the rows of each table beside those of the environment's live
+    database, which is only read. How the newest one did is written down; what an older one is like says nothing
+    of the backups of today. Raises SnapshotError if it is not a whole database.
     """
-    with records.failures(settings, job(environment)):
-        rows = _prove(settings, repository, snapshot, environment)
-    records.passed(settings, job(environment), {"snapshot": snapshot.short_id})
+    with records.failures(settings, job(environment)) if wanted == NEWEST else nullcontext():
+        repository = Repository(settings)
+        with lock.held(staging.state_folder(settings), f"drill of {environment.name}", settings.lock_wait_s):
+            snapshots = repository.snapshots()
+            snapshot = resolve(snapshots, environment.name, wanted)
+            rows = _prove(settings, repository, snapshot, environment)
+        if not snapshot.is_pre_restore and snapshot == resolve(snapshots, environment.name, NEWEST):
+            records.passed(settings, job(environment), {"snapshot": snapshot.short_id})
     try:
         live = database.row_counts(environment.database)
     except DatabaseError as error:
@@ -29,6 +37,7 @@ def drill(settings: Settings, repository: Repository, snapshot: Snapshot, enviro
         live = {}
     for line in _beside(rows, live):
         log.info("%s", line)
+    return snapshot
 
 
 def job(environment: Environment) -> str:
@@ -41,15 +50,19 @@ def _prove(
 ) -> dict[str, int]:
     with staging.folder(settings) as folder:
         copy = folder / "drill.sqlite"
-        with open(copy, "xb") as file:
-            fetch(repository, snapshot, folder, file)
+        try:
+            with open(copy, "xb") as file:
+                fetch(repository, snapshot, folder, file, cached=False)
+        except OSError as error:
+            raise BackupError(
+                f"cannot write {copy}: {error.strerror}", "free some room, or set DODEKA_STATE"
+            ) from error
         log.info("checking")
         try:
             database.verify(copy, f"the database in snapshot {snapshot.short_id}")
         except NotWhole as error:
-            raise SnapshotError(
-                error.message, f"verify an older one: make verify ENV={environment.name} SNAPSHOT=..."
-            ) from error
+            hint = f"an older one may be whole: make verify ENV={environment.name} SNAPSHOT=..."
+            raise SnapshotError(error.message, hint) from error
         return database.row_counts(copy)
 
 

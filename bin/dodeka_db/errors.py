@@ -1,5 +1,7 @@
 """Every failure that an operator can meet: one line, a next step, an exit code (BACKUP.md lists them)."""
 
+from dodeka_db.interrupts import Interrupted
+
 
 class BackupError(Exception):
     """A run that could not do what it should.
@@ -84,6 +86,8 @@ class Busy(BackupError):
 
 def as_line(error: BaseException) -> str:
     """What went wrong, in the one line that an operator reads."""
+    if isinstance(error, Interrupted):
+        return f"interrupted ({error}){f'; {error.note}' if error.note else ''}"
     if isinstance(error, BackupError):
         return str(error)
     if isinstance(error, OSError):

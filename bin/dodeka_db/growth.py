@@ -1,11 +1,14 @@
 """How fast the snapshots of an environment grow, by a sample of their stored size each day."""
 
+import logging
 from datetime import datetime, timedelta
 
 from dodeka_db import records
+from dodeka_db.errors import BackupError, as_line
 from dodeka_db.repository import Repository
 from dodeka_db.settings import Environment, Settings
 
+log = logging.getLogger("dodeka_db")
 # a little less than a day, so that the first run of a day takes it
 SAMPLE_EVERY = timedelta(hours=23)
 LOOK_BACK = timedelta(days=7, hours=12)
@@ -14,7 +17,17 @@ KEPT_SAMPLES = 31
 
 
 def sample(settings: Settings, repository: Repository, environment: Environment) -> None:
-    """Write the stored size down, if that was not done within a day. To be called under the lock."""
+    """Write the stored size down, if that was not done within a day. To be called under the lock.
+
+    A figure for make status alone: that it cannot be had is a warning, and fails no run.
+    """
+    try:
+        _sample(settings, repository, environment)
+    except (BackupError, OSError) as error:
+        log.warning("the stored size is not known: %s", as_line(error))
+
+
+def _sample(settings: Settings, repository: Repository, environment: Environment) -> None:
     now = datetime.now().astimezone()
     samples = _samples(settings, environment)
     if samples and timedelta(0) <= now - samples[-1][0] < SAMPLE_EVERY:
@@ -38,7 +51,10 @@ def bytes_per_day(settings: Settings, environment: Environment, stored_bytes: in
 
 def _samples(settings: Settings, environment: Environment) -> list[tuple[datetime, int]]:
     found = records.read(settings, _job(environment)).details.get("samples", [])
-    return [(datetime.fromisoformat(time), size) for time, size in found]
+    try:
+        return [(datetime.fromisoformat(time).astimezone(), int(size)) for time, size in found]
+    except (TypeError, ValueError):
+        return []
 
 
 def _job(environment: Environment) -> str:

@@ -38,7 +38,7 @@ def _report(environment: Environment, error_line: str | None) -> None:
         request = urllib.request.Request(environment.ping_url)
     else:
         failed = urlunsplit((scheme, host, f"{path.rstrip('/')}/fail", query, ""))
-        request = urllib.request.Request(failed, data=error_line.encode())
+        request = urllib.request.Request(failed, data=error_line.encode(errors="replace"))
     problems = ["no answer"]
     # a thread, for a time limit of urllib's is one for each packet
     sender = threading.Thread(target=_send, args=(request, problems), daemon=True)

@@ -3,7 +3,7 @@
 import logging
 from datetime import datetime
 
-from dodeka_db import records, staging
+from dodeka_db import lock, records, staging
 from dodeka_db.repository import Repository
 from dodeka_db.settings import Settings
 
@@ -11,27 +11,40 @@ log = logging.getLogger("dodeka_db")
 JOB = "check"
 # one a week: all data is read every four weeks. restic divides by a pack's ID, so that a pack stays in its part
 PARTS = 4
+NEVER = datetime.fromtimestamp(0).astimezone()
 
 
-def check(settings: Settings, repository: Repository) -> None:
-    """Check the structure, read the part of the data that was read longest ago, and write that down.
+def run(settings: Settings) -> None:
+    """Check the structure, read the part of the data that was read longest ago, and write down how that ended.
 
-    To be called under the lock. Raises RepositoryDamaged, and the next check reads the same part again.
+    Raises RepositoryDamaged, and the next check reads the same part again.
     """
-    read = _read(settings)
-    part = min(range(1, PARTS + 1), key=lambda number: read.get(str(number), ""))
-    log.info("checking %s, and reading part %d of %d of its data", settings.repository_shown, part, PARTS)
-    with records.failures(settings, JOB), staging.folder(settings) as folder:
-        repository.check(part, PARTS, folder)
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    records.passed(settings, JOB, {"read": {**read, str(part): now}})
+    with records.failures(settings, JOB):
+        repository = Repository(settings)
+        with lock.held(staging.state_folder(settings), "check of the repository", settings.lock_wait_s):
+            read = _read(settings)
+            part = min(range(1, PARTS + 1), key=lambda number: read.get(number, NEVER))
+            log.info(
+                "checking %s, and reading part %d of %d of its data", settings.repository_shown, part, PARTS
+            )
+            with staging.folder(settings) as folder:
+                repository.check(part, PARTS, folder)
+            read[part] = datetime.now().astimezone()
+            details = {str(number): time.isoformat(timespec="seconds") for number, time in read.items()}
+            records.passed(settings, JOB, {"read": details})
 
 
 def all_read_since(settings: Settings) -> datetime | None:
     """Since when every part has been read; None if some has not yet."""
     read = _read(settings)
-    return datetime.fromisoformat(min(read.values())) if len(read) == PARTS else None
+    return min(read.values()) if len(read) == PARTS else None
 
 
-def _read(settings: Settings) -> dict[str, str]:
-    return dict(records.read(settings, JOB).details.get("read", {}))
+def _read(settings: Settings) -> dict[int, datetime]:
+    """When each part was read; without those that a wrong clock has put into the future."""
+    found = records.read(settings, JOB).details.get("read")
+    try:
+        times = {int(number): datetime.fromisoformat(time).astimezone() for number, time in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    return {number: time for number, time in times.items() if time <= datetime.now().astimezone()}

@@ -60,12 +60,15 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
 
 
 def holder(state: Path) -> Holder | None:
-    """Who holds the lock, found out without taking it: what a run that has ended wrote there counts no more."""
+    """Who holds the lock, found out without taking it: what a run that has ended wrote there counts no more.
+
+    OSError if the file cannot be read.
+    """
     file = state / "lock"
     try:
         match = _LINE.fullmatch(file.read_text(errors="replace").strip())
         found = Holder(match[1], int(match[2]), datetime.fromisoformat(match[3])) if match else None
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     return found if found and processes.has_open(found.process, file) else None
 

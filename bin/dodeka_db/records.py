@@ -4,12 +4,12 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from dodeka_db.errors import BackupError, as_line
+from dodeka_db.errors import as_line
 from dodeka_db.settings import Settings
 
 log = logging.getLogger("dodeka_db")
@@ -29,11 +29,13 @@ class Record:
 
 
 def read(settings: Settings, job: str) -> Record:
-    """The record of `job`; an empty one if there is none that can be read."""
+    """The record of `job`; an empty one if there is none, or one that makes no sense. OSError if unreadable."""
     try:
         found = json.loads(_file(settings, job).read_text())
-        return Record(_time(found["passed"]), _time(found["failed"]), found["error"], found["details"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Record(
+            _time(found["passed"]), _time(found["failed"]), str(found["error"]), dict(found["details"])
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return Record()
 
 
@@ -44,11 +46,13 @@ def passed(settings: Settings, job: str, details: Mapping[str, object] | None = 
 
 @contextmanager
 def failures(settings: Settings, job: str) -> Iterator[None]:
-    """Write a failure of the block down as the job's."""
+    """Write a failure of the block down as the job's, an interruption too."""
     try:
         yield
-    except (BackupError, OSError) as error:
-        before = read(settings, job)
+    except BaseException as error:
+        before = Record()
+        with suppress(OSError):
+            before = read(settings, job)
         _write(settings, job, Record(before.passed, _now(), as_line(error), before.details))
         raise
 
@@ -56,7 +60,7 @@ def failures(settings: Settings, job: str) -> Iterator[None]:
 def _write(settings: Settings, job: str, record: Record) -> None:
     file = _file(settings, job)
     text = json.dumps(vars(record), default=datetime.isoformat)
-    new = file.with_suffix(".new")
+    new = file.with_suffix(f".{os.getpid()}")  # a run that gave up waiting writes while another one does
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new.write_text(f"{text}\n")

@@ -35,9 +35,15 @@ OLDEST_RESTIC = (0, 14)
 # from when on restic calls a lock stale whose process it cannot see; a live one is renewed every 5 minutes
 STALE = timedelta(minutes=30)
 LOCK_POLL_S = 5
+# restic goes on trying to reach a repository for up to a quarter of an hour; who only looks does not
+LOOK_S = 60
 PRE_RESTORE = "pre-restore"
 # what only reads can do without a lock
 _READING = ("snapshots", "find", "dump", "cat", "stats", "list")
+# what is said of a repository that cannot be reached: neither that it is missing nor that it is damaged
+_NO_ANSWER = re.compile(
+    r"dial tcp|connection re|i/o timeout|no such host|network is|ssh command|permission denied", re.I
+)
 RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
 
 
@@ -99,7 +105,7 @@ class RepositoryFull(BackupError):
 class Repository:
     """A restic repository with its password. Making one checks the program and the password file.
 
-    With `locking` False it is only looked at, past all locks.
+    With `locking` False it is only looked at, past all locks and without a cache.
     """
 
     def __init__(self, settings: Settings, locking: bool = True) -> None:
@@ -107,7 +113,7 @@ class Repository:
         self._locking = locking
         self.version = restic_version(settings)
         check_password_file(settings)
-        _check_owner(settings)
+        check_owner(settings)
 
     def exists(self) -> bool:
         """True if the password opens it; raises WrongPassword if another one is needed."""
@@ -155,6 +161,24 @@ class Repository:
         ]
         return sorted(found, key=lambda snapshot: snapshot.time)
 
+    def check_writable(self) -> None:
+        """Raise BackupError unless there is a repository that can be written, as far as a local one shows.
+
+        restic itself goes on trying on a read-only file system, for up to a quarter of an hour.
+        """
+        folder, shown = self._settings.local_repository, self._settings.repository_shown
+        if not folder:
+            return
+        if not (folder / "config").exists():
+            raise _missing(shown)
+        if volume.is_read_only(folder):
+            raise BackupError(
+                f"repository {shown} is on a file system that is mounted read-only",
+                f"dmesg says why; if the disk is well: sudo mount -o remount,rw {volume.mount_point(folder)}",
+            )
+        if not os.access(folder, os.W_OK):
+            raise SetupError(f"repository {shown} cannot be written", "run this as the user that owns it")
+
     def snapshots(self) -> list[Snapshot]:
         """Those that hold an export, the oldest first.
 
@@ -169,18 +193,24 @@ class Repository:
             if entry.id in files
         ]
 
-    def dump(self, snapshot: Snapshot, target: BinaryIO) -> None:
-        """Write the file in `snapshot` to `target`, a real file."""
-        self._restic("dump", "--", snapshot.id, snapshot.path, stdout=target)
+    def dump(self, snapshot: Snapshot, target: BinaryIO, cached: bool = True) -> None:
+        """Write the file in `snapshot` to `target`, a real file.
+
+        With `cached` False nothing comes from restic's cache, which has all but the file's own content.
+        """
+        options = () if cached else ("--no-cache",)
+        self._restic("dump", *options, "--", snapshot.id, snapshot.path, stdout=target)
 
     def read_back(self, stored: Stored, environment: Environment, target: BinaryIO) -> None:
         """Write the file that `store` stored to `target`, a real file, out of the repository.
 
-        restic backs up again what is in a damaged pack and says that all is well; only this finds it out.
-        Raises RepositoryDamaged.
+        restic backs up again what is in a damaged pack and says that all is well; only this finds it out, and
+        only past the cache. Raises RepositoryDamaged.
         """
         try:
-            self._restic("dump", "--", stored.snapshot_id, f"/{environment.archive}", stdout=target)
+            self._restic(
+                "dump", "--no-cache", "--", stored.snapshot_id, f"/{environment.archive}", stdout=target
+            )
         except SnapshotError as error:
             raise self.damaged(stored, error.message) from error
 
@@ -239,7 +269,7 @@ class Repository:
         (--retry-lock came with 0.16, and does not remove any).
         """
         deadline = time.monotonic() + self._settings.lock_wait_s
-        waiting_for = ""
+        waiting_for, second = "", False
         while True:
             try:
                 output = self._run(*arguments, stdin=stdin, stdout=stdout)
@@ -258,19 +288,31 @@ class Repository:
                 command.run(self._settings.restic, "unlock", env=self._settings.variables)
                 if stdin:
                     stdin.seek(0)
+            except command.TimedOut as error:
+                raise BackupError(f"restic {arguments[0]} gave no answer within {LOOK_S} s") from error
+            except BackupError:
+                # without a lock: a run may just have removed what we were about to read
+                if self._locking or second:
+                    raise
+                second = True
+                time.sleep(1)
 
     def _run(self, *arguments: str, stdin: BinaryIO | None, stdout: BinaryIO | None) -> bytes:
         verb, *rest = arguments
         reading = verb in _READING
-        unlocked = reading and (not self._locking or volume.is_read_only(self._settings))
+        folder = self._settings.local_repository
+        unlocked = reading and (not self._locking or bool(folder and volume.is_read_only(folder)))
         while True:
             options = ("--no-lock",) if unlocked else ()
+            if not self._locking:
+                options = (*options, "--no-cache")
             done = command.run(
                 self._settings.restic,
                 *(verb, *options, *rest),
                 env=self._settings.variables,
                 stdin=stdin,
                 stdout=stdout,
+                timeout_s=None if self._locking else LOOK_S,
             )
             if not done.exit_code:
                 return done.stdout
@@ -286,10 +328,11 @@ class Repository:
 
     def _failure(self, verb: str, done: command.Completed) -> BackupError:
         where, said = self._settings.repository_shown, done.stderr
+        failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(done.failure)}")
+        if done.exit_code < 0 or _NO_ANSWER.search(said):
+            return failed
         if done.exit_code == 10 or "Is there a repository at the following location?" in said:
-            return RepositoryMissing(
-                f"no restic repository at {where}", "is the backup volume mounted? (a first one: make init)"
-            )
+            return _missing(where)
         if done.exit_code == 11 or "already locked" in said:
             owner = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
             return RepositoryLocked(
@@ -297,8 +340,9 @@ class Repository:
                 "wait for that run to end: BACKUP.md, 'Locked'",
             )
         if done.exit_code == 12 or "wrong password" in said:
+            place = self._settings.password_file or "the settings"
             return WrongPassword(
-                f"the password in {self._settings.password_file} does not open repository {where}",
+                f"the password in {place} does not open repository {where}",
                 "put the right password back (BACKUP.md, 'Password')",
             )
         if "no space left on device" in said and "unable to create lock" not in said and verb == "dump":
@@ -314,7 +358,7 @@ class Repository:
             )
         if verb == "check" and "repository contains errors" in said:
             return self._found_damage(where, done)
-        return BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(done.failure)}")
+        return failed
 
     def _found_damage(self, where: str, done: command.Completed) -> RepositoryDamaged:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -341,6 +385,12 @@ class Repository:
             "move the pack away and run restic rebuild-index, or restic 0.16's repair packs"
             " (BACKUP.md, 'Damaged')"
         )
+
+
+def _missing(shown: str) -> RepositoryMissing:
+    return RepositoryMissing(
+        f"no restic repository at {shown}", "is the backup volume mounted? (a first one: make init)"
+    )
 
 
 def resolve(snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
@@ -423,12 +473,14 @@ def check_password_file(settings: Settings) -> None:
         raise SetupError(f"password file {file} is empty", "put the repository's password back into it")
 
 
-def _check_owner(settings: Settings) -> None:
-    # what root writes into another user's repository, that user's next run cannot read
+def check_owner(settings: Settings) -> None:
+    """Raise SetupError for root in another user's repository: what root writes, that user could not read."""
     folder = settings.local_repository
-    if folder and not folder.exists():
+    if folder is None or os.geteuid() != 0:
+        return
+    if not folder.exists():
         folder = folder.parent
-    if folder is None or os.geteuid() != 0 or not folder.exists() or folder.stat().st_uid == 0:
+    if not folder.exists() or folder.stat().st_uid == 0:
         return
     try:
         owner = pwd.getpwuid(folder.stat().st_uid).pw_name

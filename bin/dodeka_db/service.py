@@ -43,7 +43,12 @@ class Service:
         """
         if not self.managed:
             return
-        self._check_loaded()
+        state = self._ask("LoadState")
+        if state != "loaded":
+            raise ServiceError(
+                f"systemd does not know {self.unit} (it says {state or 'nothing'})",
+                "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
+            )
         if os.path.basename(self.systemctl[0]) == "sudo" and not self._sudo_allows():
             asked = command.run(self._sudo[0], *self._sudo[1:], "-v")  # on the terminal, if there is one
             if asked.exit_code or not self._sudo_allows():
@@ -78,9 +83,9 @@ class Service:
         self.mark.unlink(missing_ok=True)
 
     def state(self) -> str:
-        """What systemd says of the unit: "active", "failed" and so on; ServiceError if it does not know it."""
-        self._check_loaded()
-        return self._ask("ActiveState")
+        """What systemd says of the unit: "active", "failed" and so on, or "not-found", "masked"."""
+        loaded = self._ask("LoadState")
+        return self._ask("ActiveState") if loaded == "loaded" else loaded
 
     def is_active(self) -> bool:
         """Whether systemd says that it is."""
@@ -110,14 +115,6 @@ class Service:
         if answer:
             raise ServiceError(
                 f"{self.unit} does not answer at its health address within {wait_s} s ({answer})", self._hint
-            )
-
-    def _check_loaded(self) -> None:
-        state = self._ask("LoadState")
-        if state != "loaded":
-            raise ServiceError(
-                f"systemd does not know {self.unit} (it says {state or 'nothing'})",
-                "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
             )
 
     @property

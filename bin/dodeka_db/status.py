@@ -3,13 +3,14 @@
 Looks only: takes no lock, on this machine or in the repository, and changes nothing.
 """
 
+import shlex
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
+from pathlib import Path
 
 from dodeka_db import (
     cron,
@@ -30,6 +31,7 @@ from dodeka_db.repository import (
     RETENTION,
     Listed,
     Repository,
+    check_owner,
     check_password_file,
     restic_version,
 )
@@ -82,7 +84,8 @@ def overall(lines: Sequence[Line]) -> State:
 
 
 def look(settings: Settings) -> list[Line]:
-    """Everything, the worst first."""
+    """Everything, the worst first. Raises SetupError where this user cannot tell: root, of another's repository."""
+    check_owner(settings)
     lines = list(_everything(settings))
     worst = (State.BAD, State.UNKNOWN, State.WELL)
     return sorted(lines, key=lambda line: worst.index(line.state))
@@ -94,33 +97,31 @@ def _everything(settings: Settings) -> Iterator[Line]:
     yield restic
     password = _guarded("", "password", lambda: _password(settings))
     yield password
-    if restic.state is password.state is State.WELL:
-        opened, line = _open(settings)
-    else:
-        opened, line = None, Line(State.UNKNOWN, "", "repository", "not opened, for what is wrong above")
+    repository = Repository(settings, locking=False) if restic.state is password.state is State.WELL else None
+    listed: list[Listed] = []
+    line = _guarded("", "repository", lambda: _repository(settings, repository, listed))
     yield line
-    rates = []
+    can_be_read = line.state is State.WELL
+    rates: list[float] = []
     for environment in environments:
-        if opened:
-            repository, listed = opened
-            ours = [snapshot for snapshot in listed if snapshot.environment == environment.name]
-            yield _guarded(environment.name, "snapshots", lambda: _snapshots(environment, ours))
-            line, rate = _size(settings, repository, environment, bool(ours))
-            yield line
-            rates.append(rate)
+        name = environment.name
+        if can_be_read:
+            ours = [snapshot for snapshot in listed if snapshot.environment == name]
+            yield _guarded(name, "snapshots", lambda: _snapshots(settings, environment, ours))
+            yield _guarded(name, "size", lambda: _size(settings, repository, environment, ours, rates))
         else:
-            text = "cannot be seen: the repository does not open"
-            yield Line(State.UNKNOWN, environment.name, "snapshots", text)
-        yield _guarded(environment.name, "cron", lambda: _cron(settings, environment))
-        yield _guarded(environment.name, "drill", lambda: _drill(settings, environment))
-        yield _guarded(environment.name, "service", lambda: _service(settings, environment))
-        yield _guarded(environment.name, "kept files", lambda: _kept(environment))
+            yield Line(State.UNKNOWN, name, "snapshots", "cannot be seen: the repository does not open")
+        yield _guarded(name, "cron", lambda: _cron(settings, environment))
+        yield _guarded(name, "drill", lambda: _drill(settings, environment))
+        yield _guarded(name, "service", lambda: _service(settings, environment))
+        yield _guarded(name, "kept files", lambda: _kept(environment))
     yield _guarded("", "check", lambda: _check(settings))
     if settings.local_repository:
-        yield _guarded("", "volume", lambda: _volume(settings, environments, rates))
+        rate = sum(rates) if len(rates) == len(environments) else None
+        yield _guarded("", "volume", lambda: _volume(settings, settings.local_repository, environments, rate))
     yield _guarded("", "state folder", lambda: _state_folder(settings, environments))
     yield _guarded("", "lock", lambda: _lock(settings))
-    if opened:
+    if can_be_read:
         yield _guarded("", "restic's locks", lambda: _restic_locks(repository))
     yield _guarded("", "crontab", _crontab)
     yield _guarded("", "logrotate", _logrotate)
@@ -129,7 +130,7 @@ def _everything(settings: Settings) -> Iterator[Line]:
 def _guarded(environment: str, subject: str, look_at: Callable[[], tuple]) -> Line:
     try:
         state, *rest = look_at()
-    except (BackupError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # one odd thing must not take the whole screen away
         return Line(State.UNKNOWN, environment, subject, as_line(error))
     return Line(state, environment, subject, *rest)
 
@@ -143,32 +144,50 @@ def _restic(settings: Settings) -> tuple:
 
 
 def _password(settings: Settings) -> tuple:
-    if settings.password_file is None:
+    file = settings.password_file
+    if file is None:
         return State.WELL, "not in a file"
     try:
         check_password_file(settings)
     except BackupError as error:
-        return State.BAD, error.message, error.hint
-    return State.WELL, f"{settings.password_file}, for its owner alone"
+        if file.exists():
+            return State.BAD, error.message, error.hint
+        return State.BAD, error.message, _bring_back(settings, file)
+    return State.WELL, f"{file}, for its owner alone"
 
 
-def _open(settings: Settings) -> tuple[tuple[Repository, list[Listed]] | None, Line]:
+def _bring_back(settings: Settings, missing: Path) -> str:
+    if _is_mounted(settings):
+        return f"put {missing} back (BACKUP.md, 'Password'); where there was never one: make init"
+    return f"sudo mount {missing.parent}"
+
+
+def _is_mounted(settings: Settings) -> bool:
+    databases = [settings.environment(name).live for name in ENVIRONMENTS]
+    repository = settings.local_repository
+    return repository is None or volume.is_of_its_own(repository, databases)
+
+
+def _repository(settings: Settings, repository: Repository | None, listed: list[Listed]) -> tuple:
+    if repository is None:
+        return State.UNKNOWN, "not opened, for what is wrong with restic or the password"
     try:
-        repository = Repository(settings, locking=False)
-        opened = repository, repository.listed()
-        return opened, Line(State.WELL, "", "repository", f"{settings.repository_shown} opens")
+        listed += repository.listed()
     except RepositoryMissing as error:
         where = settings.local_repository
-        text = f"{error.message} (for a first one: make init)"
-        mend = f"sudo mount {where.parent}" if where else "make init"
+        if where and not _is_mounted(settings):
+            return State.BAD, error.message, f"sudo mount {where.parent}"
+        return State.BAD, error.message, "bring it back, or where there was never one: make init"
     except WrongPassword as error:
-        text, mend = error.message, f"put the right one back into {settings.password_file}, then chmod 600 it"
+        return State.BAD, error.message, "put the right password back (BACKUP.md, 'Password')"
     except BackupError as error:
-        text, mend = error.message, error.hint or "make check"
-    return None, Line(State.BAD, "", "repository", text, mend)
+        if settings.local_repository is None:
+            return State.UNKNOWN, error.message  # the network, perhaps
+        return State.BAD, error.message, error.hint or "see what restic says: BACKUP.md, 'Errors'"
+    return State.WELL, f"{settings.repository_shown} opens"
 
 
-def _snapshots(environment: Environment, listed: Sequence[Listed]) -> tuple:
+def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Listed]) -> tuple:
     ordinary = [snapshot for snapshot in listed if not snapshot.is_pre_restore]
     figures = {"snapshots": len(ordinary), "pre_restore_snapshots": len(listed) - len(ordinary)}
     if not ordinary:
@@ -176,40 +195,46 @@ def _snapshots(environment: Environment, listed: Sequence[Listed]) -> tuple:
     newest = ordinary[-1]
     figures["newest_snapshot_timestamp_seconds"] = newest.time.timestamp()
     kept = f"{len(ordinary)} kept, and {len(listed) - len(ordinary)} of what restores replaced"
-    age = _now() - newest.time
-    if listed[-1].time > _now() + schedule.CLOCK_TOLERANCE:
-        text = f"{listed[-1].short_id} is from the future (timedatectl), so nothing is removed; {kept}"
-        return State.BAD, text, f"restic forget {listed[-1].short_id}", figures
-    text = f"the newest, {newest.short_id}, was taken {_ago(newest.time)}; {kept}"
-    if age > schedule.BACKUP_OVERDUE:
+    future = [snapshot.short_id for snapshot in listed if _is_future(snapshot.time)]
+    if future:
+        text = f"{', '.join(future)} from the future, so nothing is removed; {kept}"
+        forget = f"{_restic_by_hand(settings)} forget {' '.join(future)}"
+        return State.BAD, text, f"timedatectl; if the clock is right: {forget}", figures
+    text = f"the newest, {newest.short_id}, was taken {_age(newest.time)} ago; {kept}"
+    if _now() - newest.time > schedule.BACKUP_OVERDUE:
         return State.BAD, text, f"make cron ENV={environment.name}", figures
     # each host and set of tags is a group of its own for the policy
     groups = Counter((snapshot.host, snapshot.tags) for snapshot in listed)
     if max(groups.values()) > MOST_KEPT:
-        return (
-            State.BAD,
-            f"{text}: more than the retention keeps",
-            f"make cron ENV={environment.name}",
-            figures,
-        )
+        text += ": more than the retention keeps"
+        return State.BAD, text, f"make cron ENV={environment.name}", figures
     return State.WELL, text, "", figures
 
 
+def _restic_by_hand(settings: Settings) -> str:
+    variables = {
+        "RESTIC_REPOSITORY": settings.repository_shown,
+        "RESTIC_PASSWORD_FILE": settings.password_file,
+    }
+    words = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items() if value]
+    return " ".join([*words, shlex.quote(settings.restic)])
+
+
 def _size(
-    settings: Settings, repository: Repository, environment: Environment, any_there: bool
-) -> tuple[Line, float | None]:
-    try:
-        stored = repository.stored_bytes(environment) if any_there else 0
-        rate = growth.bytes_per_day(settings, environment, stored)
-    except (BackupError, ValueError, KeyError) as error:
-        return Line(State.UNKNOWN, environment.name, "size", as_line(error)), None
-    figures = {"stored_bytes": stored}
+    settings: Settings,
+    repository: Repository,
+    environment: Environment,
+    listed: Sequence[Listed],
+    rates: list[float],
+) -> tuple:
+    stored = repository.stored_bytes(environment) if listed else 0
+    rate = growth.bytes_per_day(settings, environment, stored)
     if rate is None:
         text = f"{size(stored)} stored; the growth is known after a day"
-    else:
-        figures["growth_bytes_per_day"] = rate
-        text = f"{size(stored)} stored, {'+' if rate >= 0 else '-'}{size(abs(int(rate)))} a day"
-    return Line(State.WELL, environment.name, "size", text, "", figures), rate
+        return State.WELL, text, "", {"stored_bytes": stored}
+    rates.append(rate)
+    text = f"{size(stored)} stored, {'+' if rate >= 0 else '-'}{size(abs(int(rate)))} a day"
+    return State.WELL, text, "", {"stored_bytes": stored, "growth_bytes_per_day": rate}
 
 
 def _cron(settings: Settings, environment: Environment) -> tuple:
@@ -248,17 +273,22 @@ def _check(settings: Settings) -> tuple:
         "check_success_timestamp_seconds",
     )
     since = integrity.all_read_since(settings)
-    text += f"; all data was read within {_ago(since, '')}" if since else "; not all data has been read yet"
+    text += f"; all data was read within {_age(since)}" if since else "; not all data has been read yet"
     return state, text, *rest
 
 
 def _job(record: records.Record, what: str, overdue_s: float | None, command: str, figure: str) -> tuple:
+    if record.passed and _is_future(record.passed):
+        return State.BAD, f"the last good {what} is in the future", f"timedatectl; then: {command}"
     figures = {figure: record.passed.timestamp()} if record.passed else {}
     good = (
-        f"the last good {what} was {_ago(record.passed)}" if record.passed else f"no good {what} is on record"
+        f"the last good {what} was {_age(record.passed)} ago"
+        if record.passed
+        else f"no good {what} is on record"
     )
     if record.failed:
-        return State.BAD, f"failed {_ago(record.failed)}: {record.error}; {good}", command, figures
+        text = f"failed {_age(record.failed)} ago: {record.error}; {good}"
+        return State.BAD, text, f"see what failed; then: {command}", figures
     if not record.passed:
         return State.BAD, good, command, figures
     if overdue_s is not None and (_now() - record.passed).total_seconds() > overdue_s:
@@ -273,6 +303,12 @@ def _service(settings: Settings, environment: Environment) -> tuple:
     state = unit.state()
     if state == "active":
         return State.WELL, f"{unit.unit} is active"
+    if state in ("not-found", "masked"):
+        return (
+            State.BAD,
+            f"{unit.unit} is {state}",
+            "install its unit (or DODEKA_SYSTEMCTL=none, where there is none)",
+        )
     left = ", a restore left it stopped" if unit.mark.exists() else ""
     return State.BAD, f"{unit.unit} is {state}{left}", f"sudo systemctl start {unit.unit}"
 
@@ -280,38 +316,41 @@ def _service(settings: Settings, environment: Environment) -> tuple:
 def _kept(environment: Environment) -> tuple:
     damaged = swap.damaged_files(environment.live)
     if damaged:
-        text = f"a restore replaced a damaged database, kept as {damaged[-1]} until you need it no more"
-        return State.BAD, text, f"rm {damaged[-1]}*"
+        text = f"restores replaced damaged databases, kept as {', '.join(map(str, damaged))}"
+        # with their journals
+        remove = " ".join(f"{shlex.quote(str(path))}*" for path in damaged)
+        return State.BAD, text, f"when you need them no more: rm {remove}"
     kept = swap.kept_files(environment.live)
     if kept:
-        text = f"what a restore replaced is in no snapshot yet: {kept[-1]}"
+        text = f"what a restore replaced is in no snapshot yet: {', '.join(map(str, kept))}"
         return State.BAD, text, f"make backup ENV={environment.name}"
     return State.WELL, "no file of a restore is left"
 
 
-def _volume(settings: Settings, environments: Sequence[Environment], rates: Sequence[float | None]) -> tuple:
-    repository = settings.local_repository
+def _volume(
+    settings: Settings, repository: Path, environments: Sequence[Environment], rate: float | None
+) -> tuple:
     point = volume.mount_point(repository)
-    room = _rooms(settings, environments)[1]
+    room = volume.for_snapshot(repository, _largest(environments))
     figures = {"volume_free_bytes": room.free_bytes}
     text = f"{point}, {size(room.free_bytes)} free"
     days = None
-    if rates and None not in rates and (rate := sum(rates)) > 0:
+    if rate is not None and rate > 0:
         days = figures["volume_days_left"] = room.free_bytes / rate
         text += f", enough for {days:.0f} days" if days < 1000 else ", enough for years"
-    if not volume.is_of_its_own(settings):
-        text = f"the repository is on the disk of the databases ({point}): no volume is mounted there"
+    if not _is_mounted(settings):
+        text = f"{repository} is on the disk of the system or of the databases ({point}): no volume is mounted there"
         return State.BAD, text, f"sudo mount {repository.parent}", figures
-    if volume.is_read_only(settings):
-        text = f"{point} is mounted read-only (dmesg says why)"
-        return State.BAD, text, f"sudo mount -o remount,rw {point}", figures
+    if volume.is_read_only(repository):
+        text = f"{point} is mounted read-only"
+        return State.BAD, text, f"dmesg; if the disk is well: sudo mount -o remount,rw {point}", figures
     if not room.is_enough or (days is not None and days < FEW_DAYS):
         return State.BAD, text, f"{room.remedy} (df -h {point})", figures
     return State.WELL, text, "", figures
 
 
 def _state_folder(settings: Settings, environments: Sequence[Environment]) -> tuple:
-    room = _rooms(settings, environments)[0]
+    room = volume.for_export(settings, _largest(environments))
     figures = {"state_free_bytes": room.free_bytes}
     text = f"{room.folder}, {size(room.free_bytes)} free, a backup may need {size(room.needed_bytes)}"
     if not room.is_enough:
@@ -319,18 +358,18 @@ def _state_folder(settings: Settings, environments: Sequence[Environment]) -> tu
     return State.WELL, text, "", figures
 
 
-def _rooms(settings: Settings, environments: Sequence[Environment]) -> list[volume.Room]:
-    databases = [environment.database for environment in environments]
-    return volume.rooms(settings, max(path.stat().st_size if path.exists() else 0 for path in databases))
+def _largest(environments: Sequence[Environment]) -> int:
+    files = [environment.live for environment in environments]
+    return max(file.stat().st_size if file.exists() else 0 for file in files)
 
 
 def _lock(settings: Settings) -> tuple:
     holder = lock.holder(settings.state)
     if holder is None:
         return State.WELL, "nothing runs"
-    text = f"{holder.doing}, process {holder.process}, since {_ago(holder.since)}"
+    text = f"{holder.doing}, process {holder.process}, for {_age(holder.since)}"
     if _now() - holder.since > schedule.BACKUP_OVERDUE:
-        return State.BAD, f"{text}: it hangs", f"kill {holder.process}"
+        return State.BAD, text, f"look at its output; if it stands still: kill {holder.process}"
     return State.WELL, text
 
 
@@ -341,7 +380,7 @@ def _restic_locks(repository: Repository) -> tuple:
         return (
             State.BAD,
             f"left by a restic that was killed: {shown}",
-            "restic unlock",
+            "make check",
         )
     return State.WELL, f"held by {shown}" if locks else "none"
 
@@ -363,10 +402,13 @@ def _logrotate() -> tuple:
     return State.WELL, "as shipped"
 
 
-def _ago(moment: datetime, word: str = " ago") -> str:
-    shown = ago(moment)
-    return shown if shown == "in the future" else f"{shown}{word}"
+def _age(moment: datetime) -> str:
+    return ago(min(moment, _now()))  # two clocks may differ a little
+
+
+def _is_future(moment: datetime) -> bool:
+    return moment > _now() + schedule.CLOCK_TOLERANCE
 
 
 def _now() -> datetime:
-    return datetime.fromtimestamp(time.time()).astimezone()
+    return datetime.now().astimezone()

@@ -4,13 +4,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dodeka_db.errors import BackupError, SetupError
+from dodeka_db.errors import BackupError
 from dodeka_db.settings import Settings
+
+# a lock, a tree, an index, a snapshot, and their blocks
+SMALL_FILES_BYTES = 100_000
 
 
 @dataclass(frozen=True)
 class Room:
-    """What is free in a folder, and what a backup may need there, in bytes; `what` is for messages."""
+    """What is free in a folder, and what a backup may need there, in bytes; `what` and `remedy` in words."""
 
     what: str
     folder: Path
@@ -22,60 +25,43 @@ class Room:
     def is_enough(self) -> bool:
         return self.free_bytes >= self.needed_bytes
 
-
-def rooms(settings: Settings, database_bytes: int) -> list[Room]:
-    """Where a backup of a database needs room: the state folder, and the repository if it is on a disk of ours.
-
-    In the state folder the export and its compressed form lie side by side. Neither can be larger than
-    the database; what compresses well needs less, but a disk is not to be filled to its last byte.
-    """
-    found = [
-        Room(
-            "for the export",
-            settings.state,
-            _free(settings.state),
-            2 * database_bytes,
-            "set DODEKA_STATE to another disk",
-        )
-    ]
-    if settings.local_repository:
-        repository = settings.local_repository
-        found.append(
-            Room("for a snapshot", repository, _free(repository), database_bytes, "enlarge the backup volume")
-        )
-    return found
-
-
-def check(settings: Settings, database_bytes: int) -> None:
-    """Raise BackupError unless a backup of a database of that size can be written."""
-    if is_read_only(settings):
-        raise BackupError(
-            f"repository {settings.repository_shown} is on a file system that is mounted read-only",
-            f"dmesg says why; then: sudo mount -o remount,rw {mount_point(settings.local_repository)}",
-        )
-    folder = settings.local_repository
-    if folder and folder.exists() and not os.access(folder, os.W_OK):
-        raise SetupError(
-            f"repository {settings.repository_shown} cannot be written", "run this as the user that owns it"
-        )
-    for room in rooms(settings, database_bytes):
-        if not room.is_enough:
+    def check(self) -> None:
+        """Raise BackupError unless it is enough."""
+        if not self.is_enough:
             raise BackupError(
-                f"no room left {room.what} in {room.folder}: {room.free_bytes // 1000} kB are free,"
-                f" {room.needed_bytes // 1000} kB may be needed",
-                f"free some, or {room.remedy}",
+                f"no room left {self.what} in {self.folder}: {self.free_bytes // 1000} kB are free,"
+                f" {self.needed_bytes // 1000} kB may be needed",
+                f"free some, or {self.remedy}",
             )
 
 
-def is_read_only(settings: Settings) -> bool:
-    """Whether the repository is a folder on a file system that is mounted read-only."""
-    folder = settings.local_repository
-    return bool(folder and folder.exists() and os.statvfs(folder).f_flag & os.ST_RDONLY)
+def for_export(settings: Settings, database_bytes: int) -> Room:
+    """In the state folder the export lies beside its compressed form, neither larger than the database.
+
+    What compresses well needs less, but the disk may be the backend's own: it is not to be filled up.
+    """
+    free = _free(settings.state)
+    return Room(
+        "for the export", settings.state, free, 2 * database_bytes, "set DODEKA_STATE to another disk"
+    )
 
 
-def is_of_its_own(settings: Settings) -> bool:
-    """Whether the repository's folder is on another file system than the databases."""
-    return _device(settings.local_repository) != _device(settings.backend)
+def for_snapshot(repository: Path, archive_bytes: int) -> Room:
+    """In a local `repository` a snapshot takes the compressed export at most, and restic's own small files."""
+    needed = archive_bytes + SMALL_FILES_BYTES
+    return Room("for a snapshot", repository, _free(repository), needed, "enlarge the backup volume")
+
+
+def is_read_only(folder: Path) -> bool:
+    """Whether `folder` is there, on a file system that is mounted read-only."""
+    return folder.exists() and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def is_of_its_own(repository: Path, databases: list[Path]) -> bool:
+    """Whether the file system of `repository` is neither the root's nor that of a database."""
+    device = _existing(repository).stat().st_dev
+    others = [Path("/"), *databases]
+    return all(_existing(other).stat().st_dev != device for other in others)
 
 
 def mount_point(folder: Path) -> Path:
@@ -89,10 +75,6 @@ def mount_point(folder: Path) -> Path:
 def _free(folder: Path) -> int:
     status = os.statvfs(_existing(folder))
     return status.f_bavail * status.f_frsize
-
-
-def _device(folder: Path) -> int:
-    return _existing(folder).stat().st_dev
 
 
 def _existing(folder: Path) -> Path:
