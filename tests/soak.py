@@ -177,9 +177,10 @@ class Soak:
 
 def main() -> int:
     runs = int(os.environ.get("SOAK_RUNS", RUNS))
-    temporary = Path(tempfile.gettempdir())
-    there_before = set(temporary.iterdir())
     folder = Path(tempfile.mkdtemp(prefix="dodeka-soak-", dir="/var/tmp"))
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    sites.PLAIN["TMPDIR"] = str(temporary)
     soak = Soak(folder / "site")
     writer = Writer(soak.site.database())
     writer.start()
@@ -197,7 +198,7 @@ def main() -> int:
     writer.stopping = True
     writer.join()
     verified = soak.everything_can_be_restored()
-    left = [path for path in temporary.iterdir() if path not in there_before]
+    left = list(temporary.iterdir())
     left += list((soak.site.state / "staging").iterdir())
     left += soak.site.database().parent.glob("db.sqlite.*")
     left += [path for path in (soak.site.state / "restic-cache").glob("restic-check-*")]

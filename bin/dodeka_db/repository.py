@@ -285,6 +285,7 @@ class Repository:
                 elif remaining > 0:
                     time.sleep(min(LOCK_POLL_S, remaining))
                 waiting_for = locked.message
+                # never --remove-all; whether it helped shows now: 0.14 says that it did in any case
                 command.run(self._settings.restic, "unlock", env=self._settings.variables)
                 if stdin:
                     stdin.seek(0)
