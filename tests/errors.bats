@@ -157,16 +157,14 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     . "$SITE/backup.env"
     export RESTIC_REPOSITORY RESTIC_PASSWORD_FILE
     # check holds an exclusive lock for a moment; stopped in that moment, it keeps it
-    held=
-    while [ -z "$held" ]; do
+    lock() { ls "$SITE/restic/locks" | grep -x '[0-9a-f]\{64\}'; } # restic writes it under another name first
+    until lock; do
+        rm -f "$SITE"/restic/locks/*
         "$RESTIC" check --read-data > /dev/null 2>&1 3>&- &
         check=$!
-        until [ -n "$(ls "$SITE/restic/locks")" ]; do sleep 0.005; done
-        kill -STOP $check
-        sleep 0.05
-        # restic writes it under another name first
-        held=$(ls "$SITE/restic/locks" | grep -x '[0-9a-f]\{64\}' || true)
-        [ -n "$held" ] || kill -KILL $check
+        until lock || ! kill -0 $check 2> /dev/null; do sleep 0.002; done
+        kill -STOP $check 2> /dev/null || continue
+        lock || kill -KILL $check
     done
     script backup production
     kill -KILL $check
