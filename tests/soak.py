@@ -98,7 +98,7 @@ class Soak:
         self.restic.write_text(CLOCK.replace("CLOCK", str(self.file)).replace("RESTIC", RESTIC))
         self.restic.chmod(0o755)
         self.rng = random.Random(7)
-        self.good = self.killed = self.restores = self.stale = 0
+        self.good = self.killed = self.restores = self.locked = 0
 
     def tick(self) -> None:
         self.clock += STEP
@@ -118,7 +118,7 @@ class Soak:
         self.tick()
         done = self.site.run("cron", "production", RESTIC=str(self.restic), DODEKA_LOCK_WAIT_S="60")
         assert (done.returncode, done.stderr) == (0, ""), done
-        self.stale += "removing it if it is stale" in done.stdout
+        self.locked += "removing it if it is stale" in done.stdout
         after = set(self.times())
         # an orphan of a run that was killed may have stored its snapshot meanwhile
         there = {*before, *after, self.clock}
@@ -205,7 +205,7 @@ def main() -> int:
     assert not left, left
     assert re.fullmatch("ok", _integrity(soak.site.database()))
     print(
-        f"{soak.good} good cron runs, {soak.killed} killed, {soak.stale} stale locks removed, {soak.restores} restores,"
+        f"{soak.good} good cron runs, {soak.killed} killed, {soak.locked} next runs met a lock of a dead or orphaned restic, {soak.restores} restores,"
         f" {writer.wrote} writes, {writer.refused} refused; the retention was exact after each good run;"
         f" {verified} snapshots verified; nothing left behind; {time.monotonic() - began:.0f} s"
     )
