@@ -377,11 +377,7 @@ def _restic_locks(repository: Repository) -> tuple:
     locks = repository.locks()
     shown = ", ".join(f"PID {one.process} on {one.host}" for one in locks)
     if any(one.is_stale for one in locks):
-        return (
-            State.BAD,
-            f"left by a restic that was killed: {shown}",
-            "make check",
-        )
+        return State.BAD, f"left by a restic that was killed: {shown}", "make check"
     return State.WELL, f"held by {shown}" if locks else "none"
 
 
