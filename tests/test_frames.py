@@ -1,10 +1,13 @@
 """frames: what zstd -d makes of ours, what we make of zstd's, and what damage does."""
 
 import io
+import json
 import os
 import random
+import statistics
 import subprocess
 import zlib
+from collections.abc import Iterator
 
 import pytest
 import zstandard
@@ -21,7 +24,7 @@ def export(tmp_path_factory) -> bytes:
     members.create(folder / "db.sqlite", members=6000)
     database.export(folder / "db.sqlite", folder / "export.sqlite")
     content = (folder / "export.sqlite").read_bytes()
-    assert len(content) > 5 * frames.FRAME_BYTES  # else there is nothing to cut
+    assert len(content) > frames.FIRST_FRAME_BYTES + 20 * frames.FRAME_BYTES  # else there is nothing to cut
     return content
 
 
@@ -38,13 +41,15 @@ def decompressed(archive: bytes) -> bytes:
 
 
 def split(archive: bytes) -> list[bytes]:
+    """The frames that hold data; between each two of them there is a boundary."""
     found = []
     while archive:
         frame = zstandard.ZstdDecompressor().decompressobj()
         frame.decompress(archive)
         found.append(archive[: len(archive) - len(frame.unused_data)])
         archive = frame.unused_data
-    return found
+    assert found[1::2] == [frames.BOUNDARY] * (len(found) // 2) and len(found) % 2
+    return found[::2]
 
 
 def test_zstd_turns_it_back_byte_for_byte(export, tmp_path):
@@ -65,8 +70,45 @@ def test_every_frame_says_its_size_and_carries_its_checksum(export):
         assert parameters.has_checksum
         sizes.append(parameters.content_size)
     assert sum(sizes) == len(export)
-    assert max(sizes) <= frames.FRAME_BYTES * 4
-    assert min(sizes[:-1]) >= frames.FRAME_BYTES // 4
+    assert sizes[0] == frames.FIRST_FRAME_BYTES
+    assert max(sizes[1:]) <= frames.FRAME_BYTES * 4
+    assert min(sizes[1:-1]) >= frames.FRAME_BYTES // 4
+
+
+def test_what_fits_into_one_chunk_of_restic_s_is_one_frame(export):
+    small = export[: frames.FIRST_FRAME_BYTES]
+    assert len(split(compressed(small))) == 1
+    assert len(split(compressed(small + export[:PAGE]))) == 2
+
+
+def test_all_cores_give_the_same_bytes_as_one(export, monkeypatch):
+    many = compressed(export)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    assert compressed(export) == many
+
+
+def test_restic_cuts_its_chunks_where_frames_end(site, tmp_path):
+    file = tmp_path / "file.zst"
+    seen = set()
+    archive = compressed(random.Random(6).randbytes(40 * 1024 * 1024))  # it does not compress
+    archive = archive[len(split(archive)[0]) + len(frames.BOUNDARY) :]  # without the first frame, a long one
+
+    def new_chunks() -> Iterator[int]:
+        site.restic("backup", "--quiet", "--compression", "off", str(file))
+        for index in site.restic("list", "index", "--quiet").stdout.split():
+            for pack in json.loads(site.restic("cat", "index", index).stdout)["packs"]:
+                for blob in pack["blobs"]:
+                    if blob["type"] == "data" and blob["id"] not in seen:
+                        seen.add(blob["id"])
+                        yield blob["length"]
+
+    file.write_bytes(archive)
+    with_boundaries = list(new_chunks())
+    # 512 KiB, and what is left of the frame then
+    assert max(with_boundaries) < 512 * 1024 + 4 * frames.FRAME_BYTES + 1000
+    file.write_bytes(archive.replace(frames.BOUNDARY, b""))
+    without = list(new_chunks())
+    assert statistics.mean(with_boundaries) < 0.7 * statistics.mean(without)
 
 
 @pytest.mark.parametrize("arguments", [["--rsyncable"], ["-19"], ["--no-check"], ["-T2", "--rsyncable"]])
@@ -101,7 +143,7 @@ def test_a_file_cut_off_inside_a_frame_is_refused(export):
     archive = compressed(export)
     boundaries = [0]
     for frame in split(archive):
-        boundaries.append(boundaries[-1] + len(frame))
+        boundaries += [boundaries[-1] + len(frame), boundaries[-1] + len(frame) + len(frames.BOUNDARY)]
     rng = random.Random(3)
     for length in [
         1,
@@ -163,9 +205,9 @@ def test_a_long_run_of_zeros_does_not_fill_the_memory():
 
 
 def test_the_cuts_are_where_the_checksum_says(export):
-    at = 0
-    for frame in split(compressed(export))[:-1]:
+    at = frames.FIRST_FRAME_BYTES
+    for frame in split(compressed(export))[1:-1]:
         size = zstandard.get_frame_parameters(frame).content_size
         at += size
-        last_page = export[at - PAGE : at]
-        assert zlib.crc32(last_page) % (frames.FRAME_BYTES // PAGE) == 0 or size == frames.FRAME_BYTES * 4
+        fingerprint = zlib.crc32(export[at - frames.FINGERPRINT_BYTES : at])
+        assert fingerprint % (frames.FRAME_BYTES // PAGE) == 0 or size == frames.FRAME_BYTES * 4
