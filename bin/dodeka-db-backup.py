@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """Take one snapshot of an environment's database now (make backup)."""
 
-import sys
 import time
 from collections.abc import Sequence
 
@@ -25,15 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lock.held(staging.state_folder(here), f"backup of {environment.name}", here.lock_wait_s):
         recover(here)
         taken = take_snapshot(here, repository, environment)
-    console.log.info(
-        "done: snapshot %s, %s exported, repository grew by %s, %.1f s",
-        taken.snapshot_id,
-        console.size(taken.exported_bytes),
-        console.size(taken.added_bytes),
-        time.monotonic() - started,
-    )
+    console.log.info("done: %s, %.1f s", console.summary(taken), time.monotonic() - started)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """Check the restic repository, and read a quarter of its data, another one each time (make check)."""
 
-import sys
 import time
 from collections.abc import Sequence
 
@@ -20,4 +19,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

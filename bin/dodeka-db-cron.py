@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """Take one snapshot of an environment's database, then apply the retention policy (make cron; what cron runs)."""
 
-import sys
 import time
 from collections.abc import Sequence
 
@@ -28,10 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = cron.run(here, environment)
         seconds = time.monotonic() - started
     console.log.info(
-        "done: snapshot %s, %s exported, repository grew by %s, %d old snapshots removed, %.1f s",
-        done.taken.snapshot_id,
-        console.size(done.taken.exported_bytes),
-        console.size(done.taken.added_bytes),
+        "done: %s, %d old snapshots removed, %.1f s",
+        console.summary(done.taken),
         done.removed,
         seconds,
     )
@@ -39,4 +36,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

@@ -3,14 +3,13 @@
 
 import os
 import secrets
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, lock, settings, staging
 from dodeka_db.errors import SetupError, WrongPassword
-from dodeka_db.repository import Repository
+from dodeka_db.repository import NO_COMPRESSION, UPGRADE, Repository, restic_version
 from dodeka_db.settings import Settings
 
 
@@ -23,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_folder(here)
         made = _make_password_file(here.password_file)
         try:
+            restic_version(here)
             repository = Repository(here)
-            there = repository.exists()
-            if not there:
+            version = repository.format_version()
+            if version is None:
                 repository.init()
         except BaseException as error:
             if made:
@@ -36,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "put the repository's own password into it",
                 ) from error
             raise
-    state = "was there already, nothing to do" if there else "made"
+    state = "was there already, nothing to do" if version else "made"
     console.log.info("repository %s: %s", here.repository_shown, state)
+    if version == 1 and here.format == "pages":
+        console.log.warning("%s; %s", NO_COMPRESSION, UPGRADE)
     if made:
         console.log.info("made password file %s", made)
         console.log.info("KEEP ITS CONTENT SOMEWHERE ELSE TOO: without it nobody can read the backups, ever")
@@ -68,4 +70,4 @@ def _make_password_file(file: Path | None) -> Path | None:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

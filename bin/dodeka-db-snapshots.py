@@ -2,7 +2,6 @@
 """List the snapshots of one environment or of all (make snapshots)."""
 
 import json
-import sys
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
@@ -32,8 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _as_json(snapshot: Snapshot) -> dict[str, object]:
-    return {**vars(snapshot), "short_id": snapshot.short_id, "time": snapshot.time.isoformat()}
+    return {
+        **vars(snapshot),
+        "short_id": snapshot.short_id,
+        "format": snapshot.format,
+        "time": snapshot.time.isoformat(),
+    }
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

@@ -2,7 +2,6 @@
 """Say whether all is well, the worst first (make status). Exit code 0: it is, 1: something is not, 2: cannot tell."""
 
 import json
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -94,4 +93,4 @@ def _metric(name: str, meaning: str, values: Sequence[tuple[str, float]]) -> lis
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -111,4 +110,4 @@ def _make(*words: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """Put back what the last restore of an environment replaced (make undo)."""
 
-import sys
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
@@ -23,4 +22,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

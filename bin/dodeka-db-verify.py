@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """Prove that a snapshot is a whole database, without touching the live one (make verify): the drill."""
 
-import sys
 import time
 from collections.abc import Sequence
 
@@ -23,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = here.environment(arguments.environment)
     snapshot = drill.run(here, environment, arguments.snapshot)
     console.log.info(
-        "done: snapshot %s of %s is a whole database, %.1f s",
+        "done: snapshot %s (%s) of %s is a whole database, %.1f s",
         snapshot.short_id,
+        snapshot.format,
         console.when(snapshot.time),
         time.monotonic() - started,
     )
@@ -32,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

@@ -3,7 +3,6 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -78,4 +77,4 @@ def _show_and_run(what: str, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main))
+    console.run(main)

@@ -51,8 +51,8 @@ setup() { copy_site; }
     "$ROOT/.venv/bin/python" -c '
 import datetime, json, sys
 (entry,) = json.load(sys.stdin)
-assert set(entry) == {"id", "short_id", "time", "environment", "tags", "host", "path", "stored_bytes"}, entry
-assert entry["environment"] == "production" and entry["path"] == "/dodeka-production.sqlite.zst"
+assert set(entry) == {"id", "short_id", "time", "environment", "tags", "host", "path", "stored_bytes", "format"}, entry
+assert entry["environment"] == "production" and entry["format"] == "zst" and entry["path"] == "/dodeka-production.sqlite.zst"
 assert datetime.datetime.fromisoformat(entry["time"]).tzinfo and entry["stored_bytes"] > 1000
 ' <<< "$output"
 }
@@ -60,8 +60,8 @@ assert datetime.datetime.fromisoformat(entry["time"]).tzinfo and entry["stored_b
 @test "the table" {
     "$ROOT/bin/dodeka-db-backup.py" production
     script snapshots
-    [[ ${lines[0]} =~ ^ID\ +When\ +Ago\ +Size\ +Tags$ ]]
-    [[ ${lines[1]} =~ ^[0-9a-f]{8}\ \ [A-Z][a-z]{2}\ .*\ [0-9]+\ (seconds?|minutes)\ +[0-9.]+\ kB\ \ db,db_sqlite,db_dodeka,env_production$ ]]
+    [[ ${lines[0]} =~ ^ID\ +When\ +Ago\ +Size\ +Format\ +Tags$ ]]
+    [[ ${lines[1]} =~ ^[0-9a-f]{8}\ \ [A-Z][a-z]{2}\ .*\ [0-9]+\ (seconds?|minutes)\ +[0-9.]+\ kB\ \ zst\ +db,db_sqlite,db_dodeka,env_production$ ]]
 }
 
 @test "a reader that goes away is no failure" {

@@ -2,7 +2,7 @@
 
 A site with the real restic, SQLite and zstd, whose clock starts five days ago: a wrapper around restic gives each
 snapshot a time 12 minutes after the one before, so that the retention has hours and days to choose from.
-Nothing else is made up. After every run that says it is good the snapshots are exactly those that the policy
+Nothing else is made up. The format changes from run to run, by chance. After every run that says it is good the snapshots are exactly those that the policy
 keeps of what was there; after every run that was killed the next one succeeds by itself.
 """
 
@@ -26,6 +26,7 @@ import sites
 from sites import RESTIC, ROOT, Site
 
 from dodeka_db.repository import RETENTION
+from dodeka_db.settings import FORMATS
 
 RUNS = 300
 STEP = timedelta(minutes=12)
@@ -103,6 +104,7 @@ class Soak:
     def tick(self) -> None:
         self.clock += STEP
         self.file.write_text(f"{self.clock:%F %T}")
+        sites.PLAIN["DODEKA_FORMAT"] = self.rng.choice(list(FORMATS))
 
     def times(self) -> list[datetime]:
         """Of production's ordinary snapshots, by restic alone, without a lock."""

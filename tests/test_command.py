@@ -30,11 +30,40 @@ def test_without_input_a_program_reads_nothing():
     assert command.run("cat").stdout == b""
 
 
-def test_files_are_handed_over(tmp_path):
+def test_input_is_handed_over_and_output_is_read_as_it_comes(tmp_path):
     (tmp_path / "in").write_bytes(os.urandom(1_000_000))
-    with open(tmp_path / "in", "rb") as source, open(tmp_path / "out", "wb") as target:
-        assert command.run("cat", stdin=source, stdout=target).stdout == b""
-    assert (tmp_path / "in").read_bytes() == (tmp_path / "out").read_bytes()
+    found = []
+    with open(tmp_path / "in", "rb") as source:
+        done = command.run("cat", stdin=source, reader=lambda output: found.append(output.read()))
+    assert (done.exit_code, done.stdout) == (0, b"")
+    assert found == [(tmp_path / "in").read_bytes()]
+
+
+def test_a_reader_gets_what_is_there_before_the_program_ends(tmp_path):
+    def reader(output) -> None:
+        assert output.readline() == b"early\n"
+        (tmp_path / "go").touch()
+
+    command.run("sh", "-c", f"echo early; until [ -e {tmp_path}/go ]; do sleep 0.01; done", reader=reader)
+
+
+def test_a_program_is_not_stopped_by_its_reader_having_enough(tmp_path):
+    done = command.run(
+        "sh",
+        "-c",
+        f"head -c 5000000 /dev/zero && touch {tmp_path}/end",
+        reader=lambda output: output.read(10),
+    )
+    assert (done.exit_code, (tmp_path / "end").exists()) == (0, True)
+
+
+def test_what_a_reader_raises_counts_only_if_the_program_did_well():
+    def reader(output) -> None:
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        command.run("head", "-c", "5000000", "/dev/zero", reader=reader)
+    assert command.run("sh", "-c", "head -c 5000000 /dev/zero; exit 3", reader=reader).exit_code == 3
 
 
 def test_a_long_output_is_kept_whole():
@@ -105,6 +134,59 @@ def test_a_signal_to_us_alone_ends_the_child_and_runs_finally(tmp_path, signum):
     output, _ = process.communicate(timeout=10)
     assert output == f"{signum.name} {128 + signum}\nfinally\n"
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_signal_while_its_output_is_read_ends_the_child(tmp_path):
+    process = script(
+        tmp_path,
+        f"""
+        def reader(output):
+            output.readline()
+            print("reading", flush=True)
+            output.read()
+        try:
+            command.run("sh", "-c", "echo $$ > {tmp_path}/pid; echo; exec sleep 100", reader=reader)
+        except interrupts.Interrupted as interruption:
+            print(interruption)
+        """,
+    )
+    pid = wait_for(tmp_path / "pid")
+    assert process.stdout.readline() == "reading\n"
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=10)
+    assert output == "SIGTERM\n"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_child_that_is_stuck_in_writing_to_us_can_end_in_peace(tmp_path):
+    """Like restic's since 0.17: it notices the signal only when its output has gone."""
+    (tmp_path / "child.py").write_text(
+        "import os, signal, sys\n"
+        "asked = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: asked.append(1))\n"
+        "while not asked: os.write(1, bytes(1_000_000))\n"
+        "open(sys.argv[1], 'w').close()\n"
+    )
+    process = script(
+        tmp_path,
+        f"""
+        import time
+        def reader(output):
+            output.read(1)
+            print("reading", flush=True)
+            time.sleep(100)
+        try:
+            command.run(sys.executable, "{tmp_path}/child.py", "{tmp_path}/clean", reader=reader)
+        except interrupts.Interrupted as interruption:
+            print(interruption)
+        """,
+    )
+    assert process.stdout.readline() == "reading\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=10)
+    assert output == "SIGTERM\n"
+    assert (tmp_path / "clean").exists()
 
 
 def test_a_signal_while_the_child_is_being_started_ends_it_too(tmp_path):

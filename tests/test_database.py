@@ -23,6 +23,12 @@ def db(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture(params=[database.export, database.copy], ids=["export", "copy"])
+def export(request):
+    """Either way to a copy of a database that is in use."""
+    return request.param
+
+
 @pytest.fixture
 def target(tmp_path) -> Path:
     return tmp_path / "export.sqlite"
@@ -73,27 +79,27 @@ def make_staged(folder: Path) -> Path:
     return folder / "db.sqlite.restoring-x"
 
 
-def test_an_export_has_every_row_also_those_in_the_wal(db, target):
+def test_an_export_has_every_row_also_those_in_the_wal(db, target, export):
     with closing(sqlite3.connect(db, isolation_level=None)) as writer:
         writer.execute("PRAGMA wal_autocheckpoint=0")
         writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
-        database.export(db, target)
+        export(db, target)
     database.verify(target, "the export")
     assert rows(target, "SELECT key FROM users WHERE key = 'in-the-wal'")
     assert members.digest(target) == members.digest(db)
 
 
-def test_a_reader_that_exports_leaves_the_wal_alone(db, target):
+def test_a_reader_that_exports_leaves_the_wal_alone(db, target, export):
     with closing(sqlite3.connect(db, isolation_level=None)) as writer:
         writer.execute("PRAGMA wal_autocheckpoint=0")
         writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
         wal = Path(f"{db}-wal").read_bytes()
         main = db.read_bytes()
-        database.export(db, target)
+        export(db, target)
         assert (Path(f"{db}-wal").read_bytes(), db.read_bytes()) == (wal, main)
 
 
-def test_an_export_keeps_the_settings_of_the_file(tmp_path, target):
+def test_an_export_keeps_the_settings_of_the_file(tmp_path, target, export):
     path = tmp_path / "odd.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA page_size=8192")
@@ -101,7 +107,7 @@ def test_an_export_keeps_the_settings_of_the_file(tmp_path, target):
         connection.execute("PRAGMA user_version=42")
         connection.execute("PRAGMA application_id=4711")
         connection.execute("CREATE TABLE t (a)")
-    database.export(path, target)
+    export(path, target)
     for pragma, value in (
         ("page_size", 8192),
         ("auto_vacuum", 2),
@@ -111,16 +117,16 @@ def test_an_export_keeps_the_settings_of_the_file(tmp_path, target):
         assert rows(target, f"PRAGMA {pragma}") == [(value,)]
 
 
-def test_the_same_content_is_exported_to_the_same_bytes(db, tmp_path):
-    database.export(db, tmp_path / "1")
-    database.export(db, tmp_path / "2")
+def test_the_same_content_is_exported_to_the_same_bytes(db, tmp_path, export):
+    export(db, tmp_path / "1")
+    export(db, tmp_path / "2")
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
-def test_a_question_mark_in_the_path_is_a_question_mark(tmp_path, target):
+def test_a_question_mark_in_the_path_is_a_question_mark(tmp_path, target, export):
     path = tmp_path / "what?mode=rwc&x#y %20" / "db.sqlite"
     members.create(path, members=5)
-    database.export(path, target)
+    export(path, target)
     assert members.count(target) == 5
 
 
@@ -143,7 +149,7 @@ print(n, longest)
 """
 
 
-def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_refused(tmp_path):
+def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_refused(tmp_path, export):
     path = tmp_path / "db.sqlite"
     members.create(path, members=5000)
     started = rows(path, "SELECT count(*) FROM outbox")[0][0]
@@ -156,11 +162,12 @@ def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_ref
     exports = 0
     while time.monotonic() < until:
         target = tmp_path / f"export-{exports}"
-        database.export(path, target)
+        export(path, target)
         database.verify(target, "the export")
         queued = {key for (key,) in rows(target, "SELECT key FROM outbox WHERE key LIKE '%-%'")}
         counted = {key for (key,) in rows(target, "SELECT key FROM counters WHERE key LIKE '%-%'")}
         assert queued == counted
+        target.unlink()  # as a run does
         exports += 1
     output, _ = writer.communicate(timeout=30)
     assert writer.returncode == 0, "the writer was refused"
@@ -170,9 +177,9 @@ def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_ref
     assert rows(path, "SELECT count(*) FROM outbox")[0][0] == started + written
 
 
-def test_a_missing_database_is_an_error_and_stays_missing(tmp_path, target):
+def test_a_missing_database_is_an_error_and_stays_missing(tmp_path, target, export):
     with pytest.raises(DatabaseError, match="is missing"):
-        database.export(tmp_path / "none.sqlite", target)
+        export(tmp_path / "none.sqlite", target)
     assert not (tmp_path / "none.sqlite").exists() and not target.exists()
 
 
@@ -185,26 +192,27 @@ def test_a_missing_database_is_an_error_and_stays_missing(tmp_path, target):
         (b"SQLite format 3\0" + b"\xff" * 8000, "is damaged|not"),
     ],
 )
-def test_what_is_not_a_database_is_an_error(tmp_path, target, content, said):
+def test_what_is_not_a_database_is_an_error(tmp_path, target, content, said, export):
     path = tmp_path / "db.sqlite"
     path.write_bytes(content)
     with pytest.raises(DatabaseError, match=said):
-        database.export(path, target)
+        export(path, target)
     assert path.read_bytes() == content
 
 
-def test_a_folder_in_the_place_of_a_database_is_an_error(tmp_path, target):
+def test_a_folder_in_the_place_of_a_database_is_an_error(tmp_path, target, export):
     with pytest.raises(DatabaseError, match="cannot be read"):
-        database.export(tmp_path, target)
+        export(tmp_path, target)
 
 
-def test_a_corrupt_database_is_an_error(db, target):
+def test_a_corrupt_database_is_an_error(db, target, export):
     with closing(sqlite3.connect(db)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for number in range(3, 40):
         corrupt_page(db, number)
     with pytest.raises(DatabaseError, match="is damaged"):
-        database.export(db, target)
+        export(db, target)
+        database.verify(target, "the copy")  # pages are copied as they are
 
 
 def test_an_index_that_lacks_a_row_is_found_in_the_export(db, target):
@@ -220,19 +228,28 @@ def test_an_index_that_lacks_a_row_is_found_in_the_export(db, target):
     shutil.copy(db, target)
     with pytest.raises(DatabaseError, match="is damaged: .*index i"):
         database.verify(target, "the copy")
+    database.verify(target, "the copy", quick=True)  # which is what the drills are for
 
 
-def test_an_unfinished_transaction_in_a_rollback_journal_is_an_error(tmp_path, target):
+def test_an_unfinished_transaction_in_a_rollback_journal_is_an_error(tmp_path, target, export):
     path = tmp_path / "db.sqlite"
     leave_hot_journal(path)
     with pytest.raises(DatabaseError, match="unfinished transaction"):
-        database.export(path, target)
+        export(path, target)
     assert Path(f"{path}-journal").exists()
 
 
-def test_no_room_for_the_export(db, small_disk):
+def test_a_database_that_somebody_keeps_locked_is_not_waited_for_for_ever(db, target, export):
+    with closing(sqlite3.connect(db, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseError, match="is locked by another process"):
+            export(db, target)
+
+
+def test_no_room_for_the_export(db, small_disk, export):
     with pytest.raises(BackupError, match="no room left"):
-        database.export(db, small_disk / "export.sqlite")
+        export(db, small_disk / "export.sqlite")
 
 
 class TestVerify:
@@ -348,6 +365,14 @@ class TestFit:
         assert rows(staged, "PRAGMA journal_mode") == [(mode.lower(),)]
         assert staged.stat().st_mode & 0o777 == 0o640
         assert not Path(f"{staged}-wal").exists()
+
+    def test_a_copy_of_pages_takes_over_the_old_one_s_journal_mode_too(self, db, tmp_path):
+        database.copy(db, tmp_path / "staged")
+        assert database.read_header(tmp_path / "staged").wal
+        with closing(sqlite3.connect(db)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+        database.fit(tmp_path / "staged", db)
+        assert not database.read_header(tmp_path / "staged").wal
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
     def test_the_owner_of_the_old_one_or_of_its_folder(self, db, staged):

@@ -156,6 +156,7 @@ def masked(line: str) -> str:
         (r"\w{3} \d\d \w{3} \d{4} \d\d:\d\d", "WHEN"),
         (r"\d+ (second|minute)s?", "AGE"),
         (r"\d+(\.\d+)? (B|kB|MB|GB)", "SIZE"),
+        ("grew by at most", "grew by"),  # of restic before 0.17
         (r"(restic +)[\d.]+, \S+", r"\1VERSION"),
         (r"\d+\.\d s\b", "SECONDS"),
         (r"pre-restore-\d{8}T\d{6}Z", "pre-restore-TIME"),

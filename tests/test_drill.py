@@ -57,7 +57,9 @@ class TestVerify:
         assert rows["table"] == ["rows", "live"]
         assert rows["users"] == ["400", "400"] and rows["outbox"] == ["20", "21"]
         newest = site.snapshots("production")[-1]["short_id"]
-        assert re.search(rf"done: snapshot {newest} of .* is a whole database, [\d.]+ s$", output.strip())
+        assert re.search(
+            rf"done: snapshot {newest} \(zst\) of .* is a whole database, [\d.]+ s$", output.strip()
+        )
         passed = record(site, "drill-production")
         assert passed["passed"] and passed["failed"] is None and passed["details"] == {"snapshot": newest}
         assert list((site.state / "staging").iterdir()) == []
@@ -66,7 +68,7 @@ class TestVerify:
         site.ok("backup", "production")
         first = site.snapshots("production")[0]["short_id"]
         site.ok("backup", "production")
-        assert f"snapshot {first} of" in site.ok("verify", "production", "--snapshot", first)
+        assert f"snapshot {first} (zst) of" in site.ok("verify", "production", "--snapshot", first)
         done = site.run("verify", "demo", "--snapshot", first)
         assert (done.returncode, "is of production, not of demo" in done.stderr) == (4, True)
 

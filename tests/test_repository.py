@@ -89,7 +89,7 @@ def test_only_our_snapshots_are_listed_the_oldest_first_with_their_sizes(site, t
 
 def test_an_empty_repository_lists_nothing(site):
     assert site.snapshots() == []
-    assert site.ok("snapshots").split() == ["ID", "When", "Ago", "Size", "Tags"]
+    assert site.ok("snapshots").split() == ["ID", "When", "Ago", "Size", "Format", "Tags"]
 
 
 def expected_to_stay(times: list[datetime]) -> set[datetime]:

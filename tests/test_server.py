@@ -533,7 +533,7 @@ class TestInstall:
 ENDS = {
     "cron.sh production": r"production done: snapshot [0-9a-f]{8}, .* old snapshots removed, [\d.]+ s",
     "cron.sh demo": r"demo done: snapshot [0-9a-f]{8}, .* old snapshots removed, [\d.]+ s",
-    "verify.py production": r"production done: snapshot [0-9a-f]{8} of .* is a whole database, [\d.]+ s",
+    "verify.py production": r"production done: snapshot [0-9a-f]{8} \(zst\) of .* is a whole database, [\d.]+ s",
     "check.py": r"both done: no errors, [\d.]+ s",
 }
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"

@@ -148,6 +148,7 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
     assert example.repository == default.repository
     assert example.password_file == default.password_file
     assert example.state == default.state
+    assert example.format == default.format == "zst"
     assert example.lock_wait_s == default.lock_wait_s
     assert example.start_wait_s == default.start_wait_s
     assert example.systemctl == ("sudo", "systemctl")

@@ -1,26 +1,32 @@
 """Take one snapshot of an environment: export, check, compress, store."""
 
-import filecmp
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dodeka_db import database, frames, staging, volume
+from dodeka_db import command, database, staging, volume
 from dodeka_db.errors import BackupError
-from dodeka_db.repository import Repository
+from dodeka_db.repository import Repository, Stored
 from dodeka_db.settings import Environment, Settings
 
 log = logging.getLogger("dodeka_db")
 
+# up to here a full integrity_check takes some 30 ms; above, the drills and restores do it
+FULL_CHECK_BYTES = 20_000_000
+
 
 @dataclass(frozen=True)
 class Taken:
-    """A snapshot that was taken: its ID (8 digits), the size of the export, how much the repository grew."""
+    """A snapshot that was taken: what the repository says of it, and the size of the export."""
 
-    snapshot_id: str
+    stored: Stored
     exported_bytes: int
-    added_bytes: int
+
+    @property
+    def snapshot_id(self) -> str:
+        return self.stored.snapshot_id[:8]
 
 
 def take_snapshot(
@@ -30,49 +36,62 @@ def take_snapshot(
     source: Path | None = None,
     extra_tags: tuple[str, ...] = (),
     read_back: bool = False,
+    full_check: bool = False,
 ) -> Taken:
     """Export the environment's database and store it as a new snapshot. To be called under the lock.
 
     `source` is another database file that is to be stored as this environment's; with `read_back` the
-    snapshot is compared with what was exported. Raises DatabaseError if there is nothing whole to export,
-    BackupError if there is no room or it cannot be stored, RepositoryDamaged if it does not read back.
+    snapshot is compared with what was exported; with `full_check` a large database is checked in full too.
+    Raises DatabaseError if there is nothing whole to export, BackupError if there is no room or it cannot be
+    stored, RepositoryDamaged if it does not read back.
     """
+    command.preload()
     source = source or environment.database
     repository.check_writable()
     volume.for_export(settings, database.size_bytes(source)).check()
     with staging.folder(settings) as folder:
         export = folder / "export.sqlite"
         log.info("exporting %s", source)
-        database.export(source, export)
-        database.verify(export, f"database {source}")
+        if settings.format == "pages":
+            database.copy(source, export)
+            _verify(export, source, full_check)
+            finished = export
+        else:
+            database.export(source, export)
+            finished = _check_and_compress(export, source, full_check)
         exported_bytes = export.stat().st_size
-
-        log.info("compressing")
-        archive = folder / environment.archive
-        _compress(export, archive)
-        export.unlink()
         if settings.local_repository:
-            volume.for_snapshot(settings.local_repository, archive.stat().st_size).check()
+            volume.for_snapshot(settings.local_repository, finished.stat().st_size).check()
 
         log.info("storing it in %s", settings.repository_shown)
-        with open(archive, "rb") as finished:
-            stored = repository.store(finished, environment, extra_tags)
-        if read_back:
-            log.info("reading it back")
-            copy = folder / "read-back.zst"
-            with open(copy, "xb") as target:
-                repository.read_back(stored, environment, target)
-            if not filecmp.cmp(archive, copy, shallow=False):
-                raise repository.damaged(stored, "it is not what was stored")
-    return Taken(stored.snapshot_id[:8], exported_bytes, stored.added_bytes)
+        with open(finished, "rb") as file:
+            stored = repository.store(file, environment, extra_tags)
+            if read_back:
+                log.info("reading it back")
+                repository.read_back(stored, file)
+    return Taken(stored, exported_bytes)
 
 
-def _compress(export: Path, archive: Path) -> None:
+def _check_and_compress(export: Path, source: Path, full_check: bool) -> Path:
+    from dodeka_db import frames  # zstandard, which pages do not need
+
+    log.info("compressing")
+    compressed = export.with_suffix(".sqlite.zst")
     page_bytes = database.read_header(export).page_bytes
-    try:
-        with open(export, "rb") as source, open(archive, "xb") as target:
-            frames.compress(source, target, page_bytes)
-    except OSError as error:
-        raise BackupError(
-            f"cannot write {archive}: {os.strerror(error.errno or 0)}", "free some room, or set DODEKA_STATE"
-        ) from error
+    with ThreadPoolExecutor(1) as beside:
+        checking = beside.submit(_verify, export, source, full_check)
+        try:
+            with open(export, "rb", command.READ_BYTES) as whole, open(compressed, "xb") as target:
+                frames.compress(whole, target, page_bytes)
+        except OSError as error:
+            raise BackupError(
+                f"cannot write {compressed}: {os.strerror(error.errno or 0)}",
+                "free some room, or set DODEKA_STATE",
+            ) from error
+        checking.result()
+    return compressed
+
+
+def _verify(export: Path, source: Path, full_check: bool) -> None:
+    is_large = export.stat().st_size > FULL_CHECK_BYTES
+    database.verify(export, f"database {source}", quick=is_large and not full_check)

@@ -10,16 +10,20 @@ import os
 import select
 import signal
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import BinaryIO
-
-import sh
+from typing import TYPE_CHECKING, BinaryIO
 
 from dodeka_db.errors import SetupError
 from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
 
+if TYPE_CHECKING:  # it takes 0.1 s to import: not before it is needed
+    import sh
+
 PATIENCE_S = 20
+READ_BYTES = 1024 * 1024
 
 
 class TimedOut(Exception):
@@ -49,33 +53,49 @@ class Completed:
         return " ".join(lines[-3:]) or "it gave no reason"
 
 
+def preload() -> None:
+    """Begin to import sh, which run() needs, in a thread: while a database is exported, that costs no time."""
+    threading.Thread(target=_load).start()
+
+
+def _load() -> None:
+    import sh  # noqa: F401
+
+
 def run(
     program: str,
     *arguments: str,
     env: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
-    stdout: BinaryIO | None = None,
+    reader: Callable[[BinaryIO], None] | None = None,
     timeout_s: float | None = None,
 ) -> Completed:
     """Run `program` (a path, or a name on PATH) and wait for it, `timeout_s` seconds at most.
 
-    `stdin` and `stdout` are real files, handed to the child as they are; without them it reads nothing
-    and its output is returned. A non-zero exit is returned, not raised: what it means is the caller's
-    to say. Raises SetupError if the program cannot be started, TimedOut, Interrupted after having ended it.
+    `stdin` is a real file, handed to the child as it is; without it the child reads nothing. `reader` is given
+    its output as it comes; without one it is returned. A non-zero exit is returned, not raised: what it means is
+    the caller's to say, and what `reader` raises counts only where the exit is zero; what it leaves unread is read to
+    the end and dropped. Raises SetupError if the program cannot be started, TimedOut (not while `reader` reads),
+    Interrupted after having ended it.
     """
+    import sh
+
     deaf = is_shielded()
-    with (
-        open("/dev/null", "rb") as nothing,
-        tempfile.TemporaryFile() as output,
-        tempfile.TemporaryFile() as errors,
-    ):
-        child = None
+    with ExitStack() as files:
+        nothing = files.enter_context(open("/dev/null", "rb"))
+        errors = files.enter_context(tempfile.TemporaryFile())
+        if reader:
+            ends = zip(os.pipe(), ("rb", "wb"), strict=True)
+            output, written = (files.enter_context(open(end, mode)) for end, mode in ends)
+        else:
+            output = written = files.enter_context(tempfile.TemporaryFile())
+        child = problem = None
         try:
             with shielded():  # between its start and our knowing of it, it could not be ended
                 child = sh.Command(program)(
                     *arguments,
                     _in=stdin or nothing,
-                    _out=stdout or output,
+                    _out=written,
                     _err=errors,
                     _env=dict(env) if env is not None else None,
                     _tty_out=False,
@@ -84,6 +104,9 @@ def run(
                     _return_cmd=True,
                     _preexec_fn=_ignore_signals if deaf else None,
                 )
+            if reader:
+                written.close()
+                problem = _listen(reader, output)
             if timeout_s is not None:
                 _wait(child.pid, timeout_s)
             child.wait()
@@ -98,11 +121,33 @@ def run(
         except BaseException:
             if child is not None:
                 with shielded():
+                    if reader:  # one that is stuck in writing to us could not end
+                        threading.Thread(target=_drain, args=(output.fileno(),), daemon=True).start()
                     _end(child)
             raise
-        output.seek(0)
+        if problem and not exit_code:
+            raise problem
+        if not reader:
+            output.seek(0)
         errors.seek(0)
         return Completed(exit_code, output.read(), errors.read().decode(errors="replace"))
+
+
+def _listen(reader: Callable[[BinaryIO], None], output: BinaryIO) -> Exception | None:
+    problem = None
+    try:
+        reader(output)
+    except Exception as error:
+        problem = error
+    while output.read(READ_BYTES):
+        pass  # to its end: a program that nobody listens to would fail for that alone
+    return problem
+
+
+def _drain(output: int) -> None:
+    with suppress(OSError):
+        while os.read(output, READ_BYTES):
+            pass
 
 
 def _wait(process: int, timeout_s: float) -> None:
@@ -124,7 +169,9 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _end(child: sh.RunningCommand) -> None:
+def _end(child: "sh.RunningCommand") -> None:
+    import sh
+
     # SIGINT: on it every restic removes its own lock, on SIGTERM 0.14 does not
     for signum in (signal.SIGINT, signal.SIGKILL):
         try:

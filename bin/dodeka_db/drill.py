@@ -52,7 +52,7 @@ def _prove(
         copy = folder / "drill.sqlite"
         try:
             with open(copy, "xb") as file:
-                fetch(repository, snapshot, folder, file, cached=False)
+                fetch(repository, snapshot, file, cached=False)
         except OSError as error:
             raise BackupError(
                 f"cannot write {copy}: {error.strerror}", "free some room, or set DODEKA_STATE"

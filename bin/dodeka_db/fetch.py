@@ -1,7 +1,7 @@
-"""Get the database that is in a snapshot out of the repository: download, decompress."""
+"""Get the database that is in a snapshot, of either format, out of the repository."""
 
 import logging
-from pathlib import Path
+import shutil
 from typing import BinaryIO
 
 from dodeka_db import frames
@@ -10,18 +10,21 @@ from dodeka_db.repository import Repository, Snapshot
 log = logging.getLogger("dodeka_db")
 
 
-def fetch(
-    repository: Repository, snapshot: Snapshot, folder: Path, target: BinaryIO, cached: bool = True
-) -> None:
-    """Write the database in `snapshot` to `target`, by way of a file in `folder`.
+def fetch(repository: Repository, snapshot: Snapshot, target: BinaryIO, cached: bool = True) -> None:
+    """Write the database in `snapshot` to `target`, a real file, as it comes.
 
     `cached` False: all of it comes from the repository itself, nothing from restic's cache on this machine.
 
     Raises SnapshotError if it cannot be read or a checksum is wrong, OSError if it cannot be written.
     """
-    with open(folder / "download.zst", "x+b") as archive:
-        log.info("downloading snapshot %s", snapshot.short_id)
-        repository.dump(snapshot, archive, cached)
-        archive.seek(0)
-        log.info("decompressing")
-        frames.decompress(archive, target)
+
+    def write(source: BinaryIO) -> None:
+        target.seek(0)
+        target.truncate()
+        if snapshot.format == "zst":
+            frames.decompress(source, target)
+        else:
+            shutil.copyfileobj(source, target)
+
+    log.info("downloading snapshot %s (%s)", snapshot.short_id, snapshot.format)
+    repository.dump(snapshot, write, cached)

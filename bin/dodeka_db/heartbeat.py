@@ -3,17 +3,18 @@
 The address of an environment is called after a good run, the same with /fail behind its path after a bad one.
 """
 
-import http.client
 import logging
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from dodeka_db.errors import as_line
 from dodeka_db.settings import Environment
+
+if TYPE_CHECKING:  # where no address is set, it is not needed
+    import urllib.request
 
 log = logging.getLogger("dodeka_db")
 PATIENCE_S = 10
@@ -33,6 +34,8 @@ def after(environment: Environment) -> Iterator[None]:
 def _report(environment: Environment, error_line: str | None) -> None:
     if not environment.ping_url:
         return
+    import urllib.request
+
     scheme, host, path, query, _ = urlsplit(environment.ping_url)
     if error_line is None:
         request = urllib.request.Request(environment.ping_url)
@@ -50,7 +53,10 @@ def _report(environment: Environment, error_line: str | None) -> None:
         log.warning("the heartbeat could not be delivered to %s: %s", shown, problems[-1])
 
 
-def _send(request: urllib.request.Request, problems: list[str]) -> None:
+def _send(request: "urllib.request.Request", problems: list[str]) -> None:
+    import http.client
+    import urllib.error
+
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             answer.read(1)

@@ -19,7 +19,7 @@ _CLUBS = "sprint high-jump long-jump hurdles javelin discus shot-put pole-vault 
 def create(path: Path, members: int, seed: int = 1) -> None:
     """Make a new database at `path` with `members` members; the same `seed` makes the same rows.
 
-    17 tables, STRICT, in WAL mode, as freetser makes them; about 3 kB a member.
+    17 tables, STRICT, in WAL mode, as freetser makes them; about 1.5 kB a member.
     """
     rng = random.Random(seed)
     path.parent.mkdir(parents=True, exist_ok=True)

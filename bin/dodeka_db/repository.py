@@ -12,10 +12,11 @@ import re
 import socket
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dodeka_db import command, volume
 from dodeka_db.errors import (
@@ -27,7 +28,7 @@ from dodeka_db.errors import (
     SnapshotError,
     WrongPassword,
 )
-from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
+from dodeka_db.settings import ENVIRONMENTS, FORMATS, Environment, Settings
 
 log = logging.getLogger("dodeka_db")
 
@@ -44,6 +45,10 @@ _READING = ("snapshots", "find", "dump", "cat", "stats", "list")
 _NO_ANSWER = re.compile(
     r"dial tcp|connection re|i/o timeout|no such host|network is|ssh command|permission denied", re.I
 )
+NO_COMPRESSION = (
+    "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
+)
+UPGRADE = "restic migrate upgrade_repo_v2 (BACKUP.md, 'Format')"
 RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
 
 
@@ -68,10 +73,15 @@ class Listed:
 
 @dataclass(frozen=True)
 class Snapshot(Listed):
-    """One with the export in it: `path` is where its file stands inside, `stored_bytes` that file's size."""
+    """One with a database in it: `path` is where its file stands inside, `stored_bytes` that file's size."""
 
     path: str
     stored_bytes: int
+
+    @property
+    def format(self) -> str:
+        """What the file is, one of settings.FORMATS."""
+        return "zst" if self.path.endswith(".zst") else "pages"
 
 
 @dataclass(frozen=True)
@@ -92,10 +102,15 @@ class Lock:
 
 @dataclass(frozen=True)
 class Stored:
-    """What `store` did: the new snapshot's ID (8 digits or more) and the bytes that the repository grew by."""
+    """What `store` did: the new snapshot's ID (8 digits or more), its file's path, how much it added.
+
+    Where `is_exact` is false, `added_bytes` is what there was to add before restic compressed it.
+    """
 
     snapshot_id: str
+    path: str
     added_bytes: int
+    is_exact: bool
 
 
 class RepositoryFull(BackupError):
@@ -103,7 +118,7 @@ class RepositoryFull(BackupError):
 
 
 class Repository:
-    """A restic repository with its password. Making one checks the program and the password file.
+    """A restic repository with its password. Making one checks the password file.
 
     With `locking` False it is only looked at, past all locks and without a cache.
     """
@@ -111,38 +126,51 @@ class Repository:
     def __init__(self, settings: Settings, locking: bool = True) -> None:
         self._settings = settings
         self._locking = locking
-        self.version = restic_version(settings)
         check_password_file(settings)
         check_owner(settings)
 
-    def exists(self) -> bool:
-        """True if the password opens it; raises WrongPassword if another one is needed."""
+    def format_version(self) -> int | None:
+        """The repository's own format, which from 2 on compresses; None if there is no repository.
+
+        Raises WrongPassword if another one is needed.
+        """
         try:
-            self._restic("cat", "config")
+            return self._parsed(self._restic("cat", "config"))["version"]
         except RepositoryMissing:
-            return False
-        return True
+            return None
 
     def init(self) -> None:
         """Create it."""
         self._restic("init")
 
     def store(self, file: BinaryIO, environment: Environment, extra_tags: tuple[str, ...] = ()) -> Stored:
-        """Store a finished file, from its start, as `/dodeka-<env>.sqlite.zst` of a new snapshot.
+        """Store a finished file, from its start, as a new snapshot in the format that is set.
 
         restic takes the end of its input for success, so `file` is a real file that is complete, never a
         producer that could die half way. From standard input its path is the same on every machine.
         """
+        name = environment.file_name(self._settings.format)
+        is_compressed = name.endswith(".zst")
         output = self._restic(
-            *("backup", "--json", "--stdin", "--stdin-filename", environment.archive),
+            *("backup", "--json", "--stdin", "--stdin-filename", name),
+            *(("--compression", "off") if is_compressed else ()),
             *("--tag", ",".join((*environment.tags, *extra_tags))),
             stdin=file,
         )
         for line in reversed(output.splitlines()):
-            message = json.loads(line)
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue
             if message.get("message_type") == "summary":
-                added = message.get("data_added_packed", message["data_added"])
-                return Stored(message["snapshot_id"], added)
+                packed = message.get("data_added_packed")  # from restic 0.17 on
+                return Stored(
+                    message["snapshot_id"],
+                    f"/{name}",
+                    message["data_added"] if packed is None else packed,
+                    is_compressed or packed is not None,
+                )
+        restic_version(self._settings)  # perhaps it is no restic at all
         raise BackupError("restic backup ended without naming its snapshot", "see: make snapshots")
 
     def listed(self) -> list[Listed]:
@@ -180,46 +208,50 @@ class Repository:
             raise SetupError(f"repository {shown} cannot be written", "run this as the user that owns it")
 
     def snapshots(self) -> list[Snapshot]:
-        """Those that hold an export, the oldest first.
+        """Those that hold a database, the oldest first.
 
         Two calls whatever their number: `snapshots` knows no file sizes before restic 0.17, `find` does.
         """
         listed = self.listed()
-        found = self._restic_list("find", "dodeka-*.sqlite.zst")
+        found = self._restic_list("find", *(f"dodeka-*{ending}" for ending in FORMATS.values()))
         files = {entry["snapshot"]: entry["matches"][0] for entry in found}
         return [
-            Snapshot(**vars(entry), path=files[entry.id]["path"], stored_bytes=files[entry.id]["size"])
+            Snapshot(**vars(entry), path=files[entry.id]["path"], stored_bytes=files[entry.id].get("size", 0))
             for entry in listed
             if entry.id in files
         ]
 
-    def dump(self, snapshot: Snapshot, target: BinaryIO, cached: bool = True) -> None:
-        """Write the file in `snapshot` to `target`, a real file.
+    def dump(self, snapshot: Snapshot, reader: Callable[[BinaryIO], None], cached: bool = True) -> None:
+        """Let `reader` have the file in `snapshot` as it comes; on a second try from its start again.
 
-        With `cached` False nothing comes from restic's cache, which has all but the file's own content.
+        With `cached` False nothing comes from restic's cache, which has all but the file's own content. Raises
+        SnapshotError if it cannot be read to its end, and else what `reader` raises.
         """
         options = () if cached else ("--no-cache",)
-        self._restic("dump", *options, "--", snapshot.id, snapshot.path, stdout=target)
+        self._restic("dump", *options, "--", snapshot.id, snapshot.path, reader=reader)
 
-    def read_back(self, stored: Stored, environment: Environment, target: BinaryIO) -> None:
-        """Write the file that `store` stored to `target`, a real file, out of the repository.
+    def read_back(self, stored: Stored, file: BinaryIO) -> None:
+        """Compare what is in the repository with the `file` that was `stored`. Raises RepositoryDamaged.
 
         restic backs up again what is in a damaged pack and says that all is well; only this finds it out, and
-        only past the cache. Raises RepositoryDamaged.
+        only past the cache.
         """
-        try:
-            self._restic(
-                "dump", "--no-cache", "--", stored.snapshot_id, f"/{environment.archive}", stdout=target
-            )
-        except SnapshotError as error:
-            raise self.damaged(stored, error.message) from error
 
-    def damaged(self, stored: Stored, reason: str) -> RepositoryDamaged:
-        """What to raise where the snapshot that was `stored` is not in the repository as it should."""
-        return RepositoryDamaged(
-            f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {reason}",
-            f"restic check --read-data names the damaged packs, then {self._repair(['PACK'])}",
-        )
+        def compare(output: BinaryIO) -> None:
+            file.seek(0)
+            while block := file.read(command.READ_BYTES):
+                if output.read(len(block)) != block:
+                    raise SnapshotError("it is not what was stored")
+            if output.read(1):
+                raise SnapshotError("it is longer than what was stored")
+
+        try:
+            self._restic("dump", "--no-cache", "--", stored.snapshot_id, stored.path, reader=compare)
+        except SnapshotError as error:
+            raise RepositoryDamaged(
+                f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {error.message}",
+                f"restic check --read-data names the damaged packs, then {self._repair(['PACK'])}",
+            ) from error
 
     def forget(self, environment: Environment) -> int:
         """Apply the retention policy to this environment's snapshots and prune; how many were removed.
@@ -247,21 +279,26 @@ class Repository:
     def stored_bytes(self, environment: Environment) -> int:
         """How many bytes of the repository the snapshots of `environment` need, what they share counted once."""
         tags = f"db_dodeka,env_{environment.name}"
-        return json.loads(self._restic("stats", "--json", "--mode", "raw-data", "--tag", tags))["total_size"]
+        return self._parsed(self._restic("stats", "--json", "--mode", "raw-data", "--tag", tags))[
+            "total_size"
+        ]
 
     def locks(self) -> list[Lock]:
         """restic's own locks that are there now."""
         found = []
         for lock_id in self._restic("list", "locks").decode().split():
             try:
-                lock = json.loads(self._restic("cat", "lock", lock_id))
+                lock = self._parsed(self._restic("cat", "lock", lock_id))
             except BackupError:
                 continue  # gone meanwhile
             found.append(Lock(lock["pid"], lock["hostname"], datetime.fromisoformat(lock["time"])))
         return found
 
     def _restic(
-        self, *arguments: str, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None
+        self,
+        *arguments: str,
+        stdin: BinaryIO | None = None,
+        reader: Callable[[BinaryIO], None] | None = None,
     ) -> bytes:
         """The output of a restic that got the locks it needs.
 
@@ -272,7 +309,7 @@ class Repository:
         waiting_for, second = "", False
         while True:
             try:
-                output = self._run(*arguments, stdin=stdin, stdout=stdout)
+                output = self._run(*arguments, stdin=stdin, reader=reader)
                 if waiting_for:
                     log.info("that lock is gone, going on")
                 return output
@@ -298,7 +335,9 @@ class Repository:
                 second = True
                 time.sleep(1)
 
-    def _run(self, *arguments: str, stdin: BinaryIO | None, stdout: BinaryIO | None) -> bytes:
+    def _run(
+        self, *arguments: str, stdin: BinaryIO | None, reader: Callable[[BinaryIO], None] | None
+    ) -> bytes:
         verb, *rest = arguments
         reading = verb in _READING
         folder = self._settings.local_repository
@@ -312,7 +351,7 @@ class Repository:
                 *(verb, *options, *rest),
                 env=self._settings.variables,
                 stdin=stdin,
-                stdout=stdout,
+                reader=reader,
                 timeout_s=None if self._locking else LOOK_S,
             )
             if not done.exit_code:
@@ -325,9 +364,17 @@ class Repository:
 
     def _restic_list(self, verb: str, *pattern: str) -> list[dict]:
         # where there is none, some versions say null and some nothing
-        return json.loads(self._restic(verb, "--json", "--tag", "db_dodeka", *pattern) or b"null") or []
+        return self._parsed(self._restic(verb, "--json", "--tag", "db_dodeka", *pattern) or b"null") or []
+
+    def _parsed(self, output: bytes) -> Any:
+        try:
+            return json.loads(output)
+        except ValueError as error:
+            restic_version(self._settings)  # perhaps it is no restic at all
+            raise BackupError(f"restic said something else than JSON: {_short(repr(output), 100)}") from error
 
     def _failure(self, verb: str, done: command.Completed) -> BackupError:
+        restic_version(self._settings)  # one that is too old fails for options that it does not know
         where, said = self._settings.repository_shown, done.stderr
         failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(done.failure)}")
         if done.exit_code < 0 or _NO_ANSWER.search(said):
@@ -345,10 +392,6 @@ class Repository:
             return WrongPassword(
                 f"the password in {place} does not open repository {where}",
                 "put the right password back (BACKUP.md, 'Password')",
-            )
-        if "no space left on device" in said and "unable to create lock" not in said and verb == "dump":
-            return BackupError(
-                "no room left for the download", "free some, or set DODEKA_STATE to a larger disk"
             )
         if "no space left on device" in said:
             return RepositoryFull(f"the disk of repository {where} is full", "free some, then run this again")
@@ -371,7 +414,9 @@ class Repository:
         packs += re.findall(r"^pack ([0-9a-f]{64}) contains", text, re.MULTILINE)
         missing = re.findall(r"pack ([0-9a-f]+).*does not exist", text)
         if missing and not packs:
-            rebuild = "restic repair index" if self.version >= (0, 16) else "restic rebuild-index"
+            rebuild = (
+                "restic repair index" if restic_version(self._settings) >= (0, 16) else "restic rebuild-index"
+            )
             return RepositoryDamaged(
                 f"repository {where} is damaged: {len(missing)} of its pack files are missing",
                 f"bring them back if you can, else {rebuild} (BACKUP.md, 'Damaged')",
@@ -380,7 +425,7 @@ class Repository:
         return RepositoryDamaged(f"repository {where} is damaged{named}", self._repair(packs or ["PACK"]))
 
     def _repair(self, packs: list[str]) -> str:
-        if self.version >= (0, 16):
+        if restic_version(self._settings) >= (0, 16):
             return f"restic repair packs {' '.join(packs)} (BACKUP.md, 'Damaged')"
         return (
             "move the pack away and run restic rebuild-index, or restic 0.16's repair packs"

@@ -91,8 +91,7 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
 
 def _from_snapshot(settings: Settings, target: Environment, snapshot: Snapshot) -> Origin:
     def write(file: BinaryIO) -> None:
-        with staging.folder(settings) as folder:
-            fetch(Repository(settings), snapshot, folder, file)
+        fetch(Repository(settings), snapshot, file)
 
     shown = f"snapshot {snapshot.short_id}"
     if snapshot.environment != target.name:

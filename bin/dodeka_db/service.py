@@ -1,10 +1,7 @@
 """The systemd unit that has the database open: may we, stop it, start it, does it stay up."""
 
-import http.client
 import os
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +12,6 @@ from dodeka_db.settings import Environment, Settings
 # longer than systemd itself waits before it kills (TimeoutStopSec, TimeoutStartSec: 90 s)
 PATIENCE_S = 120
 POLL_S = 0.25
-ANSWER_S = 2.0
-# the address is this server's own: no proxy of somebody's shell
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,8 @@ class Service:
         """
         if not self.managed:
             return
+        from dodeka_db import health  # what it imports takes time, and no backup needs it
+
         deadline = time.monotonic() + wait_s
         first = self._ask("MainPID")
         while True:
@@ -106,7 +102,7 @@ class Service:
                 raise ServiceError(f"{self.unit} does not stay up (it is {state})", self._hint)
             if self._ask("MainPID") != first:
                 raise ServiceError(f"{self.unit} does not stay up (it was started again)", self._hint)
-            answer = _answer(health_url) if health_url else None
+            answer = health.problem(health_url) if health_url else None
             if answer == "":
                 return
             if time.monotonic() >= deadline:
@@ -158,16 +154,3 @@ class Service:
 def of(settings: Settings, environment: Environment) -> Service:
     """The service of an environment."""
     return Service(environment.unit, settings.systemctl, settings.state / f"stopped-{environment.name}")
-
-
-def _answer(url: str) -> str:
-    """What is wrong with the answer of `url`; nothing if it is a 2xx, also after redirections."""
-    try:
-        with _DIRECT.open(url, timeout=ANSWER_S):
-            return ""
-    except urllib.error.HTTPError as error:
-        return f"HTTP {error.code}"
-    except urllib.error.URLError as error:
-        return str(error.reason)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__

@@ -14,6 +14,8 @@ from dodeka_db.errors import SetupError, UsageError
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS_FILE = ROOT / "deploy" / "backup.env"
 ENVIRONMENTS = ("production", "demo")
+# what DODEKA_FORMAT can be, and how the name of the file in a snapshot then ends
+FORMATS = {"zst": ".sqlite.zst", "pages": ".sqlite"}
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,9 @@ class Environment:
         """The database file itself, where `database` is a symbolic link."""
         return Path(os.path.realpath(self.database))
 
-    @property
-    def archive(self) -> str:
-        """The name of the compressed export inside a snapshot."""
-        return f"dodeka-{self.name}.sqlite.zst"
+    def file_name(self, format: str) -> str:
+        """The name of the database's file inside a snapshot of `format`."""
+        return f"dodeka-{self.name}{FORMATS[format]}"
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -50,6 +51,8 @@ class Environment:
 class Settings:
     """Everything that can be set; paths are absolute.
 
+    `format`, one of FORMATS, is what new snapshots are: `zst`, a compacted copy of the database, compressed, or
+    `pages`, one page for page that is left to restic to compress.
     `systemctl` is the command as a tuple of words, empty where no service is managed. `password_file` is
     None where restic is given its password another way. `variables` is the whole environment for restic.
     """
@@ -60,6 +63,7 @@ class Settings:
     systemctl: tuple[str, ...]
     state: Path
     restic: str
+    format: str
     lock_wait_s: int
     start_wait_s: int
     health_urls: Mapping[str, str]
@@ -125,6 +129,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         systemctl=_systemctl(values.get("DODEKA_SYSTEMCTL")),
         state=state,
         restic=values.get("RESTIC") or _find_restic(values.get("PATH", os.defpath)),
+        format=_format(values.get("DODEKA_FORMAT", "zst")),
         lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "600")),
         start_wait_s=_seconds("DODEKA_START_WAIT_S", values.get("DODEKA_START_WAIT_S", "5")),
         health_urls=_urls("DODEKA_HEALTH_URL", values),
@@ -179,6 +184,12 @@ def _systemctl(value: str | None) -> tuple[str, ...]:
 
 def _find_restic(path: str) -> str:
     return shutil.which("restic", path=f"/home/backend/.local/bin:{path}") or "restic"
+
+
+def _format(value: str) -> str:
+    if value not in FORMATS:
+        raise SetupError(f"DODEKA_FORMAT={value} is not one of the formats", f"choose {' or '.join(FORMATS)}")
+    return value
 
 
 def _seconds(name: str, value: str) -> int:

@@ -28,7 +28,9 @@ from dodeka_db import (
 from dodeka_db.console import ago, size
 from dodeka_db.errors import BackupError, RepositoryMissing, WrongPassword, as_line
 from dodeka_db.repository import (
+    NO_COMPRESSION,
     RETENTION,
+    UPGRADE,
     Listed,
     Repository,
     check_owner,
@@ -102,6 +104,8 @@ def _everything(settings: Settings) -> Iterator[Line]:
     line = _guarded("", "repository", lambda: _repository(settings, repository, listed))
     yield line
     can_be_read = line.state is State.WELL
+    if can_be_read and settings.format == "pages":
+        yield _guarded("", "format", lambda: _format(repository))
     rates: list[float] = []
     for environment in environments:
         name = environment.name
@@ -185,6 +189,12 @@ def _repository(settings: Settings, repository: Repository | None, listed: list[
             return State.UNKNOWN, error.message  # the network, perhaps
         return State.BAD, error.message, error.hint or "see what restic says: BACKUP.md, 'Errors'"
     return State.WELL, f"{settings.repository_shown} opens"
+
+
+def _format(repository: Repository) -> tuple:
+    if repository.format_version() == 1:
+        return State.BAD, NO_COMPRESSION, UPGRADE
+    return State.WELL, "pages, and the repository compresses"
 
 
 def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Listed]) -> tuple:

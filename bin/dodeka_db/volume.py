@@ -13,9 +13,9 @@ SMALL_FILES_BYTES = 100_000
 
 @dataclass(frozen=True)
 class Room:
-    """What is free in a folder, and what a backup may need there, in bytes; `what` and `remedy` in words."""
+    """What is free in a folder, and what a backup may need there, in bytes; in words what it is to be called."""
 
-    what: str
+    lack: str
     folder: Path
     free_bytes: int
     needed_bytes: int
@@ -29,27 +29,30 @@ class Room:
         """Raise BackupError unless it is enough."""
         if not self.is_enough:
             raise BackupError(
-                f"no room left {self.what} in {self.folder}: {self.free_bytes // 1000} kB are free,"
+                f"{self.lack} in {self.folder}: {self.free_bytes // 1000} kB are free,"
                 f" {self.needed_bytes // 1000} kB may be needed",
                 f"free some, or {self.remedy}",
             )
 
 
 def for_export(settings: Settings, database_bytes: int) -> Room:
-    """In the state folder the export lies beside its compressed form, neither larger than the database.
+    """In the state folder lies a copy of the database, in the format zst beside its compressed form.
 
     What compresses well needs less, but the disk may be the backend's own: it is not to be filled up.
     """
+    needed = database_bytes * (2 if settings.format == "zst" else 1)
     free = _free(settings.state)
     return Room(
-        "for the export", settings.state, free, 2 * database_bytes, "set DODEKA_STATE to another disk"
+        "no room left for the export", settings.state, free, needed, "set DODEKA_STATE to another disk"
     )
 
 
-def for_snapshot(repository: Path, archive_bytes: int) -> Room:
-    """In a local `repository` a snapshot takes the compressed export at most, and restic's own small files."""
-    needed = archive_bytes + SMALL_FILES_BYTES
-    return Room("for a snapshot", repository, _free(repository), needed, "enlarge the backup volume")
+def for_snapshot(repository: Path, file_bytes: int) -> Room:
+    """In a local `repository` a snapshot takes its file's size at most, and restic's own small files."""
+    needed = file_bytes + SMALL_FILES_BYTES
+    return Room(
+        "no room left for a snapshot", repository, _free(repository), needed, "enlarge the backup volume"
+    )
 
 
 def is_read_only(folder: Path) -> bool:
