@@ -98,9 +98,9 @@ test: setup test-packages .venv/.tests ## run all tests
 soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores and kills (10 minutes)
 	@.venv/bin/python tests/soak.py
 
-.PHONY: bench-restore
-bench-restore: setup test-packages .venv/.tests ## how long a restore has the service down (10 minutes, 10 GB, as root)
-	@.venv/bin/python tests/bench_restore.py
+.PHONY: bench
+bench: setup test-packages .venv/.bench ## beside the documented pipeline: docs/bench.md (10 minutes; BENCH_LARGE=1: 1 GB too, an hour)
+	@.venv/bin/python tests/bench.py
 
 .PHONY: test-packages
 test-packages:
@@ -112,5 +112,9 @@ test-packages:
 	@touch $@
 
 .venv/.tests: tests/requirements.txt .venv/.runtime
+	@.venv/bin/pip install --quiet --require-hashes -r $<
+	@touch $@
+
+.venv/.bench: tests/requirements-bench.txt .venv/.tests
 	@.venv/bin/pip install --quiet --require-hashes -r $<
 	@touch $@

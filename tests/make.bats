@@ -17,7 +17,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help try setup init install backup cron status snapshots restore undo verify check test soak bench-restore" ]
+    [ "$targets" = "help try setup init install backup cron status snapshots restore undo verify check test soak bench" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {

@@ -30,7 +30,7 @@ def targets() -> list[str]:
 def test_make_s_targets():
     mentioned = set(re.findall(r"(?:`|\$ |^)make ([a-z-]+)", BACKUP + README, re.MULTILINE))
     assert mentioned - set(targets()) == set()
-    for_operators = set(targets()) - {"help", "try", "test", "soak", "bench-restore"}
+    for_operators = set(targets()) - {"help", "try", "test", "soak", "bench"}
     assert for_operators - set(re.findall(r"(?:`|\$ )make ([a-z-]+)", BACKUP)) == set()
 
 
@@ -108,6 +108,17 @@ def test_the_schedule():
         assert days == ["*", "*", "0"]
         assert int(minute) not in due["production"] + due["demo"]
         assert at[verb] == f"{int(hour):02}:{minute}"
+
+
+def test_the_figures_of_the_formats_are_the_benchmark_s():
+    measured = {
+        section.splitlines()[0]: section
+        for section in (ROOT / "docs" / "bench.md").read_text().split("\n## ")[1:]
+    }
+    shown = rows(BACKUP, "database")
+    assert {database for database, *_ in shown} == set(measured)
+    for database, *cells in shown:
+        assert f"\n| {' | '.join(cells)} |\n" in measured[database]
 
 
 def test_the_readme_names_every_file_of_the_scripts():

@@ -1,0 +1,96 @@
+"""The benchmark measures what it says: the edits, the table and the bounds."""
+
+import random
+import sqlite3
+from contextlib import closing
+
+import bench
+import bench_backup
+from bench_backup import Costs
+
+from dodeka_db import members
+
+
+def rows(path, table: str) -> dict[str, bytes]:
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute(f"SELECT key, value FROM {table}"))
+
+
+def test_the_use_between_two_snapshots_is_what_the_page_says(tmp_path):
+    path = tmp_path / "db.sqlite"
+    members.create(path, members=100)
+    rng = random.Random(1)
+    for number in (0, 1):
+        before = {table: rows(path, table) for table in members.TABLES}
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            bench_backup.use(connection, rng, number)
+        after = {table: rows(path, table) for table in members.TABLES}
+        new = {table: len(after[table].keys() - before[table].keys()) for table in members.TABLES}
+        gone = {table: len(before[table].keys() - after[table].keys()) for table in members.TABLES}
+        changed = sum(
+            before[table][key] != after[table][key]
+            for table in members.TABLES
+            for key in before[table].keys() & after[table].keys()
+        )
+        member = {"users": number, "users_by_email": number, "userdata": number, "user_permissions": number}
+        assert changed == 3
+        assert {table: n for table, n in gone.items() if n} == {"session_cache": 3}
+        assert {table: n for table, n in new.items() if n} == {
+            table: n for table, n in {"session_cache": 3, "outbox": 3, **member}.items() if n
+        }
+
+
+def test_a_small_one_from_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_backup, "SNAPSHOTS", 3)
+    monkeypatch.setattr(bench_backup, "WITH_WRITER", 1)
+    size, costs, idle_ms = bench_backup.measure(tmp_path, 50)
+    assert size == (tmp_path / "backend/envs/production/db.sqlite").stat().st_size
+    for cost in costs.values():
+        assert (len(cost.wall_s), len(cost.cpu_s), len(cost.growth), len(cost.waits_ms)) == (2, 2, 2, 1)
+        assert min(*cost.wall_s, *cost.cpu_s, *cost.growth, cost.written) > 0
+    assert costs["documented"].largest_memory_kb > 10_000 and 10_000 < costs["zst"].own_memory_kb < 80_000
+    table = bench.table(bench.Result("1.3 MB", size, costs, idle_ms, None))
+    assert [line.split(" | ")[0] for line in table.splitlines()[4:]][:4] == [
+        "| ",
+        "|---|---|---|---|",
+        "| wall time",
+        "| CPU time",
+    ]
+
+
+def result(**figures) -> bench.Result:
+    costs = {
+        name: Costs(wall_s=[2.0, 4.0, 6.0], cpu_s=[1.0] * 3, sizes=[0, 100, 200, 300], waits_ms=[1.0])
+        for name in bench.PIPELINES
+    }
+    for name, value in figures.items():
+        setattr(costs["zst"], name, value)
+    return bench.Result("1.3 MB", 1_300_000, costs, 1.0, None)
+
+
+def test_a_ratio_is_the_median_of_the_ratios():
+    # 3, 0.5 and 0.5 times as much: the ratio of the medians would be 0.75
+    assert bench.ratio(result(wall_s=[6.0, 2.0, 3.0]), "zst", lambda costs: costs.wall_s) == 0.5
+
+
+def test_what_is_too_much_is_said():
+    assert list(bench.too_much(result())) == []
+    for figures, said in (
+        ({"wall_s": [2.6, 5.2, 7.8]}, "1.3 MB, zst: wall time 1.300, more than 1.250"),
+        ({"sizes": [0, 120, 240, 360]}, "1.3 MB, zst: growth 1.200, more than 1.150"),
+        ({"own_memory_kb": 80_000}, "1.3 MB, zst: memory in MB 81.920, more than 80.000"),
+        ({"refused": 1}, "1.3 MB, zst: refused writes 1.000, more than 0.000"),
+    ):
+        assert list(bench.too_much(result(**figures))) == [said]
+
+
+def test_backup_md_gets_the_figures_and_nothing_else_of_it_changes():
+    text = "before\n\n| database | |\n|---|---|\n| old | 1 |\n\nafter\n"
+    assert bench.with_figures(text, [result()]).splitlines() == [
+        *("before", ""),
+        "| database | | documented | `zst` | `pages` |",
+        "|---|---|---|---|---|",
+        "| 1.3 MB | wall time | 4.00 s | 4.00 s (1.00) | 4.00 s (1.00) |",
+        "| 1.3 MB | growth per snapshot | 0 kB | 0 kB (1.00) | 0 kB (1.00) |",
+        *("", "after"),
+    ]
