@@ -66,7 +66,7 @@ print(json.dumps([longest * 1000, refused, count]))
 
 @dataclass
 class Costs:
-    """What one pipeline cost: a figure for each snapshot but the first, in s and bytes; memory in kB."""
+    """What one pipeline cost: a figure for each snapshot but the first, in s and bytes; memory in KiB."""
 
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
@@ -118,14 +118,16 @@ def use(backend: sqlite3.Connection, rng: random.Random, number: int) -> None:
     for step in range(3):
         profile = _change_profile(backend, rng.randint(1, count), rng)
         backend.execute("DELETE FROM session_cache WHERE rowid = (SELECT min(rowid) FROM session_cache)")
-        _insert(backend, "session_cache", rng.randbytes(16).hex(), {"token": rng.randbytes(96).hex()})
-        _insert(backend, "outbox", f"9{queued + step:06d}", {"to": f"{number}@example.org", "subject": "Hi"})
+        members.insert(backend, "session_cache", rng.randbytes(16).hex(), {"token": rng.randbytes(96).hex()})
+        members.insert(
+            backend, "outbox", f"9{queued + step:06d}", {"to": f"{number}@example.org", "subject": "Hi"}
+        )
     if number % 2:
         key, email = f"{count:06d}_{rng.randbytes(6).hex()}", f"new.{count}@example.org"
-        _insert(backend, "users", key, {"name": "New", "email": email})
-        _insert(backend, "users_by_email", email, {"user": key})
-        _insert(backend, "userdata", key, profile)
-        _insert(backend, "user_permissions", f"{key}:member", {"until": 1_900_000_000})
+        members.insert(backend, "users", key, {"name": "New", "email": email})
+        members.insert(backend, "users_by_email", email, {"user": key})
+        members.insert(backend, "userdata", key, profile)
+        members.insert(backend, "user_permissions", f"{key}:member", {"until": 1_900_000_000})
     backend.execute("COMMIT")
 
 
@@ -135,10 +137,6 @@ def _change_profile(backend: sqlite3.Connection, row: int, rng: random.Random) -
     profile["notes"] = " ".join(rng.choices(profile["notes"].split(), k=rng.randint(100, 140)))
     backend.execute("UPDATE userdata SET value = ? WHERE rowid = ?", (json.dumps(profile).encode(), row))
     return profile
-
-
-def _insert(backend: sqlite3.Connection, table: str, key: str, value: object) -> None:
-    backend.execute(f"INSERT INTO {table} VALUES (?, 0, 0, ?)", (key, json.dumps(value).encode()))
 
 
 def _in_turn(number: int) -> list[str]:

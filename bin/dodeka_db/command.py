@@ -2,7 +2,8 @@
 
 What sh does by default and we must not want (measured with sh 2.4): a terminal as standard output, which
 restic decorates; captured output kept in memory and its oldest part dropped; a child that outlives us
-when only we get SIGTERM. So output goes through files, and whatever interrupts us ends the child first.
+when only we get SIGTERM. So output goes through a file, or to a reader, and whatever interrupts us ends the
+child first.
 """
 
 import json
@@ -12,7 +13,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -104,8 +105,9 @@ def run(
                     _return_cmd=True,
                     _preexec_fn=_ignore_signals if deaf else None,
                 )
+                if reader:
+                    written.close()  # or its output would never come to an end
             if reader:
-                written.close()
                 problem = _listen(reader, output)
             if timeout_s is not None:
                 _wait(child.pid, timeout_s)
@@ -121,9 +123,7 @@ def run(
         except BaseException:
             if child is not None:
                 with shielded():
-                    if reader:  # one that is stuck in writing to us could not end
-                        threading.Thread(target=_drain, args=(output.fileno(),), daemon=True).start()
-                    _end(child)
+                    _end(child, draining=output if reader else None)
             raise
         if problem and not exit_code:
             raise problem
@@ -139,15 +139,14 @@ def _listen(reader: Callable[[BinaryIO], None], output: BinaryIO) -> Exception |
         reader(output)
     except Exception as error:
         problem = error
-    while output.read(READ_BYTES):
-        pass  # to its end: a program that nobody listens to would fail for that alone
+    _drain(output)  # a program that nobody listens to would fail for that alone
     return problem
 
 
-def _drain(output: int) -> None:
-    with suppress(OSError):
-        while os.read(output, READ_BYTES):
-            pass
+def _drain(output: BinaryIO) -> None:
+    # past the buffer: whoever was interrupted may have been in it
+    while os.read(output.fileno(), READ_BYTES):
+        pass
 
 
 def _wait(process: int, timeout_s: float) -> None:
@@ -169,7 +168,16 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _end(child: "sh.RunningCommand") -> None:
+def _end(child: "sh.RunningCommand", draining: BinaryIO | None) -> None:
+    if draining:  # stuck in writing to us, it could not end
+        listener = threading.Thread(target=_drain, args=(draining,), daemon=True)
+        listener.start()
+    _ask_to_end(child)
+    if draining:
+        listener.join(PATIENCE_S)  # before the pipe is closed under it
+
+
+def _ask_to_end(child: "sh.RunningCommand") -> None:
     import sh
 
     # SIGINT: on it every restic removes its own lock, on SIGTERM 0.14 does not

@@ -35,22 +35,23 @@ def create(path: Path, members: int, seed: int = 1) -> None:
             key = f"{number:06d}_{rng.randbytes(6).hex()}"
             name = rng.choice(_NAMES.split())
             email = f"{name.lower()}.{number}@example.org"
-            _insert(connection, "users", key, {"name": name, "email": email})
-            _insert(connection, "users_by_email", email, {"user": key})
+            insert(connection, "users", key, {"name": name, "email": email})
+            insert(connection, "users_by_email", email, {"user": key})
             sports = rng.sample(_CLUBS.split(), 3)
             notes = " ".join(rng.choices((_NAMES + " " + _CLUBS).split(), k=120))
-            _insert(connection, "userdata", key, {"name": name, "sports": sports, "notes": notes})
-            _insert(connection, "user_permissions", f"{key}:member", {"until": 1_800_000_000 + number})
+            insert(connection, "userdata", key, {"name": name, "sports": sports, "notes": notes})
+            insert(connection, "user_permissions", f"{key}:member", {"until": 1_800_000_000 + number})
             if number % 3 == 0:
-                _insert(
+                insert(
                     connection, "session_cache", rng.randbytes(16).hex(), {"token": rng.randbytes(96).hex()}
                 )
             if number % 20 == 0:
-                _insert(connection, "outbox", f"{number:06d}", {"to": email, "subject": f"Hi {name}"})
+                insert(connection, "outbox", f"{number:06d}", {"to": email, "subject": f"Hi {name}"})
         connection.execute("COMMIT")
 
 
-def _insert(connection: sqlite3.Connection, table: str, key: str, value: object) -> None:
+def insert(connection: sqlite3.Connection, table: str, key: str, value: object) -> None:
+    """A new row, its value in JSON as freetser keeps it."""
     connection.execute(f"INSERT INTO {table} VALUES (?, 0, 0, ?)", (key, json.dumps(value).encode()))
 
 

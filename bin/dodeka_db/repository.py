@@ -150,7 +150,7 @@ class Repository:
         producer that could die half way. From standard input its path is the same on every machine.
         """
         name = environment.file_name(self._settings.format)
-        is_compressed = name.endswith(".zst")
+        is_compressed = self._settings.format == "zst"
         output = self._restic(
             *("backup", "--json", "--stdin", "--stdin-filename", name),
             *(("--compression", "off") if is_compressed else ()),
