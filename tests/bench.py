@@ -38,6 +38,7 @@ BOUNDS = {
     "1 GB": {"zst": (0.80, 1.0), "pages": (0.45, 1 / 12), "memory": 100},
 }
 DOWNTIME_BOUND_MS = 50
+RESTORE_BOUND_MB = 150
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,7 @@ def table(result: Result) -> str:
 
 def page(results: Sequence[Result]) -> str:
     """docs/bench.md."""
-    version = subprocess.run([RESTIC, "version"], capture_output=True, text=True, check=True).stdout.split()[
-        1
-    ]
+    version = subprocess.check_output([RESTIC, "version"], text=True).split()[1]
     about = [
         f"`make bench` wrote this, on {len(os.sched_getaffinity(0))} cores with restic {version} and Python"
         f" {platform.python_version()}. *documented* is the pipeline of the shell scripts (`sqlite3` with `VACUUM INTO`,"
@@ -161,18 +160,13 @@ def page(results: Sequence[Result]) -> str:
             f"How long a restore has the service down is the median of {bench_restore.ROUNDS} restores of *zst* snapshots,"
             " without what the service itself takes to stop and start."
         )
-    return (
-        "\n\n".join(
-            [
-                "# Beside the documented pipeline",
-                *(textwrap.fill(text, 120) for text in about),
-                "![Repository size over snapshots](bench.svg)",
-                *(table(result) for result in results),
-                "",
-            ]
-        ).rstrip()
-        + "\n"
-    )
+    parts = [
+        "# Beside the documented pipeline",
+        *(textwrap.fill(text, 120) for text in about),
+        "![Repository size over snapshots](bench.svg)",
+        *(table(result) for result in results),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def with_figures(text: str, results: Sequence[Result]) -> str:
@@ -225,6 +219,9 @@ def too_much(result: Result) -> Iterator[str]:
         down_ms = statistics.median(result.downtime.ours_s) * 1000
         if down_ms > DOWNTIME_BOUND_MS:
             yield f"{result.label}: {down_ms:.0f} ms down, more than {DOWNTIME_BOUND_MS}"
+        memory_mb = result.downtime.own_memory_kb * 1024 / 1e6
+        if memory_mb > RESTORE_BOUND_MB:
+            yield f"{result.label}: {memory_mb:.0f} MB for a restore, more than {RESTORE_BOUND_MB}"
 
 
 def shown_ratio(value: float) -> str:

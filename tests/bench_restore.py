@@ -52,7 +52,7 @@ print(json.dumps([process.returncode, peak]))
 
 @dataclass
 class Downtime:
-    """How long the service was down, in s, by the documented way and by ours; the memory of our process in kB."""
+    """How long the service was down, in s, by the documented way and by ours; the memory of our process in KiB."""
 
     documented_s: list[float] = field(default_factory=list)
     ours_s: list[float] = field(default_factory=list)

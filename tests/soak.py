@@ -1,9 +1,10 @@
 """300 cron runs in a row, with a writer at work, restores and kills in between (make soak).
 
 A site with the real restic, SQLite and zstd, whose clock starts five days ago: a wrapper around restic gives each
-snapshot a time 12 minutes after the one before, so that the retention has hours and days to choose from.
-Nothing else is made up. The format changes from run to run, by chance. After every run that says it is good the snapshots are exactly those that the policy
-keeps of what was there; after every run that was killed the next one succeeds by itself.
+snapshot a time 12 minutes after the one before, so that the retention has hours and days to choose from. Nothing
+else is made up. The format changes from run to run, by chance. After every run that says it is good the snapshots
+are exactly those that the policy keeps of what was there; after every run that was killed the next one succeeds by
+itself.
 """
 
 import json
@@ -207,8 +208,8 @@ def main() -> int:
     assert not left, left
     assert re.fullmatch("ok", _integrity(soak.site.database()))
     print(
-        f"{soak.good} good cron runs, {soak.killed} killed, {soak.locked} next runs met a lock of a dead or orphaned restic, {soak.restores} restores,"
-        f" {writer.wrote} writes, {writer.refused} refused; the retention was exact after each good run;"
+        f"{soak.good} good cron runs, {soak.killed} killed, {soak.locked} next runs met a lock of a dead or orphaned"
+        f" restic, {soak.restores} restores, {writer.wrote} writes, {writer.refused} refused; the retention was exact after each good run;"
         f" {verified} snapshots verified; nothing left behind; {time.monotonic() - began:.0f} s"
     )
     shutil.rmtree(folder)

@@ -3,10 +3,12 @@
 import random
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import bench
 import bench_backup
 from bench_backup import Costs
+from bench_restore import Downtime
 
 from dodeka_db import members
 
@@ -82,6 +84,16 @@ def test_what_is_too_much_is_said():
         ({"refused": 1}, "1.3 MB, zst: refused writes 1.000, more than 0.000"),
     ):
         assert list(bench.too_much(result(**figures))) == [said]
+
+
+def test_a_restore_that_costs_too_much_is_said():
+    def restored(ours_s: float, memory_kb: int) -> list[str]:
+        downtime = Downtime(documented_s=[1.0], ours_s=[ours_s], own_memory_kb=memory_kb)
+        return list(bench.too_much(replace(result(), downtime=downtime)))
+
+    assert restored(0.05, 146_000) == []
+    assert restored(0.06, 1000) == ["1.3 MB: 60 ms down, more than 50"]
+    assert restored(0.01, 147_000) == ["1.3 MB: 151 MB for a restore, more than 150"]
 
 
 def test_backup_md_gets_the_figures_and_nothing_else_of_it_changes():

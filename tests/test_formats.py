@@ -295,8 +295,18 @@ class TestFormat1:
     def test_init_warns_of_pages_until_it_is_upgraded(self, old):
         output = old.ok("init", DODEKA_FORMAT="pages")
         assert f"warning: {repository.NO_COMPRESSION}; {repository.UPGRADE}" in output
+        digest = members.digest(old.database())
+        ids = [take(old, format) for format in FORMATS]
+        before = old.repository_bytes()
+        # what BACKUP.md says, 'Format'
         old.restic("migrate", "upgrade_repo_v2")
+        old.restic("prune", "--repack-uncompressed")
+        assert old.repository_bytes() < before / 2
         assert "warning" not in old.ok("init", DODEKA_FORMAT="pages")
+        for id in ids:
+            change(old, id)
+            old.ok("restore", "production", "--snapshot", id, "--yes")
+            assert members.digest(old.database()) == digest
 
     def test_status_says_so(self, old):
         done = old.run("status", DODEKA_FORMAT="pages")
