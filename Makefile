@@ -8,11 +8,19 @@ ENV ?=
 FROM ?=
 # which snapshot restore and verify take
 SNAPSHOT ?=
+# 1 for the off-site repository in the place of the first
+OFFSITE ?=
+# whose key
+NAME ?=
+# 1 for a recovery sheet in HTML
+HTML ?=
 # the answer to the questions of restore, undo and install, given beforehand
 YES ?=
 
 ENVIRONMENTS := production demo
 NEED_ENV := backup restore undo verify
+NEED_NAME := key-add key-remove
+KNOW_OFFSITE := init snapshots restore verify keys key-add key-remove
 GOALS := $(MAKECMDGOALS)
 
 ifneq ($(filter $(NEED_ENV),$(GOALS)),)
@@ -20,22 +28,34 @@ ifneq ($(filter $(NEED_ENV),$(GOALS)),)
     $(error $(firstword $(GOALS)) needs an environment: ENV=production or ENV=demo)
   endif
 endif
+ifneq ($(filter $(NEED_NAME),$(GOALS)),)
+  ifeq ($(NAME),)
+    $(error $(firstword $(GOALS)) needs a name: NAME=anna)
+  endif
+endif
+ifneq ($(OFFSITE),)
+  ifneq ($(filter-out $(KNOW_OFFSITE),$(GOALS))$(filter-out 1,$(OFFSITE)),)
+    $(error OFFSITE=1 is for $(KNOW_OFFSITE))
+  endif
+endif
 ifneq ($(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)),)
   $(error unknown environment '$(firstword $(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)))': there are production and demo)
 endif
 
 # Recipes read these from their shell's environment: no value is ever parsed as a command.
-export ENV FROM SNAPSHOT
+export ENV FROM SNAPSHOT NAME
 ifneq ($(CONFIG),)
   export DODEKA_BACKUP_ENV := $(CONFIG)
 endif
+OFFSITE_FLAG := $(if $(OFFSITE),--offsite)
 YES_FLAG := $(if $(filter 1 yes,$(YES)),--yes)
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, YES=1, CONFIG=<settings file>'
+	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, OFFSITE=1, NAME=<who>, HTML=1,'
+	@echo '  YES=1, CONFIG=<settings file>'
 
 .PHONY: try
 try: setup ## see it work: a backup, an accident and a restore in sandbox/
@@ -50,7 +70,7 @@ packages:
 
 .PHONY: init
 init: .venv/.runtime ## make the password file and the restic repository
-	@bin/dodeka-db-init.py
+	@bin/dodeka-db-init.py $(OFFSITE_FLAG)
 
 .PHONY: install
 install: setup ## on the server: crontab, log folder, logrotate
@@ -71,11 +91,11 @@ status: .venv/.runtime ## is all well? the worst first, with what mends it
 
 .PHONY: snapshots
 snapshots: .venv/.runtime ## list the snapshots of ENV, or of both
-	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"}
+	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"} $(OFFSITE_FLAG)
 
 .PHONY: restore
 restore: .venv/.runtime ## put a snapshot (of FROM) in the place of ENV's database
-	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(YES_FLAG)
+	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: undo
 undo: .venv/.runtime ## put back what the last restore of ENV replaced
@@ -83,11 +103,31 @@ undo: .venv/.runtime ## put back what the last restore of ENV replaced
 
 .PHONY: verify
 verify: .venv/.runtime ## the drill: prove that ENV's newest snapshot (or SNAPSHOT) is a whole database
-	@bin/dodeka-db-verify.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"}
+	@bin/dodeka-db-verify.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG)
 
 .PHONY: check
 check: .venv/.runtime ## check the repository, and read a quarter of its data
 	@bin/dodeka-db-check.py
+
+.PHONY: offsite
+offsite: .venv/.runtime ## copy the snapshots that are missing to OFFSITE_REPOSITORY
+	@bin/dodeka-db-offsite.py
+
+.PHONY: keys
+keys: .venv/.runtime ## list who can open the repository
+	@bin/dodeka-db-keys.py $(OFFSITE_FLAG)
+
+.PHONY: key-add
+key-add: .venv/.runtime ## add a key for NAME, and prove it by a drill
+	@bin/dodeka-db-key-add.py $(OFFSITE_FLAG) -- "$$NAME"
+
+.PHONY: key-remove
+key-remove: .venv/.runtime ## remove the key of NAME
+	@bin/dodeka-db-key-remove.py $(OFFSITE_FLAG) -- "$$NAME"
+
+.PHONY: recovery-sheet
+recovery-sheet: .venv/.runtime ## the page to keep on paper: what is where, and how to restore it by hand
+	@bin/dodeka-db-recovery-sheet.py $(if $(HTML),--html)
 
 .PHONY: test
 test: setup test-packages .venv/.tests ## run all tests
@@ -104,7 +144,8 @@ bench: setup test-packages .venv/.bench ## beside the documented pipeline: docs/
 
 .PHONY: test-packages
 test-packages:
-	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps faketime
+	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps faketime \
+		rclone openssh-server
 
 .venv/.runtime: requirements.txt
 	@bin/install-packages.sh "$(PYTHON)" python3-venv

@@ -1,49 +1,85 @@
 #!/usr/bin/python3
 """Make the password file and the restic repository where there is none yet (make init)."""
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, lock, settings, staging
-from dodeka_db.errors import SetupError, WrongPassword
-from dodeka_db.repository import NO_COMPRESSION, UPGRADE, Repository, restic_version
+from dodeka_db import console, lock, offsite, passwords, restic, settings, staging
+from dodeka_db.errors import Refused, SetupError, Unreachable, WrongPassword
+from dodeka_db.repository import NO_COMPRESSION, UPGRADE, Config, Repository
 from dodeka_db.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    console.parser(__doc__).parse_args(argv)
+    parser = console.parser(__doc__)
+    console.offsite_option(parser)
+    arguments = parser.parse_args(argv)
     console.begin("both")
 
     here = settings.load()
+    other = here.offsite
+    if arguments.offsite:
+        here, other = offsite.of(here), here
     with lock.held(staging.state_folder(here), "init", here.lock_wait_s):
         _check_folder(here)
-        made = _make_password_file(here.password_file)
+        made = _make_password_file(here)
         try:
-            restic_version(here)
+            restic.version(here)
             repository = Repository(here)
-            version = repository.format_version()
-            if version is None:
-                repository.init()
-        except BaseException as error:
+            config = _config_of(here, repository, made)
+            pattern = _pattern(other) if config is None or here.is_offsite else None
+            if here.is_offsite and not pattern:
+                raise restic.missing(other)
+        except BaseException:
             if made:
                 made.unlink()
-            if made and isinstance(error, WrongPassword):
-                raise SetupError(
-                    f"repository {here.repository_shown} is there, but its password file {made} is not",
-                    "put the repository's own password into it",
-                ) from error
             raise
-    state = "was there already, nothing to do" if version else "made"
+        if config is None:  # from here on the password may be the repository's, even if this fails
+            repository.init(like=other if pattern else None)
+    if config:
+        state = "was there already, nothing to do"
+    else:
+        state = f"made, with the chunking of {other.repository_shown}" if pattern else "made"
     console.log.info("repository %s: %s", here.repository_shown, state)
-    if version == 1 and here.format == "pages":
+    if config and pattern and config.chunker_polynomial != pattern.chunker_polynomial:
+        console.log.warning(
+            "it cuts files into other chunks than %s: what is copied takes more room", other.repository_shown
+        )
+    if config and config.format == 1 and here.format == "pages":
         console.log.warning("%s; %s", NO_COMPRESSION, UPGRADE)
     if made:
         console.log.info("made password file %s", made)
         console.log.info("KEEP ITS CONTENT SOMEWHERE ELSE TOO: without it nobody can read the backups, ever")
     return 0
+
+
+def _config_of(here: Settings, repository: Repository, made: Path | None) -> Config | None:
+    try:
+        return repository.config()
+    except WrongPassword as error:
+        if not made:
+            raise
+        raise SetupError(
+            f"repository {here.repository_shown} is there, but its password file {made} is not",
+            "put the repository's own password into it",
+        ) from error
+
+
+def _pattern(other: Settings | None) -> Config | None:
+    """How the other of the two repositories was made, so that copies deduplicate; None if it was not yet."""
+    if other is None:
+        return None
+    if other.is_offsite and other.password_file and not other.password_file.exists():
+        console.log.info("%s is not looked at: %s is missing", other.repository_shown, other.password_file)
+        return None
+    try:
+        return Repository(other).config()
+    except (Unreachable, Refused, WrongPassword) as error:
+        if not other.is_offsite:
+            raise
+        hint = "mend that, or if it cannot wait: take OFFSITE_REPOSITORY out of the settings for now"
+        raise type(error)(f"no chunking to take over: {error.message}", hint) from error
 
 
 def _check_folder(here: Settings) -> None:
@@ -53,19 +89,13 @@ def _check_folder(here: Settings) -> None:
         raise SetupError(f"folder {folder.parent} is missing", "mount the backup volume, then run this again")
 
 
-def _make_password_file(file: Path | None) -> Path | None:
+def _make_password_file(here: Settings) -> Path | None:
     """A new file with a random password, mode 0600; None if there is one already."""
+    file = here.password_file
     if file is None or file.exists():
         return None
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise SetupError(
-            f"password file {file} cannot be made: {error.strerror}",
-            "mount the backup volume; its folder must belong to the user that runs the backend",
-        ) from error
-    with open(descriptor, "w") as opened:
-        opened.write(secrets.token_urlsafe(32) + "\n")
+    hint = "its folder must be there, and belong to the user that runs the backend"
+    passwords.make(file, f"mount the backup volume; {hint}" if here.local_repository else hint)
     return file
 
 

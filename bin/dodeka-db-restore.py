@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, settings
+from dodeka_db import console, offsite, settings
 from dodeka_db.repository import Repository, resolve
 from dodeka_db.restore import restore
 
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="whose snapshot is put there; the same environment's if left out",
     )
     parser.add_argument("--snapshot", metavar="ID", help="an ID or 'latest'; asked for if left out")
+    console.offsite_option(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
@@ -27,14 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = settings.load()
     target = here.environment(arguments.environment)
     source = here.environment(arguments.source or arguments.environment)
-    snapshots = Repository(here).snapshots()
+    repository = Repository(offsite.of(here) if arguments.offsite else here)
+    snapshots = repository.snapshots()
     wanted = arguments.snapshot
     if wanted is None:
         print(console.table([snapshot for snapshot in snapshots if snapshot.environment == source.name]))
         wanted = console.ask(f"Snapshot of {source.name} to restore (an ID, or 'latest'):")
     snapshot = resolve(snapshots, source.name, wanted)  # once, before anything is changed
 
-    restore(here, target, snapshot, lambda change: console.confirm(console.describe(change), arguments.yes))
+    restore(
+        *(here, target, repository, snapshot),
+        lambda change: console.confirm(console.describe(change), arguments.yes),
+    )
     return 0
 
 

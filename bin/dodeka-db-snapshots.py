@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, settings
+from dodeka_db import console, offsite, settings
 from dodeka_db.repository import Repository, Snapshot
 
 
@@ -15,12 +15,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "environment", type=console.environment_name, nargs="?", help="production or demo; both if left out"
     )
     parser.add_argument("--json", action="store_true", help="for programs: a JSON array, the oldest first")
+    console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.output_is_data()
 
+    here = settings.load()
     snapshots = [
         snapshot
-        for snapshot in Repository(settings.load()).snapshots()
+        for snapshot in Repository(offsite.of(here) if arguments.offsite else here).snapshots()
         if arguments.environment in (None, snapshot.environment)
     ]
     if arguments.json:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, drill, settings
+from dodeka_db import console, drill, offsite, settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,11 +14,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--snapshot", metavar="ID", default=drill.NEWEST, help="an ID, or 'latest' (the default)"
     )
+    console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
     started = time.monotonic()
     here = settings.load()
+    if arguments.offsite:
+        here = offsite.of(here)
     environment = here.environment(arguments.environment)
     snapshot = drill.run(here, environment, arguments.snapshot)
     console.log.info(

@@ -20,6 +20,7 @@ is_there() {
         cron) command -v crontab && test -x /usr/sbin/cron ;;
         logrotate) test -x /usr/sbin/logrotate ;;
         systemd) test -x /lib/systemd/systemd ;;
+        openssh-server) test -x /usr/sbin/sshd ;;
         procps) command -v pgrep ;;
         dbus) test -x /usr/bin/dbus-daemon ;;
         util-linux) command -v unshare && command -v nsenter ;;
@@ -44,10 +45,17 @@ if [ "$(id -u)" != 0 ]; then
     sudo=sudo
     command -v sudo >/dev/null || fail "please install as root: apt-get install$missing"
 fi
+# only the tests start an sshd, on loopback: none is to listen on this machine for that
+sshd_stays_off=
+case $missing in *openssh-server*) [ ! -d /run/systemd/system ] || sshd_stays_off="ssh.service ssh.socket" ;; esac
 echo "installing:$missing"
+# shellcheck disable=SC2086
+[ -z "$sshd_stays_off" ] || $sudo systemctl --quiet mask $sshd_stays_off
 # apt-get's words are shown only when it fails
 said=$($sudo apt-get -qq update 2>&1) ||
     fail "'apt-get update' failed ($said); please install as root: apt-get install$missing"
 # shellcheck disable=SC2086  # a list of words
 said=$($sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing 2>&1) ||
     fail "apt-get failed ($said); please install as root: apt-get install$missing"
+# shellcheck disable=SC2086
+[ -z "$sshd_stays_off" ] || { $sudo systemctl --quiet unmask $sshd_stays_off && $sudo systemctl --quiet disable $sshd_stays_off; }

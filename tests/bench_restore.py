@@ -89,10 +89,11 @@ def measure(folder: Path, count: int) -> Downtime:
 def set_up(server: Server, count: int) -> str:
     """Production on the disk, under its service, with one snapshot, whose ID is returned."""
     server.path("/etc/sudoers.d/dodeka").write_text("backend ALL=(ALL) NOPASSWD: ALL\n")
-    server.path(PROJECT / "deploy/backup.env").write_text(
+    settings = (
         "DODEKA_BACKEND=/srv/backend\nRESTIC_REPOSITORY=/srv/restic\nRESTIC_PASSWORD_FILE=/srv/password\n"
         "DODEKA_STATE=/srv/state\nDODEKA_START_WAIT_S=0\n"
     )
+    server.sh(f"umask 077; cat > {PROJECT}/deploy/backup.env", stdin=settings)
     unit = server.path(f"/etc/systemd/system/{NAME}.service")
     unit.write_text(UNIT.format(database=DATABASE))
     # something that refers to it keeps systemd from forgetting its times when it is stopped

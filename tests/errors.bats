@@ -202,7 +202,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 @test "a settings file that cannot be read" {
     DODEKA_BACKUP_ENV=$SITE/none.env script backup production
     fails_with 6 "settings file $SITE/none.env cannot be read"
-    echo 'RESTIC_PASSWORD=hush hush' > "$SITE/bad.env"
+    (umask 077; echo 'RESTIC_PASSWORD=hush hush' > "$SITE/bad.env")
     DODEKA_BACKUP_ENV=$SITE/bad.env script backup production
     fails_with 6 "settings file $SITE/bad.env, line 1"
     [[ $stderr != *hush* ]]

@@ -17,7 +17,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help try setup init install backup cron status snapshots restore undo verify check test soak bench" ]
+    [ "$targets" = "help try setup init install backup cron status snapshots restore undo verify check offsite keys key-add key-remove recovery-sheet test soak bench" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
@@ -118,7 +118,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [[ $output == *"KEEP ITS CONTENT SOMEWHERE ELSE TOO"* ]]
     [ "$(stat -c %a "$SITE/password")" = 600 ]
-    [ "$(wc -c < "$SITE/password")" -gt 40 ]
+    [ "$(wc -c < "$SITE/password")" -eq 40 ]
     before=$(sha256sum "$SITE/password" "$SITE/restic/config")
     mk init
     [ "$status" -eq 0 ]
@@ -151,4 +151,52 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ] && [ -z "$output" ] && [ -z "$stderr" ]
     [ $((($(date +%s%N) - start) / 1000000)) -lt 2000 ]
     [ "$(stat -c %Y .venv/.runtime)" = "$before" ]
+}
+
+@test "an off-site copy, a key and the sheet" {
+    export OFFSITE_REPOSITORY=$SITE/there OFFSITE_PASSWORD_FILE=$SITE/there-password
+    mk backup ENV=demo
+    mk init OFFSITE=1
+    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    mk offsite
+    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    [[ $output == *"done: 1 snapshots copied, "* ]]
+    mk snapshots OFFSITE=1
+    [ "${#lines[@]}" -eq 2 ]
+    mk verify ENV=demo OFFSITE=1
+    [ "$status" -eq 0 ]
+    mk restore ENV=demo OFFSITE=1 SNAPSHOT=latest YES=1
+    [ "$status" -eq 0 ]
+    mk key-add NAME=anna OFFSITE=1
+    [ "$status" -eq 0 ]
+    mk keys OFFSITE=1
+    [ "${#lines[@]}" -eq 3 ]
+    mk keys
+    [ "${#lines[@]}" -eq 2 ]
+    mk key-remove NAME=anna OFFSITE=1
+    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    mk recovery-sheet
+    [[ $output == *"off-site repository      $SITE/there"* ]]
+    mk recovery-sheet HTML=1
+    [[ $output == "<!doctype html>"* ]]
+}
+
+@test "OFFSITE where it means nothing, and keys of nobody" {
+    for goal in backup cron undo check status offsite; do
+        mk $goal ENV=demo OFFSITE=1
+        [ "$status" -eq 2 ]
+        [[ $stderr == *"OFFSITE=1 is for init snapshots restore verify keys key-add key-remove"* ]]
+    done
+    mk restore ENV=demo OFFSITE=true SNAPSHOT=latest YES=1
+    [ "$status" -eq 2 ]
+    for goal in key-add key-remove; do
+        mk $goal
+        [ "$status" -eq 2 ]
+        [[ $stderr == *"$goal needs a name: NAME=anna"* ]]
+        mk $goal NAME="x'; touch $SITE/executed; '"
+        [ "$status" -eq 2 ]
+        mk $goal NAME="--offsite"
+        [ "$status" -eq 2 ]
+    done
+    [ ! -e "$SITE/executed" ]
 }

@@ -6,9 +6,12 @@ as its first process. What happens in there is gone when it stops, and reaches n
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
+
+from cheap_key import reseal
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path("/home/backend")
@@ -40,8 +43,8 @@ for unit in systemd-tmpfiles-setup.service systemd-tmpfiles-setup-dev.service sy
     ln -sf /dev/null "$units/$unit"
 done
 printf '[Unit]\\nDefaultDependencies=no\\nRequires=dbus.socket\\nAfter=dbus.socket\\n' > "$units/dodeka-test.target"
-echo dodeka-test > "$root/etc/hostname"
-printf '127.0.0.1 localhost dodeka-test\\n' > "$root/etc/hosts"
+echo dodeka > "$root/etc/hostname"
+printf '127.0.0.1 localhost dodeka\\n' > "$root/etc/hosts"
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test \\
     chroot "$root" /lib/systemd/systemd --system --unit=dodeka-test.target --log-target=null
 """
@@ -139,6 +142,39 @@ class Server:
             *words,
         ]
 
+    def make_keys_cheap(self) -> None:
+        """For the repositories that BACKUP.md has made."""
+        for repository, password, owner in (
+            ("/mnt/backup/restic", "/mnt/backup/.restic-password", "backend"),
+            ("/home/dodeka/restic", "/home/backend/.restic-offsite-password", "dodeka"),
+        ):
+            if self.path(repository).exists() and self.path(password).exists():
+                reseal(self.path(repository), self.path(password).read_text().strip())
+                self.run("chown", "-R", f"{owner}:", repository, user="root")
+
+    def start_offsite(self) -> None:
+        """Another server, as far as the user backend can tell: an account `dodeka` behind the ssh host `offsite`."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        self.sh(
+            f"""
+            set -e
+            useradd --create-home dodeka; chmod 700 /home/dodeka
+            mkdir -p /run/sshd /home/dodeka/.ssh /home/backend/.ssh
+            ssh-keygen -q -t ed25519 -N '' -f /home/backend/.ssh/id_ed25519
+            ssh-keygen -q -t ed25519 -N '' -f /run/sshd/host
+            cp /home/backend/.ssh/id_ed25519.pub /home/dodeka/.ssh/authorized_keys
+            printf 'ListenAddress 127.0.0.1\nPort {port}\nHostKey /run/sshd/host\nUsePAM no\nPidFile none\n' > /run/sshd/config
+            printf 'PasswordAuthentication no\nSubsystem sftp internal-sftp\n' >> /run/sshd/config
+            printf 'Host offsite\n HostName 127.0.0.1\n Port {port}\n User dodeka\n' > /home/backend/.ssh/config
+            printf '[127.0.0.1]:{port} %s\n' "$(cat /run/sshd/host.pub)" > /home/backend/.ssh/known_hosts
+            chown -R dodeka: /home/dodeka; chown -R backend: /home/backend/.ssh; chmod 600 /home/backend/.ssh/*
+            usermod -p '*' dodeka
+            /usr/sbin/sshd -f /run/sshd/config -E /tmp/sshd.log
+            """,
+            user="root",
+        )
+
     def sh(self, script: str, **options: object) -> str:
         """The output of a shell script in there."""
         return self.run("sh", "-c", script, **options).stdout
@@ -190,7 +226,10 @@ class Server:
         for name in ("bin", "deploy", "requirements.txt", "Makefile", "BACKUP.md", ".venv"):
             source = ROOT / name
             if source.is_dir():
-                ignore = shutil.ignore_patterns("__pycache__", "backup.env")
+                # the S3 server's packages are as large as all the rest together, and only for out here
+                ignore = shutil.ignore_patterns(
+                    "__pycache__", "backup.env", "boto*", "cryptography*", "moto*"
+                )
                 shutil.copytree(source, project / name, symlinks=True, ignore=ignore)
             elif source.exists():
                 shutil.copy2(source, project / name)

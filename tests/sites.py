@@ -111,6 +111,7 @@ def make(folder: Path) -> Site:
     """A site with an empty repository and two databases, of 400 and 30 members."""
     site = Site(folder)
     folder.mkdir(exist_ok=True)
+    site.config.touch(0o600)
     site.config.write_text("".join(f"{name}='{value}'\n" for name, value in site.variables.items()))
     site.ok("init")
     reseal(site.repository, site.password_file.read_text().strip())

@@ -5,8 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pages
 import pytest
-from cheap_key import reseal
 from server import PROJECT, ROOT, Server
 
 from dodeka_db import errors, installed, interrupts, repository, schedule
@@ -97,17 +97,18 @@ def test_the_schedule():
     for minutes, what in rows(BACKUP, "minutes of every hour"):
         assert [int(minute) for minute in minutes.split(":")[1:]] == due[what.strip("`").split("ENV=")[1]]
 
-    weekly = {
+    others = {
         re.search(r"dodeka-db-(.*?)\.py ?(\w*)", command).groups(): when
         for command, when in lines.items()
         if "cron.sh" not in command
     }
-    assert set(weekly) == {("verify", name) for name in schedule.DRILLED} | {("check", "")}
+    assert set(others) == {("verify", name) for name in schedule.DRILLED} | {("check", ""), ("offsite", "")}
     at = {re.search(r"`make (\w+)", what)[1]: time for time, what in rows(BACKUP, "at")}
-    for (verb, _), (minute, hour, *days) in weekly.items():
-        assert days == ["*", "*", "0"]
+    for (verb, _), (minute, hour, *days) in others.items():
+        daily = verb == "offsite"
+        assert days == ["*", "*", "*" if daily else "0"]
         assert int(minute) not in due["production"] + due["demo"]
-        assert at[verb] == f"{int(hour):02}:{minute}"
+        assert at[verb] == f"{int(hour):02}:{minute}{' daily' if daily else ''}"
 
 
 def test_the_figures_of_the_formats_are_the_benchmark_s():
@@ -137,77 +138,16 @@ def server(tmp_path_factory):
         server.run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", "/mnt/backup", user="root")
         server.path("/etc/sudoers.d/dodeka").write_text("backend ALL=(ALL) NOPASSWD: ALL\n")
         server.run("systemctl", "start", "dodeka-backend-production", "dodeka-backend-demo", user="root")
+        server.start_offsite()
         yield server
     finally:
         server.stop()
 
 
-def consoles(page: str) -> list[tuple[str, list[str]]]:
-    """Each command of the console blocks with the lines that it is said to print."""
-    found: list[tuple[str, list[str]]] = []
-    for indent, block in re.findall(r"^( *)```console\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            line = line.removeprefix(indent)
-            if line.startswith("$ "):
-                found.append((line[2:], []))
-            else:
-                found[-1][1].append(line)
-    return found
-
-
-ID = re.compile(r"\b[0-9a-f]{8}\b")
-ANSWER = re.compile(r"(.*(?:'latest'\):|Type 'yes' to go on:)) (\S+)")
-
-
-def masked(line: str) -> str:
-    """The line without what differs from run to run, and without what a terminal would not show."""
-    line = re.sub(r"^[\d-]+T[\d:+-]+ (production |demo |both )?", "", line)
-    for pattern, name in (
-        (ID, "ID"),
-        (r"\w{3} \d\d \w{3} \d{4} \d\d:\d\d", "WHEN"),
-        (r"\d+ (second|minute)s?", "AGE"),
-        (r"\d+(\.\d+)? (B|kB|MB|GB)", "SIZE"),
-        ("grew by at most", "grew by"),  # of restic before 0.17
-        (r"(restic +)[\d.]+, \S+", r"\1VERSION"),
-        (r"\d+\.\d s\b", "SECONDS"),
-        (r"pre-restore-\d{8}T\d{6}Z", "pre-restore-TIME"),
-        (r"\w+day \d\d \w+ \d{4} \d\d:\d\d", "WHEN"),
-        (r"outbox:? +\d+( rows?,)? +\d+", "outbox: ROWS"),  # the backend writes there all the time
-    ):
-        line = re.sub(pattern, name, line)
-    return " ".join(line.split())
-
-
 @pytest.mark.parametrize("page", [BACKUP, README], ids=["BACKUP.md", "README.md"])
 def test_every_command_prints_what_the_page_says(server, page):
-    ids: dict[str, str] = {}  # those of the page, and what they are here
-    before = f"cd {PROJECT}; "
-    environ = {"PATH": "/home/backend/.local/bin:/usr/bin:/bin"}
-    assert consoles(page)
-    for command, lines in consoles(page):
-        command = ID.sub(lambda match: ids[match[0]], command)
-        if command.split()[0] in ("export", "cd", "umask"):
-            before += f"{command}; "
-            continue
-        answers = [ANSWER.fullmatch(line) for line in lines]
-        typed = "".join(ids.get(answer[2], answer[2]) + "\n" for answer in answers if answer)
-        expected = [answer[1] if answer else line for answer, line in zip(answers, lines, strict=True)]
-        done = server.run("sh", "-c", before + command, stdin=typed, **environ)
-        assert done.stderr == "", command
-        if command == "make init":  # hundreds of starts of restic are to come
-            password = server.path("/mnt/backup/.restic-password").read_text().strip()
-            reseal(server.path("/mnt/backup/restic"), password)
-            server.run("chown", "-R", "backend:", "/mnt/backup/restic", user="root")
-        printed = done.stdout.splitlines()
-        if expected[:1] == ["..."]:
-            expected = expected[1:]
-            printed = printed[len(printed) - len(expected) :]
-        if expected[-1:] == ["..."]:
-            expected = expected[:-1]
-            printed = printed[: len(expected)]
-        assert [masked(line) for line in printed] == [masked(line) for line in expected], command
-        for here, there in zip(printed, expected, strict=True):
-            ids.update(zip(ID.findall(there), ID.findall(here), strict=True))
+    lost = pages.section(page, "The server is lost") if page is BACKUP else ""  # test_lost.py's
+    assert pages.run(server, page.replace(lost, "") if lost else page)
 
 
 def test_the_page_leaves_the_server_whole(server):

@@ -37,11 +37,10 @@ def server(tmp_path_factory):
         reseal(repository, server.path("/mnt/backup/.restic-password").read_text().strip())
         server.run("chown", "-R", "backend:", "/mnt/backup", user="root")
         allow_sudo(server)
-        settings = server.path(PROJECT / "deploy/backup.env")
-        settings.write_text(
-            "DODEKA_START_WAIT_S=1\n"
-        )  # the default of five would make every restore that long
-        settings.chmod(0o644)
+        # the default of five would make every restore that long
+        there = "OFFSITE_REPOSITORY=/home/backend/offsite"
+        server.sh(f"umask 077; printf '{there}\\nDODEKA_START_WAIT_S=1\\n' > {PROJECT}/deploy/backup.env")
+        server.run("make", "-C", str(PROJECT), "init", "OFFSITE=1")
         server.run("systemctl", "start", "dodeka-backend-production", UNIT, user="root")
         yield server
     finally:
@@ -533,6 +532,7 @@ class TestInstall:
 ENDS = {
     "cron.sh production": r"production done: snapshot [0-9a-f]{8}, .* old snapshots removed, [\d.]+ s",
     "cron.sh demo": r"demo done: snapshot [0-9a-f]{8}, .* old snapshots removed, [\d.]+ s",
+    "offsite.py": r"both done: \d+ snapshots copied, .* read back, \d+ old ones removed, [\d.]+ s",
     "verify.py production": r"production done: snapshot [0-9a-f]{8} \(zst\) of .* is a whole database, [\d.]+ s",
     "check.py": r"both done: no errors, [\d.]+ s",
 }
@@ -569,7 +569,7 @@ class TestCron:
     def test_cron_itself_runs_them_all(self, server):
         """cron knows nothing shorter than a minute: the shipped lines, with their times made every minute.
 
-        So all four start at once, and wait for each other.
+        So all five start at once, and wait for each other.
         """
         lines = ["* * * * * " + line.split(None, 5)[5] for line in installed.jobs()]
         log = server.path("/home/backend/log/backup.log")

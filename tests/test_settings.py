@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def file(tmp_path) -> Path:
     path = tmp_path / "backup.env"
-    path.write_text("")
+    path.touch(0o600)
     return path
 
 
@@ -153,7 +153,9 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
     assert example.start_wait_s == default.start_wait_s
     assert example.systemctl == ("sudo", "systemctl")
     read = (ROOT / "bin" / "dodeka_db" / "settings.py").read_text()
-    for name in set(re.findall(r'"(DODEKA_[A-Z_]+|RESTIC(?:_REPOSITORY|_PASSWORD_FILE)?)"', read)):
+    for name in set(
+        re.findall(r'"(DODEKA_[A-Z_]+|OFFSITE_[A-Z_]+|RESTIC(?:_REPOSITORY|_PASSWORD_FILE)?)"', read)
+    ):
         assert re.search(rf"^#{name}(_PRODUCTION)?=", text, re.MULTILINE) or name == "DODEKA_BACKUP_ENV", name
 
 
@@ -184,3 +186,47 @@ def test_seconds(file):
     for wrong in ("-1", "5s", "1.5"):
         with pytest.raises(SetupError, match="DODEKA_START_WAIT_S=.* is not a whole number of seconds"):
             load(file, DODEKA_START_WAIT_S=wrong)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_a_settings_file_that_others_can_read_is_refused(file, mode):
+    file.write_text("AWS_SECRET_ACCESS_KEY=hush-hush\n")
+    file.chmod(mode)
+    with pytest.raises(SetupError) as caught:
+        load(file)
+    assert str(caught.value) == f"settings file {file} can be read by others; chmod 600 {file}"
+    file.chmod(0o600)
+    assert load(file).variables["AWS_SECRET_ACCESS_KEY"] == "hush-hush"
+
+
+def test_no_secret_that_is_known_stays_in_a_text(file):
+    loaded = load(
+        file,
+        RESTIC_REPOSITORY="rest:https://me:hush@host:8000/x",
+        AWS_SECRET_ACCESS_KEY="aws-secret",
+        AWS_ACCESS_KEY_ID="aws-identity",
+        RCLONE_CONFIG_STORE_PASS="rclone-secret",
+        B2_ACCOUNT_KEY="b2-secret",
+        RESTIC_PASSWORD="the-password",
+    )
+    text = "https://me:hush@host:8000/x aws-secret aws-identity rclone-secret b2-secret the-password /mnt"
+    assert loaded.masked(text) == "https://me:***@host:8000/x *** aws-identity *** *** *** /mnt"
+
+
+def test_the_offsite_repository_is_opened_with_its_own_password_alone(file):
+    assert load(file).offsite is None
+    loaded = load(
+        file, OFFSITE_REPOSITORY="sftp:offsite:restic", RESTIC_PASSWORD="main", RESTIC_KEY_HINT="0123abcd"
+    )
+    there = loaded.offsite
+    assert there.repository == there.variables["RESTIC_REPOSITORY"] == "sftp:offsite:restic"
+    assert there.password_file == Path("/home/someone/.restic-offsite-password")
+    assert there.variables["RESTIC_PASSWORD_FILE"] == str(there.password_file)
+    assert not {"RESTIC_PASSWORD", "RESTIC_KEY_HINT"} & set(there.variables)
+    assert there.state == loaded.state / "offsite"
+    assert there.retains and not load(file, OFFSITE_REPOSITORY="x:", OFFSITE_RETENTION="none").offsite.retains
+    assert loaded.as_source == {
+        "RESTIC_FROM_REPOSITORY": "/mnt/backup/restic",
+        "RESTIC_FROM_PASSWORD": "main",
+        "RESTIC_FROM_KEY_HINT": "0123abcd",
+    }

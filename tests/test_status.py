@@ -104,7 +104,7 @@ class TestWell:
                 subject for where, subject in of_state(found, "well") if where == environment
             } == everywhere
         assert {subject for where, subject in of_state(found, "well") if not where} == {
-            *("restic", "password", "repository", "check", "volume", "state folder", "lock"),
+            *("restic", "password", "repository", "check", "off-site copy", "volume", "state folder", "lock"),
             *("restic's locks", "crontab", "logrotate"),
         }
 
@@ -403,8 +403,8 @@ CASES = {
     "the volume is full soon": (grow, [" volume"], "enough for ", stop_growing),
     "a run that hangs": (hang, [" lock"], "for 31 minutes", None),
     "a lock of a dead restic": (kill_restic, [" restic's locks"], "left by a restic that was killed", None),
-    "no crontab": (sh("crontab -u backend -r"), [" crontab"], "4 of the 4 shipped lines are not in it", None),
-    "a line of the crontab is missing": (drop_line, [" crontab"], "1 of the 4 shipped lines", None),
+    "no crontab": (sh("crontab -u backend -r"), [" crontab"], "5 of the 5 shipped lines are not in it", None),
+    "a line of the crontab is missing": (drop_line, [" crontab"], "1 of the 5 shipped lines", None),
     "no logrotate": (sh("rm /etc/logrotate.d/dodeka-backup"), [" logrotate"], "is not as shipped", None),
 }
 

@@ -13,8 +13,9 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dodeka_db.errors import SetupError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # it takes 0.1 s to import: not before it is needed
     import sh
 
 PATIENCE_S = 20
+WATCH_S = 0.2
 READ_BYTES = 1024 * 1024
 
 
@@ -69,6 +71,7 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
     reader: Callable[[BinaryIO], None] | None = None,
+    watch: Callable[[list[str], int], None] | None = None,
     timeout_s: float | None = None,
 ) -> Completed:
     """Run `program` (a path, or a name on PATH) and wait for it, `timeout_s` seconds at most.
@@ -76,8 +79,10 @@ def run(
     `stdin` is a real file, handed to the child as it is; without it the child reads nothing. `reader` is given
     its output as it comes; without one it is returned. A non-zero exit is returned, not raised: what it means is
     the caller's to say, and what `reader` raises counts only where the exit is zero; what it leaves unread is read to
-    the end and dropped. Raises SetupError if the program cannot be started, TimedOut (not while `reader` reads),
-    Interrupted after having ended it.
+    the end and dropped. `watch` is called some times a second, in a thread, with what is new on its standard error, in
+    lines, and how many bytes it has read in all; what that raises ends the program, and is raised whatever its exit.
+    Raises SetupError if the program cannot be started, TimedOut (not while `reader` reads), Interrupted after having
+    ended it.
     """
     import sh
 
@@ -90,7 +95,7 @@ def run(
             output, written = (files.enter_context(open(end, mode)) for end, mode in ends)
         else:
             output = written = files.enter_context(tempfile.TemporaryFile())
-        child = problem = None
+        child = problem = watcher = None
         try:
             with shielded():  # between its start and our knowing of it, it could not be ended
                 child = sh.Command(program)(
@@ -107,6 +112,9 @@ def run(
                 )
                 if reader:
                     written.close()  # or its output would never come to an end
+                if watch:
+                    watcher = _Watcher(watch, errors, child.pid)
+                    files.callback(watcher.stop)
             if reader:
                 problem = _listen(reader, output)
             if timeout_s is not None:
@@ -125,12 +133,68 @@ def run(
                 with shielded():
                     _end(child, draining=output if reader else None)
             raise
+        if watcher and (objection := watcher.stop()):
+            raise objection
         if problem and not exit_code:
             raise problem
         if not reader:
             output.seek(0)
         errors.seek(0)
         return Completed(exit_code, output.read(), errors.read().decode(errors="replace"))
+
+
+class _Watcher(threading.Thread):
+    """Calls `watch` while a program runs, and once more after stop(), which returns what that raised."""
+
+    def __init__(self, watch: Callable[[list[str], int], None], errors: BinaryIO, process: int) -> None:
+        super().__init__(daemon=True)
+        self._watch, self._errors = watch, errors
+        self._ended = threading.Event()
+        self._objection: Exception | None = None
+        self._read_bytes = 0
+        self._counts = Path(f"/proc/{process}/io")
+        try:
+            self._process = os.pidfd_open(process)
+        except ProcessLookupError:
+            self._process = None  # it has ended already
+        self.start()
+
+    def stop(self) -> Exception | None:
+        with shielded():
+            if not self._ended.is_set():
+                self._ended.set()
+                self.join()
+                if self._process is not None:
+                    os.close(self._process)
+        return self._objection
+
+    def run(self) -> None:
+        position, begun = 0, b""
+        while not self._objection:
+            is_over = self._ended.wait(WATCH_S)
+            block = os.pread(self._errors.fileno(), READ_BYTES, position)
+            position += len(block)
+            is_all = is_over and not block
+            *lines, begun = (begun + block).split(b"\n")
+            if is_all:
+                lines.append(begun)
+            with suppress(OSError, IndexError, ValueError):  # once it has ended there is nothing
+                self._read_bytes = int(self._counts.read_text().split()[1])
+            try:
+                self._watch([line.decode(errors="replace") for line in lines], self._read_bytes)
+            except Exception as error:
+                self._objection = error
+                self._end_program()
+            if is_all:
+                return
+
+    def _end_program(self) -> None:
+        for signum in (signal.SIGINT, signal.SIGKILL):
+            if self._process is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._process, signum)
+            if self._ended.wait(PATIENCE_S):
+                return
 
 
 def _listen(reader: Callable[[BinaryIO], None], output: BinaryIO) -> Exception | None:

@@ -15,7 +15,7 @@ from dodeka_db.settings import ENVIRONMENTS
 
 if TYPE_CHECKING:  # not every script needs what these import
     from dodeka_db.backup import Taken
-    from dodeka_db.repository import Snapshot
+    from dodeka_db.repository import Key, Snapshot
     from dodeka_db.restore import Change
 
 log = logging.getLogger("dodeka_db")
@@ -86,6 +86,11 @@ def environment_name(value: str) -> str:
     if value not in ENVIRONMENTS:
         raise argparse.ArgumentTypeError(f"unknown environment '{value}': choose {_CHOICES}")
     return value
+
+
+def offsite_option(parser: argparse.ArgumentParser) -> None:
+    """Add --offsite to a parser."""
+    parser.add_argument("--offsite", action="store_true", help="the off-site repository instead")
 
 
 def begin(environment: str) -> None:
@@ -174,12 +179,26 @@ def table(snapshots: Sequence["Snapshot"]) -> str:
                 ",".join(snapshot.tags),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return "\n".join(
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}"
-        f"  {row[4]:<{widths[4]}}  {row[5]}"
+    return _columns(rows, "<<>><<")
+
+
+def key_table(keys: Sequence["Key"]) -> str:
+    """Keys as lines under each other: ID, name, host, when it was made, whether it is the one in use."""
+    rows = [("ID", "Name", "Host", "Made", "")]
+    rows += [
+        (key.short_id, key.name, key.host, when(key.made), "in use here" if key.is_in_use else "")
+        for key in keys
+    ]
+    return _columns(rows, "<<<<<")
+
+
+def _columns(rows: Sequence[Sequence[str]], alignment: str) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignment, widths, strict=True))
         for row in rows
     )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def when(time: datetime) -> str:

@@ -4,12 +4,12 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 
-from dodeka_db import growth, lock, records, schedule, staging
+from dodeka_db import growth, lock, records, retention, schedule, staging
 from dodeka_db.backup import Taken, take_snapshot
 from dodeka_db.errors import BackupError, as_line
 from dodeka_db.interrupts import Interrupted
 from dodeka_db.recovery import recover
-from dodeka_db.repository import Listed, Repository
+from dodeka_db.repository import Repository
 from dodeka_db.settings import Environment, Settings
 
 log = logging.getLogger("dodeka_db")
@@ -36,8 +36,15 @@ def run(settings: Settings, environment: Environment) -> Done:
         with lock.held(staging.state_folder(settings), doing, wait_s):
             recover(settings)
             taken = take_snapshot(settings, repository, environment, read_back=True)
-            log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
-            removed = _retain(repository, environment, taken)
+            if _is_copied(settings):  # restic keeps its snapshots for it, maybe for hours
+                log.info(
+                    "snapshot %s is stored; the off-site copy is at work, so nothing is removed",
+                    taken.snapshot_id,
+                )
+                removed = 0
+            else:
+                log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
+                removed = _retain(repository, environment, taken)
             growth.sample(settings, repository, environment)
         records.passed(settings, job(environment))
     return Done(taken, removed)
@@ -48,11 +55,15 @@ def job(environment: Environment) -> str:
     return f"cron-{environment.name}"
 
 
+def _is_copied(settings: Settings) -> bool:
+    """Whether the off-site copy is reading the repository."""
+    holder = lock.holder(settings.offsite.state) if settings.offsite else None
+    return holder is not None and holder.doing == lock.COPY
+
+
 def _retain(repository: Repository, environment: Environment, taken: Taken) -> int:
     try:
-        future = _newest_from_the_future(repository, environment)
-        if not future:
-            return repository.forget(environment)
+        return retention.apply(repository, environment)
     except (BackupError, OSError) as error:
         message = f"snapshot {taken.snapshot_id} is safe, but the retention failed: {as_line(error)}"
         kind = type(error) if isinstance(error, BackupError) else BackupError
@@ -60,18 +71,3 @@ def _retain(repository: Repository, environment: Environment, taken: Taken) -> i
     except Interrupted as interruption:
         interruption.note = f"snapshot {taken.snapshot_id} is safe, but the retention was not applied"
         raise
-    log.warning(
-        "snapshot %s is from the future (%s): nothing is removed until that is mended;"
-        " check the clock (timedatectl), then: restic forget %s",
-        future.short_id,
-        future.time.isoformat(timespec="seconds"),
-        future.short_id,
-    )
-    return 0
-
-
-def _newest_from_the_future(repository: Repository, environment: Environment) -> Listed | None:
-    # it counts as the latest: the policy would have the true latest removed
-    limit = datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
-    found = [one for one in repository.listed() if one.environment == environment.name and one.time > limit]
-    return found[-1] if found else None

@@ -27,7 +27,7 @@ def run(settings: Settings, environment: Environment, wanted: str) -> Snapshot:
         with lock.held(staging.state_folder(settings), f"drill of {environment.name}", settings.lock_wait_s):
             snapshots = repository.snapshots()
             snapshot = resolve(snapshots, environment.name, wanted)
-            rows = _prove(settings, repository, snapshot, environment)
+            rows = prove(settings, repository, snapshot)
         if not snapshot.is_pre_restore and snapshot == resolve(snapshots, environment.name, NEWEST):
             records.passed(settings, job(environment), {"snapshot": snapshot.short_id})
     try:
@@ -45,9 +45,11 @@ def job(environment: Environment) -> str:
     return f"drill-{environment.name}"
 
 
-def _prove(
-    settings: Settings, repository: Repository, snapshot: Snapshot, environment: Environment
-) -> dict[str, int]:
+def prove(settings: Settings, repository: Repository, snapshot: Snapshot) -> dict[str, int]:
+    """Fetch `snapshot`, nothing of it from restic's cache, and check it as a restore would; the rows of each table.
+
+    To be called under the lock. Raises SnapshotError if it is not a whole database.
+    """
     with staging.folder(settings) as folder:
         copy = folder / "drill.sqlite"
         try:
@@ -61,7 +63,7 @@ def _prove(
         try:
             database.verify(copy, f"the database in snapshot {snapshot.short_id}")
         except NotWhole as error:
-            hint = f"an older one may be whole: make verify ENV={environment.name} SNAPSHOT=..."
+            hint = f"an older one may be whole: make verify ENV={snapshot.environment} SNAPSHOT=..."
             raise SnapshotError(error.message, hint) from error
         return database.row_counts(copy)
 

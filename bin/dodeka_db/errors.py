@@ -78,10 +78,22 @@ class WrongPassword(BackupError):
     exit_code = 12
 
 
+class Unreachable(BackupError):
+    """The repository's server does not answer (EX_UNAVAILABLE of sysexits.h)."""
+
+    exit_code = 69
+
+
 class Busy(BackupError):
     """Another run on this machine did not end within the waiting time (EX_TEMPFAIL of sysexits.h)."""
 
     exit_code = 75
+
+
+class Refused(BackupError):
+    """The repository's server answers, and does not let us (EX_NOPERM of sysexits.h)."""
+
+    exit_code = 77
 
 
 def as_line(error: BaseException) -> str:

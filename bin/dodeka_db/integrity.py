@@ -3,7 +3,7 @@
 import logging
 from datetime import datetime
 
-from dodeka_db import lock, records, staging
+from dodeka_db import lock, offsite, records, staging
 from dodeka_db.repository import Repository
 from dodeka_db.settings import Settings
 
@@ -21,7 +21,11 @@ def run(settings: Settings) -> None:
     """
     with records.failures(settings, JOB):
         repository = Repository(settings)
-        with lock.held(staging.state_folder(settings), "check of the repository", settings.lock_wait_s):
+        doing = "check of the repository"
+        with (
+            offsite.without_copy(settings, doing),
+            lock.held(staging.state_folder(settings), doing, settings.lock_wait_s),
+        ):
             read = _read(settings)
             part = min(range(1, PARTS + 1), key=lambda number: read.get(number, NEVER))
             log.info(

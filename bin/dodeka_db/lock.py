@@ -16,6 +16,8 @@ from dodeka_db.errors import Busy, SetupError
 
 log = logging.getLogger("dodeka_db")
 POLL_S = 0.2
+# what the off-site copy is called by those who wait for it
+COPY = "off-site copy"
 _LINE = re.compile(r"(.+), process (\d+), since (\S+)")
 
 

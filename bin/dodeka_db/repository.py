@@ -1,8 +1,4 @@
-"""restic: the one place that knows its commands, its JSON and its exit codes.
-
-restic is read through --json and its exit codes (https://restic.readthedocs.io/en/stable/075_scripting.html);
-0.14 has no codes of its own for a missing or locked repository or a wrong password, and says it in words.
-"""
+"""A restic repository: what is in it, and what is done with it. The one place that knows restic's commands and JSON."""
 
 import json
 import logging
@@ -11,40 +7,26 @@ import pwd
 import re
 import socket
 import stat
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from dodeka_db import command, volume
+from dodeka_db import command, restic, volume
 from dodeka_db.errors import (
     BackupError,
     RepositoryDamaged,
-    RepositoryLocked,
     RepositoryMissing,
     SetupError,
     SnapshotError,
-    WrongPassword,
 )
+from dodeka_db.restic import Restic
 from dodeka_db.settings import ENVIRONMENTS, FORMATS, Environment, Settings
 
 log = logging.getLogger("dodeka_db")
 
-OLDEST_RESTIC = (0, 14)
-# from when on restic calls a lock stale whose process it cannot see; a live one is renewed every 5 minutes
-STALE = timedelta(minutes=30)
-LOCK_POLL_S = 5
-# restic goes on trying to reach a repository for up to a quarter of an hour; who only looks does not
-LOOK_S = 60
 PRE_RESTORE = "pre-restore"
-# what only reads can do without a lock
-_READING = ("snapshots", "find", "dump", "cat", "stats", "list")
-# what is said of a repository that cannot be reached: neither that it is missing nor that it is damaged
-_NO_ANSWER = re.compile(
-    r"dial tcp|connection re|i/o timeout|no such host|network is|ssh command|permission denied", re.I
-)
 NO_COMPRESSION = (
     "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
 )
@@ -85,6 +67,29 @@ class Snapshot(Listed):
 
 
 @dataclass(frozen=True)
+class Config:
+    """Of a repository: its format, which compresses from 2 on, and by what it cuts files into chunks."""
+
+    format: int
+    chunker_polynomial: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """One of the passwords that open a repository: whose it is, and where and when it was made."""
+
+    id: str
+    name: str
+    host: str
+    made: datetime
+    is_in_use: bool
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:8]
+
+
+@dataclass(frozen=True)
 class Lock:
     """A lock of restic's own in the repository: whose, on which host, since when (renewed while it lives)."""
 
@@ -97,7 +102,7 @@ class Lock:
         """Whether `restic unlock` would remove it."""
         here = self.host == socket.gethostname()
         gone = here and not Path(f"/proc/{self.process}").exists()
-        return gone or datetime.now().astimezone() - self.renewed > STALE
+        return gone or datetime.now().astimezone() - self.renewed > restic.STALE
 
 
 @dataclass(frozen=True)
@@ -113,10 +118,6 @@ class Stored:
     is_exact: bool
 
 
-class RepositoryFull(BackupError):
-    """The file system that the repository is on has no room left."""
-
-
 class Repository:
     """A restic repository with its password. Making one checks the password file.
 
@@ -125,23 +126,58 @@ class Repository:
 
     def __init__(self, settings: Settings, locking: bool = True) -> None:
         self._settings = settings
-        self._locking = locking
+        self._restic = Restic(settings, locking)
         check_password_file(settings)
         check_owner(settings)
 
-    def format_version(self) -> int | None:
-        """The repository's own format, which from 2 on compresses; None if there is no repository.
+    @property
+    def is_offsite(self) -> bool:
+        """Whether it is the second one."""
+        return self._settings.is_offsite
 
-        Raises WrongPassword if another one is needed.
-        """
+    def config(self) -> Config | None:
+        """How the repository was made; None if there is none. Raises WrongPassword if another one is needed."""
         try:
-            return self._parsed(self._restic("cat", "config"))["version"]
+            found = self._restic.parsed(self._restic.run("cat", "config"))
         except RepositoryMissing:
             return None
+        return Config(found["version"], found["chunker_polynomial"])
 
-    def init(self) -> None:
-        """Create it."""
-        self._restic("init")
+    def init(self, like: Settings | None = None) -> None:
+        """Create it; with the chunking of the repository that `like` names, so that copies between them deduplicate.
+
+        The options are those of restic from 0.14 on (https://restic.readthedocs.io/en/stable/045_working_with_repos.html).
+        """
+        if like is None:
+            self._restic.run("init")
+        else:
+            self._restic.run("init", "--copy-chunker-params", variables=like.as_source)
+
+    def copy_from(self, source: Settings) -> None:
+        """Copy the snapshots of all environments that the repository of `source` has and this one lacks: one call."""
+        self._restic.run("copy", "--tag", "db_dodeka", variables=source.as_source)
+
+    def keys(self) -> list[Key]:
+        """Who can open it, the oldest first."""
+        found = [
+            Key(
+                id=entry["id"],
+                name=entry["userName"],
+                host=entry["hostName"],
+                made=datetime.fromisoformat(entry["created"]).astimezone(),
+                is_in_use=entry["current"],
+            )
+            for entry in self._restic.parsed(self._restic.run("key", "list", "--json"))
+        ]
+        return sorted(found, key=lambda key: key.made)
+
+    def add_key(self, name: str, password_file: Path) -> None:
+        """Let the password in `password_file` open it too."""
+        self._restic.run("key", "add", "--new-password-file", str(password_file), "--user", name)
+
+    def remove_key(self, key: Key) -> None:
+        """Let that key open it no more."""
+        self._restic.run("key", "remove", key.id)
 
     def store(self, file: BinaryIO, environment: Environment, extra_tags: tuple[str, ...] = ()) -> Stored:
         """Store a finished file, from its start, as a new snapshot in the format that is set.
@@ -151,7 +187,7 @@ class Repository:
         """
         name = environment.file_name(self._settings.format)
         is_compressed = self._settings.format == "zst"
-        output = self._restic(
+        output = self._restic.run(
             *("backup", "--json", "--stdin", "--stdin-filename", name),
             *(("--compression", "off") if is_compressed else ()),
             *("--tag", ",".join((*environment.tags, *extra_tags))),
@@ -170,7 +206,7 @@ class Repository:
                     message["data_added"] if packed is None else packed,
                     is_compressed or packed is not None,
                 )
-        restic_version(self._settings)  # perhaps it is no restic at all
+        restic.version(self._settings)  # perhaps it is no restic at all
         raise BackupError("restic backup ended without naming its snapshot", "see: make snapshots")
 
     def listed(self) -> list[Listed]:
@@ -198,7 +234,7 @@ class Repository:
         if not folder:
             return
         if not (folder / "config").exists():
-            raise _missing(shown)
+            raise restic.missing(self._settings)
         if volume.is_read_only(folder):
             raise BackupError(
                 f"repository {shown} is on a file system that is mounted read-only",
@@ -228,7 +264,7 @@ class Repository:
         SnapshotError if it cannot be read to its end, and else what `reader` raises.
         """
         options = () if cached else ("--no-cache",)
-        self._restic("dump", *options, "--", snapshot.id, snapshot.path, reader=reader)
+        self._restic.run("dump", *options, "--", snapshot.id, snapshot.path, reader=reader)
 
     def read_back(self, stored: Stored, file: BinaryIO) -> None:
         """Compare what is in the repository with the `file` that was `stored`. Raises RepositoryDamaged.
@@ -246,11 +282,11 @@ class Repository:
                 raise SnapshotError("it is longer than what was stored")
 
         try:
-            self._restic("dump", "--no-cache", "--", stored.snapshot_id, stored.path, reader=compare)
+            self._restic.run("dump", "--no-cache", "--", stored.snapshot_id, stored.path, reader=compare)
         except SnapshotError as error:
             raise RepositoryDamaged(
                 f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {error.message}",
-                f"restic check --read-data names the damaged packs, then {self._repair(['PACK'])}",
+                f"restic check --read-data names the damaged packs, then {self._restic.repair(['PACK'])}",
             ) from error
 
     def forget(self, environment: Environment) -> int:
@@ -259,13 +295,13 @@ class Repository:
         Pre-restore snapshots have a tag more, so that they are a group of their own and count apart.
         """
         keep = [word for period, count in RETENTION.items() for word in (f"--keep-{period}", str(count))]
-        output = self._restic(
+        output = self._restic.run(
             *("forget", "--json", "--prune", "--group-by", "host,tags"),
             *("--tag", f"db_dodeka,env_{environment.name}"),
             *keep,
         )
-        # 0.14 and 0.18 print prune's progress behind the JSON
-        groups, _ = json.JSONDecoder().raw_decode(output.decode())
+        # 0.14 and 0.18 print prune's progress behind the JSON, and nothing at all where there is no snapshot
+        groups, _ = json.JSONDecoder().raw_decode(output.decode() or "null")
         return sum(len(group["remove"] or ()) for group in groups or ())
 
     def check(self, part: int, parts: int, folder: Path) -> None:
@@ -274,169 +310,32 @@ class Repository:
         restic's cache for that is in `folder`: one that was killed leaves it there. Raises RepositoryDamaged,
         having logged what restic says.
         """
-        self._restic("check", f"--read-data-subset={part}/{parts}", "--cache-dir", str(folder))
+        self._restic.run("check", f"--read-data-subset={part}/{parts}", "--cache-dir", str(folder))
 
     def stored_bytes(self, environment: Environment) -> int:
         """How many bytes of the repository the snapshots of `environment` need, what they share counted once."""
         tags = f"db_dodeka,env_{environment.name}"
-        return self._parsed(self._restic("stats", "--json", "--mode", "raw-data", "--tag", tags))[
+        return self._restic.parsed(self._restic.run("stats", "--json", "--mode", "raw-data", "--tag", tags))[
             "total_size"
         ]
 
     def locks(self) -> list[Lock]:
         """restic's own locks that are there now."""
         found = []
-        for lock_id in self._restic("list", "locks").decode().split():
+        for lock_id in self._restic.run("list", "locks").decode().split():
             try:
-                lock = self._parsed(self._restic("cat", "lock", lock_id))
+                lock = self._restic.parsed(self._restic.run("cat", "lock", lock_id))
             except BackupError:
                 continue  # gone meanwhile
             found.append(Lock(lock["pid"], lock["hostname"], datetime.fromisoformat(lock["time"])))
         return found
 
-    def _restic(
-        self,
-        *arguments: str,
-        stdin: BinaryIO | None = None,
-        reader: Callable[[BinaryIO], None] | None = None,
-    ) -> bytes:
-        """The output of a restic that got the locks it needs.
-
-        A lock that restic calls stale is removed, one that is alive is waited for: on every version alike
-        (--retry-lock came with 0.16, and does not remove any).
-        """
-        deadline = time.monotonic() + self._settings.lock_wait_s
-        waiting_for, second = "", False
-        while True:
-            try:
-                output = self._run(*arguments, stdin=stdin, reader=reader)
-                if waiting_for:
-                    log.info("that lock is gone, going on")
-                return output
-            except RepositoryLocked as locked:
-                remaining = deadline - time.monotonic()
-                if waiting_for and remaining <= 0:
-                    raise
-                if not waiting_for:
-                    log.info("%s: removing it if it is stale, else waiting for it", locked.message)
-                elif remaining > 0:
-                    time.sleep(min(LOCK_POLL_S, remaining))
-                waiting_for = locked.message
-                # never --remove-all; whether it helped shows now: 0.14 says that it did in any case
-                command.run(self._settings.restic, "unlock", env=self._settings.variables)
-                if stdin:
-                    stdin.seek(0)
-            except command.TimedOut as error:
-                raise BackupError(f"restic {arguments[0]} gave no answer within {LOOK_S} s") from error
-            except BackupError:
-                # without a lock: a run may just have removed what we were about to read
-                if self._locking or second:
-                    raise
-                second = True
-                time.sleep(1)
-
-    def _run(
-        self, *arguments: str, stdin: BinaryIO | None, reader: Callable[[BinaryIO], None] | None
-    ) -> bytes:
-        verb, *rest = arguments
-        reading = verb in _READING
-        folder = self._settings.local_repository
-        unlocked = reading and (not self._locking or bool(folder and volume.is_read_only(folder)))
-        while True:
-            options = ("--no-lock",) if unlocked else ()
-            if not self._locking:
-                options = (*options, "--no-cache")
-            done = command.run(
-                self._settings.restic,
-                *(verb, *options, *rest),
-                env=self._settings.variables,
-                stdin=stdin,
-                reader=reader,
-                timeout_s=None if self._locking else LOOK_S,
-            )
-            if not done.exit_code:
-                return done.stdout
-            failure = self._failure(verb, done)
-            # restoring from a full volume: there is no room for a lock either
-            if not reading or unlocked or not isinstance(failure, RepositoryFull):
-                raise failure
-            unlocked = True
-
     def _restic_list(self, verb: str, *pattern: str) -> list[dict]:
         # where there is none, some versions say null and some nothing
-        return self._parsed(self._restic(verb, "--json", "--tag", "db_dodeka", *pattern) or b"null") or []
-
-    def _parsed(self, output: bytes) -> Any:
-        try:
-            return json.loads(output)
-        except ValueError as error:
-            restic_version(self._settings)  # perhaps it is no restic at all
-            raise BackupError(f"restic said something else than JSON: {_short(repr(output), 100)}") from error
-
-    def _failure(self, verb: str, done: command.Completed) -> BackupError:
-        restic_version(self._settings)  # one that is too old fails for options that it does not know
-        where, said = self._settings.repository_shown, done.stderr
-        failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(done.failure)}")
-        if done.exit_code < 0 or _NO_ANSWER.search(said):
-            return failed
-        if done.exit_code == 10 or "Is there a repository at the following location?" in said:
-            return _missing(where)
-        if done.exit_code == 11 or "already locked" in said:
-            owner = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
-            return RepositoryLocked(
-                f"repository {where} is locked{f' by {owner[1]}' if owner else ''}",
-                "wait for that run to end: BACKUP.md, 'Locked'",
-            )
-        if done.exit_code == 12 or "wrong password" in said:
-            place = self._settings.password_file or "the settings"
-            return WrongPassword(
-                f"the password in {place} does not open repository {where}",
-                "put the right password back (BACKUP.md, 'Password')",
-            )
-        if "no space left on device" in said:
-            return RepositoryFull(f"the disk of repository {where} is full", "free some, then run this again")
-        if verb == "dump":
-            return SnapshotError(
-                f"the snapshot cannot be read from repository {where}: {_short(done.failure)}",
-                f"choose another one; restic check --read-data, then {self._repair(['PACK'])}",
-            )
-        if verb == "check" and "repository contains errors" in said:
-            return self._found_damage(where, done)
-        return failed
-
-    def _found_damage(self, where: str, done: command.Completed) -> RepositoryDamaged:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        for line in lines:
-            log.warning("restic: %s", line)
-        text = "\n".join(lines)
-        # 0.14 names a damaged pack by "want", later ones in the command that they suggest
-        packs = re.findall(r"want ([0-9a-f]{64}), got", text)
-        packs += re.findall(r"^pack ([0-9a-f]{64}) contains", text, re.MULTILINE)
-        missing = re.findall(r"pack ([0-9a-f]+).*does not exist", text)
-        if missing and not packs:
-            rebuild = (
-                "restic repair index" if restic_version(self._settings) >= (0, 16) else "restic rebuild-index"
-            )
-            return RepositoryDamaged(
-                f"repository {where} is damaged: {len(missing)} of its pack files are missing",
-                f"bring them back if you can, else {rebuild} (BACKUP.md, 'Damaged')",
-            )
-        named = f": pack {', '.join(pack[:8] for pack in packs)}" if packs else ""
-        return RepositoryDamaged(f"repository {where} is damaged{named}", self._repair(packs or ["PACK"]))
-
-    def _repair(self, packs: list[str]) -> str:
-        if restic_version(self._settings) >= (0, 16):
-            return f"restic repair packs {' '.join(packs)} (BACKUP.md, 'Damaged')"
         return (
-            "move the pack away and run restic rebuild-index, or restic 0.16's repair packs"
-            " (BACKUP.md, 'Damaged')"
+            self._restic.parsed(self._restic.run(verb, "--json", "--tag", "db_dodeka", *pattern) or b"null")
+            or []
         )
-
-
-def _missing(shown: str) -> RepositoryMissing:
-    return RepositoryMissing(
-        f"no restic repository at {shown}", "is the backup volume mounted? (a first one: make init)"
-    )
 
 
 def resolve(snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
@@ -482,20 +381,6 @@ def newest_pre_restore(snapshots: list[Snapshot], environment: str) -> Snapshot:
     return kept[-1]
 
 
-def restic_version(settings: Settings) -> tuple[int, int]:
-    """Major and minor version of the restic that is set; SetupError if there is none, or it is too old."""
-    said = command.run(settings.restic, "version", env=settings.variables)
-    match = re.match(r"restic (\d+)\.(\d+)", said.stdout.decode(errors="replace"))
-    if said.exit_code or not match:
-        raise SetupError(f"{settings.restic} does not say its version", "check RESTIC")
-    version = int(match[1]), int(match[2])
-    if version < OLDEST_RESTIC:
-        raise SetupError(
-            f"{settings.restic} is {match[0]}, which is too old", "0.14 or later is needed: see BACKUP.md"
-        )
-    return version
-
-
 def check_password_file(settings: Settings) -> None:
     """Raise SetupError unless the password file is there, with something in it, for its owner alone."""
     file = settings.password_file
@@ -506,8 +391,9 @@ def check_password_file(settings: Settings) -> None:
             status = os.fstat(opened.fileno())
             empty = not opened.read(1)
     except FileNotFoundError as error:
+        mounted = "is the backup volume mounted?" if settings.local_repository else "put it back"
         raise SetupError(
-            f"password file {file} is missing", "is the backup volume mounted? (a first one: make init)"
+            f"password file {file} is missing", f"{mounted} (a first one: {settings.init_command})"
         ) from error
     except OSError as error:
         raise SetupError(
@@ -533,7 +419,3 @@ def check_owner(settings: Settings) -> None:
     except KeyError:
         owner = f"#{folder.stat().st_uid}"
     raise SetupError(f"{folder} belongs to {owner}, not to root", f"run this as {owner}")
-
-
-def _short(text: str, limit: int = 300) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -55,14 +55,16 @@ class Change:
 Confirm = Callable[[Change], None]
 
 
-def restore(settings: Settings, target: Environment, snapshot: Snapshot, confirm: Confirm) -> None:
-    """Replace the database of `target` by the one in `snapshot`, once `confirm` does not raise.
+def restore(
+    settings: Settings, target: Environment, repository: Repository, snapshot: Snapshot, confirm: Confirm
+) -> None:
+    """Replace the database of `target` by the one in `snapshot` of `repository`, once `confirm` does not raise.
 
     All that takes long, and all that can be wrong with the snapshot, comes before that, while the service is
     up. Raises BackupError or Interrupted with either the old or the new database in place, whole, the service
     started again, and the old one in the repository or kept beside the new one.
     """
-    _restore(settings, target, lambda: _from_snapshot(settings, target, snapshot), confirm)
+    _restore(settings, target, lambda: _from_snapshot(repository, target, snapshot), confirm)
 
 
 def undo(settings: Settings, target: Environment, confirm: Confirm) -> None:
@@ -89,26 +91,29 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
             _put_in_place(settings, service, change, staged)
 
 
-def _from_snapshot(settings: Settings, target: Environment, snapshot: Snapshot) -> Origin:
+def _from_snapshot(repository: Repository, target: Environment, snapshot: Snapshot) -> Origin:
     def write(file: BinaryIO) -> None:
-        fetch(Repository(settings), snapshot, file)
+        fetch(repository, snapshot, file)
 
     shown = f"snapshot {snapshot.short_id}"
     if snapshot.environment != target.name:
         shown += f" of {snapshot.environment}"
+    if repository.is_offsite:
+        shown += " of the off-site repository"
     return Origin(shown, snapshot.environment, snapshot.time, write)
 
 
 def _from_last_restore(settings: Settings, target: Environment) -> Origin:
     kept, damaged = swap.kept_files(target.live), swap.damaged_files(target.live)
     if not kept:
-        snapshot = newest_pre_restore(Repository(settings).snapshots(), target.name)
+        repository = Repository(settings)
+        snapshot = newest_pre_restore(repository.snapshots(), target.name)
         if damaged and swap.kept_since(damaged[-1]) > snapshot.time:
             raise SnapshotError(
                 f"what the last restore replaced was damaged, and is kept as {damaged[-1]}",
                 f"an older state: make restore ENV={target.name} SNAPSHOT={snapshot.short_id}",
             )
-        return _from_snapshot(settings, target, snapshot)
+        return _from_snapshot(repository, target, snapshot)
     newest = kept[-1]
 
     def write(file: BinaryIO) -> None:

@@ -1,13 +1,15 @@
 """What can be set, and where it was. The only reader of os.environ and of the settings file."""
 
+import json
 import os
 import re
 import shlex
 import shutil
+import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from dodeka_db.errors import SetupError, UsageError
 
@@ -16,6 +18,11 @@ SETTINGS_FILE = ROOT / "deploy" / "backup.env"
 ENVIRONMENTS = ("production", "demo")
 # what DODEKA_FORMAT can be, and how the name of the file in a snapshot then ends
 FORMATS = {"zst": ".sqlite.zst", "pages": ".sqlite"}
+# how restic can be given its password; with FROM_ inside, that of the repository it copies from
+_PASSWORDS = ("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_KEY_HINT")
+_SECRET = re.compile(
+    r"(PASSWORD|PASSPHRASE|_PASS|SECRET|TOKEN|KEY|CREDENTIALS|SAS)(_|$)(?!FILE|COMMAND|HINT|ID)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Settings:
     `pages`, one page for page that is left to restic to compress.
     `systemctl` is the command as a tuple of words, empty where no service is managed. `password_file` is
     None where restic is given its password another way. `variables` is the whole environment for restic.
+    `offsite` are the same with the second repository in the place of the first, and a state folder of its own, where
+    one is set; `retains` is whether the retention policy applies to the repository.
     """
 
     backend: Path
@@ -69,6 +78,9 @@ class Settings:
     health_urls: Mapping[str, str]
     ping_urls: Mapping[str, str]
     variables: Mapping[str, str]
+    retains: bool = True
+    is_offsite: bool = False
+    offsite: "Settings | None" = None
 
     def environment(self, name: str) -> Environment:
         """The environment called `name`; raises UsageError if there is none."""
@@ -92,7 +104,41 @@ class Settings:
     @property
     def repository_shown(self) -> str:
         """The repository's address as it may stand in a message: without a password."""
-        return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.repository)
+        return self.masked(self.repository)
+
+    @property
+    def init_command(self) -> str:
+        """The command that makes the repository."""
+        return "make init OFFSITE=1" if self.is_offsite else "make init"
+
+    @property
+    def as_source(self) -> dict[str, str]:
+        """The variables by which another restic reads this repository beside its own."""
+        own = {name: self.variables[name] for name in _PASSWORDS if name in self.variables}
+        own["RESTIC_REPOSITORY"] = self.repository
+        return {name.replace("RESTIC_", "RESTIC_FROM_", 1): value for name, value in own.items()}
+
+    def opened_with(self, password_file: Path) -> "Settings":
+        """The same, with the password in `password_file` and no other."""
+        others = {name: value for name, value in self.variables.items() if name not in _PASSWORDS}
+        variables = {**others, "RESTIC_PASSWORD_FILE": str(password_file)}
+        return replace(self, password_file=password_file, variables=variables)
+
+    def masked(self, text: str) -> str:
+        """`text` without passwords: those in an address, and the value of every variable that is named like one."""
+        for secret in self._secrets:
+            for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
+                text = text.replace(form, "***")
+        return re.sub(r"(https?://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@", r"\1\2***@", text)
+
+    @property
+    def _secrets(self) -> set[str]:
+        values = {value for name, value in self.variables.items() if _SECRET.search(name)}
+        for name in ("RESTIC_REPOSITORY", "OFFSITE_REPOSITORY"):
+            if user_info := _user_info(self.variables.get(name, "")):
+                password = user_info.partition(":")[2] or user_info
+                values |= {password, unquote(password)}
+        return {value for value in values if len(value) > 3}
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
@@ -122,7 +168,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     }
     if password_file:
         variables["RESTIC_PASSWORD_FILE"] = str(password_file)
-    return Settings(
+    settings = Settings(
         backend=_path(values.get("DODEKA_BACKEND"), ROOT / "backend"),
         repository=repository,
         password_file=password_file,
@@ -136,15 +182,65 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         ping_urls=_urls("DODEKA_PING_URL", values),
         variables=variables,
     )
+    _check_address("RESTIC_REPOSITORY", repository)
+    return replace(settings, offsite=_offsite(settings, values, home))
+
+
+def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Settings | None:
+    retention = values.get("OFFSITE_RETENTION", "same")
+    if retention not in ("same", "none"):
+        raise SetupError(f"OFFSITE_RETENTION={retention} is not a retention", "choose same or none")
+    address = values.get("OFFSITE_REPOSITORY")
+    if not address:
+        return None
+    _check_address("OFFSITE_REPOSITORY", address)
+    if address == settings.repository:
+        raise SetupError(
+            "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY", "a second copy needs a place of its own"
+        )
+    password_file = _path(values.get("OFFSITE_PASSWORD_FILE"), home / ".restic-offsite-password")
+    settings = settings.opened_with(password_file)
+    return replace(
+        settings,
+        repository=address,
+        state=settings.state / "offsite",
+        variables={**settings.variables, "RESTIC_REPOSITORY": address},
+        retains=retention == "same",
+        is_offsite=True,
+    )
+
+
+def _user_info(address: str) -> str:
+    """The `user:password` of an address of http, as it is written; empty if there is none."""
+    match = re.match(r"\w+:https?://(.*)@", address)
+    return match[1] if match else ""
+
+
+def _check_address(name: str, repository: str) -> None:
+    if re.search(r"[/?#@\s]", _user_info(repository)):
+        raise SetupError(
+            f"{name} has a character in front of its last @ that cannot stand there",
+            "write %2F for a slash, %40 for an @, %3F for a question mark, %23 for a #, %20 for a blank",
+        )
+    # restic hands it to rclone on the command line, which everybody on the machine can read
+    if re.match(r"rclone:[^:]*[,=]|rclone::", repository):
+        raise SetupError(
+            f"{name} holds settings of rclone, which the process list would show",
+            "put them into rclone's own configuration, and name that here: rclone:NAME:FOLDER",
+        )
 
 
 def _read(file: Path) -> dict[str, str]:
     """NAME=value lines in the shell's quoting, so that `set -a; . backup.env` reads the same."""
     try:
-        text = file.read_text()
+        with open(file) as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            text = opened.read()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise SetupError(f"settings file {file} cannot be read: {reason}") from error
+    if stat.S_ISREG(mode) and mode & 0o077:  # it may hold credentials
+        raise SetupError(f"settings file {file} can be read by others", f"chmod 600 {file}")
     values = {}
     for number, line in enumerate(text.splitlines(), start=1):
         try:

@@ -19,6 +19,7 @@ from dodeka_db import (
     installed,
     integrity,
     lock,
+    offsite,
     records,
     schedule,
     service,
@@ -35,8 +36,8 @@ from dodeka_db.repository import (
     Repository,
     check_owner,
     check_password_file,
-    restic_version,
 )
+from dodeka_db.restic import version as restic_version
 from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
 
 FEW_DAYS = 30
@@ -73,6 +74,7 @@ FIGURES = {
     "cron_success_timestamp_seconds": "When a cron run last did all it should, in Unix time.",
     "drill_success_timestamp_seconds": "When a drill last passed, in Unix time.",
     "check_success_timestamp_seconds": "When the repository's check last passed, in Unix time.",
+    "offsite_success_timestamp_seconds": "When the off-site copy last passed, in Unix time.",
     "volume_free_bytes": "What is free on the repository's volume.",
     "volume_days_left": "For how many days that lasts at the present growth.",
     "state_free_bytes": "What is free where exports are written.",
@@ -120,6 +122,7 @@ def _everything(settings: Settings) -> Iterator[Line]:
         yield _guarded(name, "service", lambda: _service(settings, environment))
         yield _guarded(name, "kept files", lambda: _kept(environment))
     yield _guarded("", "check", lambda: _check(settings))
+    yield _guarded("", "off-site copy", lambda: _offsite(settings))
     if settings.local_repository:
         rate = sum(rates) if len(rates) == len(environments) else None
         yield _guarded("", "volume", lambda: _volume(settings, settings.local_repository, environments, rate))
@@ -192,7 +195,8 @@ def _repository(settings: Settings, repository: Repository | None, listed: list[
 
 
 def _format(repository: Repository) -> tuple:
-    if repository.format_version() == 1:
+    config = repository.config()
+    if config and config.format == 1:
         return State.BAD, NO_COMPRESSION, UPGRADE
     return State.WELL, "pages, and the repository compresses"
 
@@ -285,6 +289,25 @@ def _check(settings: Settings) -> tuple:
     since = integrity.all_read_since(settings)
     text += f"; all data was read within {_age(since)}" if since else "; not all data has been read yet"
     return state, text, *rest
+
+
+def _offsite(settings: Settings) -> tuple:
+    there = settings.offsite
+    if there is None:
+        return State.WELL, "none: OFFSITE_REPOSITORY is not set"
+    check_password_file(there)
+    state, text, *rest = _job(
+        records.read(settings, offsite.JOB),
+        "copy",
+        schedule.OFFSITE_OVERDUE.total_seconds(),
+        "make offsite",
+        "offsite_success_timestamp_seconds",
+    )
+    if holder := lock.holder(there.state):
+        text += f"; {holder.doing} is at work (process {holder.process}), for {_age(holder.since)}"
+        if _now() - holder.since > schedule.OFFSITE_OVERDUE / 2:
+            return State.BAD, text, f"see its output; if it stands still: kill {holder.process}"
+    return state, f"{text} ({there.repository_shown})", *rest
 
 
 def _job(record: records.Record, what: str, overdue_s: float | None, command: str, figure: str) -> tuple:

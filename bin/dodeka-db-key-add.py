@@ -1,0 +1,25 @@
+#!/usr/bin/python3
+"""Add a key for a new maintainer, and prove it by a drill with that key alone (make key-add)."""
+
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, keys, offsite, settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("name", help="whose it is")
+    console.offsite_option(parser)
+    arguments = parser.parse_args(argv)
+    console.begin("both")
+
+    here = settings.load()
+    key, file = keys.add(offsite.of(here) if arguments.offsite else here, arguments.name)
+    console.log.info("done: key %s of %s opens the repository", key.short_id, key.name)
+    console.log.info("its password is in %s: HAND IT OVER, THEN REMOVE THE FILE", file)
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,24 @@
+#!/usr/bin/python3
+"""Remove somebody's key, but never the last one or the one in use (make key-remove)."""
+
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, keys, offsite, settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("name", help="whose it is, or its ID")
+    console.offsite_option(parser)
+    arguments = parser.parse_args(argv)
+    console.begin("both")
+
+    here = settings.load()
+    key = keys.remove(offsite.of(here) if arguments.offsite else here, arguments.name)
+    console.log.info("done: key %s of %s opens the repository no more", key.short_id, key.name)
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,23 @@
+#!/usr/bin/python3
+"""List who can open the repository (make keys)."""
+
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, offsite, settings
+from dodeka_db.repository import Repository
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    console.offsite_option(parser)
+    arguments = parser.parse_args(argv)
+    console.output_is_data()
+
+    here = settings.load()
+    console.show(console.key_table(Repository(offsite.of(here) if arguments.offsite else here).keys()))
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,102 @@
+"""The second copy: the snapshots that are missing elsewhere, the newest of them read back, and the retention there."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from dodeka_db import drill, lock, records, retention, staging
+from dodeka_db.errors import BackupError, Refused, SetupError, as_line
+from dodeka_db.repository import Listed, Repository, Snapshot, resolve
+from dodeka_db.settings import ENVIRONMENTS, Settings
+
+log = logging.getLogger("dodeka_db")
+JOB = "offsite"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How many snapshots were copied, which were read back, and how many old ones were removed (None: as is set)."""
+
+    copied: int
+    read_back: tuple[Snapshot, ...]
+    removed: int | None
+
+
+def of(settings: Settings) -> Settings:
+    """The settings of the off-site repository; SetupError if there is none."""
+    if settings.offsite is None:
+        raise SetupError("OFFSITE_REPOSITORY is not set", "see BACKUP.md, 'Off-site'")
+    return settings.offsite
+
+
+@contextmanager
+def without_copy(settings: Settings, doing: str) -> Iterator[None]:
+    """While the block runs no copy begins; for one that is at work it waits. For what restic has to be alone for.
+
+    To be entered before the lock that backups wait for. Raises Busy.
+    """
+    if settings.offsite is None:
+        yield
+        return
+    with lock.held(staging.state_folder(settings.offsite), doing, settings.lock_wait_s):
+        yield
+
+
+def run(settings: Settings) -> Done:
+    """Copy what is missing, prove the newest of each environment there, apply the retention, write down how it ended.
+
+    It holds no lock that backups wait for: however slow or dead the other server is, they go on. Only what restic has
+    to be alone for waits (without_copy) or, the retention, is left out (cron.py). Raises what a step raises.
+    """
+    there = of(settings)
+    with records.failures(settings, JOB):
+        here, elsewhere = Repository(settings), Repository(there)
+        with lock.held(staging.state_folder(there), lock.COPY, settings.lock_wait_s):
+            with lock.held(staging.state_folder(settings), lock.COPY, settings.lock_wait_s):
+                pass  # a run that did not see us when it began has ended
+            wanted = [snapshot for snapshot in here.listed() if not snapshot.is_pre_restore]
+            before = {snapshot.id for snapshot in elsewhere.listed()}
+            log.info("copying what is missing to %s", there.repository_shown)
+            elsewhere.copy_from(settings)
+            snapshots = elsewhere.snapshots()
+            copied = sum(snapshot.id not in before for snapshot in snapshots)
+            proven = _prove(there, elsewhere, wanted, snapshots)
+            removed = _retain(there, elsewhere, copied)
+        records.passed(settings, JOB, {"snapshots": [snapshot.short_id for snapshot in proven]})
+    return Done(copied, tuple(proven), removed)
+
+
+def _prove(
+    there: Settings, elsewhere: Repository, wanted: list[Listed], snapshots: list[Snapshot]
+) -> list[Snapshot]:
+    proven = []
+    for name in ENVIRONMENTS:
+        # one from the future (the clock was wrong for a while) is not what counts
+        ours = [snapshot for snapshot in retention.of_the_past(wanted) if snapshot.environment == name]
+        if not ours:
+            continue
+        newest = resolve(retention.of_the_past(snapshots), name, drill.NEWEST)
+        if newest.time < ours[-1].time:
+            raise BackupError(
+                f"the newest snapshot of {name} is not in {there.repository_shown} after the copy"
+            )
+        drill.prove(there, elsewhere, newest)
+        proven.append(newest)
+    return proven
+
+
+def _retain(there: Settings, elsewhere: Repository, copied: int) -> int | None:
+    if not there.retains:
+        return None
+    log.info("applying the retention policy there")
+    try:
+        return sum(retention.apply(elsewhere, there.environment(name)) for name in ENVIRONMENTS)
+    except (BackupError, OSError) as error:
+        what = as_line(error)
+        if isinstance(error, Refused):
+            what = f"{error.message}; if it is to be so (append-only): OFFSITE_RETENTION=none"
+        kind = type(error) if isinstance(error, BackupError) else BackupError
+        raise kind(
+            f"{copied} snapshots are copied, and the newest read back, but nothing old was removed: {what}"
+        ) from error
