@@ -153,18 +153,20 @@ class Restic:
         **options: Any,
     ) -> command.Completed:
         trouble = _Trouble(self._settings, timeout_s or GIVE_UP_S)
+        # `variables` name another repository besides
+        is_remote = self._settings.local_repository is None or bool(variables)
         try:
             done = command.run(
                 self._settings.restic,
                 *(verb, *rest),
                 env={**self._settings.variables, **(variables or {})},
                 timeout_s=timeout_s,
-                watch=None if self._settings.local_repository else trouble,
+                watch=trouble if is_remote else None,
                 **options,
             )
         except command.TimedOut as error:
-            if self._settings.local_repository:
-                raise BackupError(f"restic {verb} gave no answer within {LOOK_S} s") from error
+            if not is_remote:
+                raise Unreachable(f"restic {verb} gave no answer within {LOOK_S} s") from error
             raise unreachable(self._settings, trouble.reason or f"no answer within {LOOK_S} s") from error
         return replace(done, stderr=self._settings.masked(done.stderr))
 
