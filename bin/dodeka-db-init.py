@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.log.warning("%s; %s", NO_COMPRESSION, UPGRADE)
     if made:
         console.log.info("made password file %s", made)
+    if config is None and here.password_file:
         console.log.info("KEEP ITS CONTENT SOMEWHERE ELSE TOO: without it nobody can read the backups, ever")
     return 0
 

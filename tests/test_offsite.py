@@ -169,6 +169,20 @@ def test_a_new_repository_takes_the_chunking_of_the_offsite_one(twin):
     assert chunker(twin.restic_there("cat", "config")) == chunker(twin.restic("cat", "config").stdout)
 
 
+def test_a_second_try_of_init_says_too_that_the_password_is_to_be_kept(twin):
+    """The first one got as far as the password file; a fake restic stands for the server that fails then."""
+    shutil.rmtree(twin.repository)
+    twin.password_file.unlink()
+    restic = twin.folder / "restic-that-cannot-init"
+    restic.write_text(f'#!/bin/sh\n[ "$1" = init ] && exit 1\nexec {RESTIC} "$@"\n')
+    restic.chmod(0o755)
+    done = twin.run("init", RESTIC=str(restic))
+    assert done.returncode == 1
+    password = twin.password_file.read_text()  # it may be the repository's already
+    assert "KEEP ITS CONTENT SOMEWHERE ELSE TOO" in twin.ok("init")
+    assert twin.password_file.read_text() == password
+
+
 def test_init_before_there_is_an_offsite_repository(twin):
     """The first time OFFSITE_REPOSITORY may be set already."""
     shutil.rmtree(twin.repository)

@@ -41,10 +41,10 @@ def add(settings: Settings, name: str) -> tuple[Key, Path]:
             log.info("opening the repository with it alone")
             alone = settings.opened_with(file)
             drill.prove(alone, Repository(alone), ordinary[-1])
+            (added,) = _of(repository, name)
         except BaseException:
             _take_back(repository, name, {key.id for key in before}, file)
             raise
-        (added,) = _of(repository, name)
     return added, file
 
 
