@@ -411,7 +411,9 @@ def test_the_status_shows_its_age(twin, site):
     line = offsite_line(twin)
     assert (line["state"], line["mend"]) == ("bad", "make offsite")
     twin.there_password.chmod(0o644)
-    assert "can be read by others" in offsite_line(twin)["text"]
+    line = offsite_line(twin)
+    assert (line["state"], line["mend"]) == ("bad", f"chmod 600 {twin.there_password}")
+    assert "can be read by others" in line["text"]
 
 
 def test_restore_and_verify_from_it_alone(twin):

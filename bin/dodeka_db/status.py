@@ -295,7 +295,10 @@ def _offsite(settings: Settings) -> tuple:
     there = settings.offsite
     if there is None:
         return State.WELL, "none: OFFSITE_REPOSITORY is not set"
-    check_password_file(there)
+    try:
+        check_password_file(there)
+    except BackupError as error:
+        return State.BAD, error.message, error.hint
     state, text, *rest = _job(
         records.read(settings, offsite.JOB),
         "copy",
