@@ -194,15 +194,19 @@ def test_a_server_that_comes_back_is_waited_for(site, rest):
 
 
 def test_a_lock_left_on_the_server_is_dealt_with(site, rest):
-    """restic is killed while it prunes, and with it its lock stays; the next run removes that."""
+    """A restic that has the repository to itself is killed, and its lock stays; the next run removes that."""
+    fill(site)
     site.ok("backup", "production", **rest.variables)
-    environ = {**site.environ, **rest.variables, "RESTIC_CACHE_DIR": str(site.folder / "cache")}
-    process = subprocess.Popen([RESTIC, "check", "--read-data"], env=environ, stdout=subprocess.DEVNULL)
+    reading = subprocess.Popen(
+        [RESTIC, "check", "--read-data", "--limit-download=500"],
+        env={**site.environ, **rest.variables, "RESTIC_CACHE_DIR": str(site.folder)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert "load indexes\n" in reading.stdout  # said once the lock is there, with half a minute to read
+    reading.kill()
+    reading.wait()
     locks = rest.served / "locks"
-    while not list(locks.iterdir()):
-        assert process.poll() is None
-    process.kill()
-    process.wait()
     assert list(locks.iterdir())
     assert "removing it if it is stale" in site.ok("cron", "production", **rest.variables)
     assert not list(locks.iterdir())
