@@ -144,7 +144,7 @@ bench: setup test-packages .venv/.bench ## beside the documented pipeline: docs/
 
 .PHONY: test-packages
 test-packages:
-	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps faketime \
+	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
 		rclone openssh-server
 
 .venv/.runtime: requirements.txt

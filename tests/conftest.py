@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,12 @@ import pytest
 
 import sites
 from sites import Site
+
+# how `make test &` would have it in a script; and tests and scripts are to have the same time zone
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.environ.pop("TZ", None)
+time.tzset()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 bats_require_minimum_version 1.5.0
 
 ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
-unset ENV FROM SNAPSHOT YES CONFIG MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
+# what is set for a real server must not reach a test
+unset ${!RESTIC_*} ${!DODEKA_*} ${!OFFSITE_*} TZ
+unset ENV FROM SNAPSHOT YES OFFSITE NAME HTML CONFIG MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
 
 make_site() { # FOLDER
     "$ROOT/.venv/bin/python" "$ROOT/tests/sites.py" "$1"

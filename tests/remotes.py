@@ -19,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 import boto3
+from ports import free_port
 from sites import ROOT, Site
 
 
@@ -27,8 +28,8 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self._to = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._limit, self._then, self._passed = 0, lambda: None, 0
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -51,6 +52,8 @@ class Relay:
             except OSError:
                 client.close()  # nobody is there
                 continue
+            for end in (client, server):  # else small packets wait for each other
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for ends in ((client, server), (server, client)):
                 threading.Thread(target=self._pass, args=ends, daemon=True).start()
 
@@ -85,7 +88,7 @@ class Remote:
         self.folder = folder
         self.secret = f"secret-{secrets.token_hex(8)}"
         folder.mkdir(exist_ok=True)
-        self._port = _free_port()
+        self._port = free_port()
         self.relay = Relay(self._port)
         self._process: subprocess.Popen | None = None
         self.is_frozen = False
@@ -100,7 +103,7 @@ class Remote:
                 start_new_session=True,
                 env=self._environ(),
             )
-        for _ in range(200):
+        for _ in range(2000):
             assert self._process.poll() is None, (self.folder / "server.log").read_text()
             try:
                 socket.create_connection(("127.0.0.1", self._port)).close()
@@ -118,6 +121,10 @@ class Remote:
     def shown(self) -> str:
         """The address as a message may have it."""
         return self.url.replace(self.secret, "***")
+
+    @property
+    def is_up(self) -> bool:
+        return self._process.poll() is None
 
     @property
     def process(self) -> int:
@@ -144,6 +151,8 @@ class Remote:
         self.relay.after(count, self.kill)
 
     def _signal(self, signum: int) -> None:
+        if not self.is_up:
+            return  # its ID may be somebody else's by now
         # sshd's children begin sessions of their own
         for process in [self._process.pid, *_descendants(self._process.pid)]:
             try:
@@ -269,11 +278,12 @@ class S3(Remote):
 KINDS = {"rest": Rest, "sftp": Sftp, "s3": S3}
 
 # a script with less patience than it has: what takes minutes would take as many here
+IMPATIENT_S = 8
 IMPATIENT = """
 import runpy, sys
 sys.path.insert(0, {bin!r})
 from dodeka_db import command, restic
-restic.LOOK_S, restic.GIVE_UP_S, command.PATIENCE_S = 5, 5, 2
+restic.LOOK_S, restic.GIVE_UP_S, command.PATIENCE_S = {patience_s}, {patience_s}, 2
 sys.argv = [{script!r}, *sys.argv[1:]]
 runpy.run_path({script!r}, run_name="__main__")
 """
@@ -283,7 +293,12 @@ def impatient(site: Site, script: str, *arguments: str, **variables: str) -> sub
     """Run a script of the site, one that gives a server up after seconds instead of minutes."""
     path = ROOT / "bin" / f"dodeka-db-{script}.py"
     return subprocess.run(
-        [sys.executable, "-c", IMPATIENT.format(bin=str(path.parent), script=str(path)), *arguments],
+        [
+            sys.executable,
+            "-c",
+            IMPATIENT.format(bin=str(path.parent), script=str(path), patience_s=IMPATIENT_S),
+            *arguments,
+        ],
         env={**site.environ, **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -310,11 +325,6 @@ def fill(site: Site) -> None:
         "CREATE TABLE photos (photo BLOB)",
         *["INSERT INTO photos VALUES (randomblob(1000000))"] * 12,
     )
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def _descendants(process: int) -> list[int]:

@@ -6,12 +6,12 @@ as its first process. What happens in there is gone when it stops, and reaches n
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 from cheap_key import reseal
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path("/home/backend")
@@ -64,6 +64,7 @@ while True:
 UNIT = """
 [Unit]
 DefaultDependencies=no
+StartLimitIntervalSec=0
 [Service]
 Type=simple
 User=backend
@@ -154,8 +155,7 @@ class Server:
 
     def start_offsite(self) -> None:
         """Another server, as far as the user backend can tell: an account `dodeka` behind the ssh host `offsite`."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         self.sh(
             f"""
             set -e
@@ -196,7 +196,7 @@ class Server:
         return self.run("systemctl", "is-active", unit, user="root", check=False).stdout.strip() == "active"
 
     def _wait_for_init(self) -> int:
-        for _ in range(200):
+        for _ in range(1200):
             time.sleep(0.1)
             assert self._process.poll() is None, self._log.read_text()
             children = (

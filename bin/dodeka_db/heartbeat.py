@@ -43,7 +43,7 @@ def _report(environment: Environment, error_line: str | None) -> None:
         failed = urlunsplit((scheme, host, f"{path.rstrip('/')}/fail", query, ""))
         request = urllib.request.Request(failed, data=error_line.encode(errors="replace"))
     problems = ["no answer"]
-    # a thread, for a time limit of urllib's is one for each packet
+    # a thread that is waited for so long, for a time limit of urllib's is one for each packet
     sender = threading.Thread(target=_send, args=(request, problems), daemon=True)
     sender.start()
     sender.join(PATIENCE_S)
@@ -58,7 +58,7 @@ def _send(request: "urllib.request.Request", problems: list[str]) -> None:
     import urllib.error
 
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(request, timeout=2 * PATIENCE_S) as answer:
             answer.read(1)
         problems.clear()
     except urllib.error.HTTPError as error:
