@@ -131,7 +131,7 @@ recovery-sheet: .venv/.runtime ## the page to keep on paper: what is where, and 
 
 .PHONY: test
 test: setup test-packages .venv/.tests ## run all tests
-	@.venv/bin/python -m pytest --numprocesses 4 --dist loadfile tests
+	@.venv/bin/python -m pytest --numprocesses 6 --dist worksteal tests
 	@bats tests
 
 .PHONY: soak

@@ -112,7 +112,7 @@ def expected_to_stay(times: list[datetime]) -> set[datetime]:
 
 def test_retention_over_months(site, tmp_path):
     now = datetime.now().replace(microsecond=0)
-    hours = [n * 0.4 for n in range(60)] + [30 + n * 7 for n in range(45)] + [400 + n * 50 for n in range(75)]
+    hours = [n * 0.4 for n in range(60)] + [30 + n * 9 for n in range(40)] + [400 + n * 150 for n in range(26)]
     production = [now - timedelta(hours=hour, minutes=1) for hour in hours]
     demo = [now - timedelta(minutes=12 * n + 1) for n in range(15)]
     undone = [now - timedelta(minutes=5 * n + 2) for n in range(12)]
