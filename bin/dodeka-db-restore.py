@@ -28,13 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = settings.load()
     target = here.environment(arguments.environment)
     source = here.environment(arguments.source or arguments.environment)
-    repository = Repository(offsite.of(here) if arguments.offsite else here)
+    origin = offsite.of(here) if arguments.offsite else here
+    repository = Repository(origin)
     snapshots = repository.snapshots()
     wanted = arguments.snapshot
     if wanted is None:
         print(console.table([snapshot for snapshot in snapshots if snapshot.environment == source.name]))
         wanted = console.ask(f"Snapshot of {source.name} to restore (an ID, or 'latest'):")
-    snapshot = resolve(snapshots, source.name, wanted)  # once, before anything is changed
+    snapshot = resolve(origin, snapshots, source.name, wanted)  # once, before anything is changed
 
     restore(
         *(here, target, repository, snapshot),

@@ -3,14 +3,16 @@
 import os
 import socket
 from contextlib import suppress
+from itertools import count
 
-# below those that the kernel gives out by itself, and apart for each of the processes that run the tests
-_ports = iter(range(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), 32_000))
+# below those that the kernel gives out by itself, and far apart for each of the processes that run tests
+_LOWEST, _HOW_MANY = 20_000, 12_000
+_turns = count(os.getpid() * 509)
 
 
 def free_port() -> int:
     """A port on loopback that nobody has, and that nobody is given but who asks for it."""
-    for port in _ports:
+    for turn in _turns:
+        port = _LOWEST + turn % _HOW_MANY
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-    raise AssertionError("no port is free")

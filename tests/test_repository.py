@@ -7,7 +7,9 @@ import pytest
 
 from dodeka_db.errors import SnapshotError
 from dodeka_db.repository import Snapshot, resolve
+from dodeka_db.settings import load
 
+HERE = load({"DODEKA_BACKUP_ENV": "/dev/null", "OFFSITE_REPOSITORY": "/mnt/there"})
 TAGS = ["db", "db_sqlite", "db_dodeka"]
 
 
@@ -25,36 +27,47 @@ class TestResolve:
     ]
 
     def test_latest_is_the_newest_ordinary_one_of_the_environment(self):
-        assert resolve(self.ALL, "production", "latest").short_id == "aaaa2222"
-        assert resolve(self.ALL, "demo", "latest").short_id == "dddd1111"
+        assert resolve(HERE, self.ALL, "production", "latest").short_id == "aaaa2222"
+        assert resolve(HERE, self.ALL, "demo", "latest").short_id == "dddd1111"
 
     def test_an_id_and_its_beginning(self):
-        assert resolve(self.ALL, "production", "aaaa1").short_id == "aaaa1111"
-        assert resolve(self.ALL, "production", "aaaa1111" + "0" * 56).short_id == "aaaa1111"
-        assert resolve(self.ALL, "production", "bbbb1111").is_pre_restore
+        assert resolve(HERE, self.ALL, "production", "aaaa1").short_id == "aaaa1111"
+        assert resolve(HERE, self.ALL, "production", "aaaa1111" + "0" * 56).short_id == "aaaa1111"
+        assert resolve(HERE, self.ALL, "production", "bbbb1111").is_pre_restore
 
     @pytest.mark.parametrize(
         "wanted", ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~1", "a" * 65]
     )
     def test_malformed(self, wanted):
         with pytest.raises(SnapshotError, match="is not a snapshot ID"):
-            resolve(self.ALL, "production", wanted)
+            resolve(HERE, self.ALL, "production", wanted)
 
     def test_ambiguous(self):
         with pytest.raises(SnapshotError, match="several snapshots: aaaa1111, aaaa2222"):
-            resolve(self.ALL, "production", "aaaa")
+            resolve(HERE, self.ALL, "production", "aaaa")
 
     def test_unknown(self):
         with pytest.raises(SnapshotError, match="no snapshot cccc0000 of production"):
-            resolve(self.ALL, "production", "cccc0000")
+            resolve(HERE, self.ALL, "production", "cccc0000")
 
     def test_of_another_environment(self):
         with pytest.raises(SnapshotError, match="dddd1111 is of demo, not of production"):
-            resolve(self.ALL, "production", "dddd")
+            resolve(HERE, self.ALL, "production", "dddd")
 
     def test_none_yet(self):
         with pytest.raises(SnapshotError, match="no snapshot of demo yet"):
-            resolve(self.ALL[:2], "demo", "latest")
+            resolve(HERE, self.ALL[:2], "demo", "latest")
+
+    def test_the_next_step_is_one_for_the_repository_that_was_asked(self):
+        for settings, wanted, command in (
+            (HERE, "cccc0000", "see: make snapshots ENV=demo"),
+            (HERE.offsite, "cccc0000", "see: make snapshots ENV=demo OFFSITE=1"),
+            (HERE, "latest", "make backup ENV=demo"),
+            (HERE.offsite, "latest", "make offsite"),
+        ):
+            with pytest.raises(SnapshotError) as raised:
+                resolve(settings, self.ALL[:2], "demo", wanted)
+            assert raised.value.hint == command
 
 
 def test_a_snapshot_has_the_scripts_tags_and_the_same_path_every_time(site, tmp_path):
@@ -112,7 +125,9 @@ def expected_to_stay(times: list[datetime]) -> set[datetime]:
 
 def test_retention_over_months(site, tmp_path):
     now = datetime.now().replace(microsecond=0)
-    hours = [n * 0.4 for n in range(60)] + [30 + n * 9 for n in range(40)] + [400 + n * 150 for n in range(26)]
+    hours = (
+        [n * 0.4 for n in range(60)] + [30 + n * 9 for n in range(40)] + [400 + n * 150 for n in range(26)]
+    )
     production = [now - timedelta(hours=hour, minutes=1) for hour in hours]
     demo = [now - timedelta(minutes=12 * n + 1) for n in range(15)]
     undone = [now - timedelta(minutes=5 * n + 2) for n in range(12)]

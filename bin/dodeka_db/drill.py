@@ -26,9 +26,9 @@ def run(settings: Settings, environment: Environment, wanted: str) -> Snapshot:
         repository = Repository(settings)
         with lock.held(staging.state_folder(settings), f"drill of {environment.name}", settings.lock_wait_s):
             snapshots = repository.snapshots()
-            snapshot = resolve(snapshots, environment.name, wanted)
+            snapshot = resolve(settings, snapshots, environment.name, wanted)
             rows = prove(settings, repository, snapshot)
-        if not snapshot.is_pre_restore and snapshot == resolve(snapshots, environment.name, NEWEST):
+        if not snapshot.is_pre_restore and snapshot == resolve(settings, snapshots, environment.name, NEWEST):
             records.passed(settings, job(environment), {"snapshot": snapshot.short_id})
     try:
         live = database.row_counts(environment.database)
@@ -63,8 +63,8 @@ def prove(settings: Settings, repository: Repository, snapshot: Snapshot) -> dic
         try:
             database.verify(copy, f"the database in snapshot {snapshot.short_id}")
         except NotWhole as error:
-            hint = f"an older one may be whole: make verify ENV={snapshot.environment} SNAPSHOT=..."
-            raise SnapshotError(error.message, hint) from error
+            older = settings.make(f"verify ENV={snapshot.environment} SNAPSHOT=...")
+            raise SnapshotError(error.message, f"an older one may be whole: {older}") from error
         return database.row_counts(copy)
 
 

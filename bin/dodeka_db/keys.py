@@ -26,12 +26,11 @@ def add(settings: Settings, name: str) -> tuple[Key, Path]:
     with lock.held(staging.state_folder(settings), f"key for {name}", settings.lock_wait_s):
         before = repository.keys()
         if any(key.name == name for key in before):
-            raise UsageError(f"there is a key of {name} already", "see: make keys")
+            raise UsageError(f"there is a key of {name} already", f"see: {settings.make('keys')}")
         ordinary = [snapshot for snapshot in repository.snapshots() if not snapshot.is_pre_restore]
         if not ordinary:
-            raise SnapshotError(
-                "there is no snapshot yet to prove a key by", "first: make backup ENV=production"
-            )
+            first = "make offsite" if settings.is_offsite else "make backup ENV=production"
+            raise SnapshotError("there is no snapshot yet to prove a key by", f"first: {first}")
         file = _password_file(settings, name)
         file.unlink(missing_ok=True)  # of a key that is not there
         passwords.make(file, "ls -ld its folder")
@@ -43,7 +42,7 @@ def add(settings: Settings, name: str) -> tuple[Key, Path]:
             drill.prove(alone, Repository(alone), ordinary[-1])
             (added,) = _of(repository, name)
         except BaseException:
-            _take_back(repository, name, {key.id for key in before}, file)
+            _take_back(settings, repository, name, {key.id for key in before})
             raise
     return added, file
 
@@ -57,15 +56,16 @@ def _of(repository: Repository, name: str) -> list[Key]:
     return [key for key in repository.keys() if key.name == name]
 
 
-def _take_back(repository: Repository, name: str, known: set[str], file: Path) -> None:
+def _take_back(settings: Settings, repository: Repository, name: str, known: set[str]) -> None:
     with shielded():
         try:
             for key in _of(repository, name):
                 if key.id not in known:
                     repository.remove_key(key)
-            file.unlink(missing_ok=True)
+            _password_file(settings, name).unlink(missing_ok=True)
         except (BackupError, OSError) as error:
-            log.warning("the key is not taken back: %s; then: make key-remove NAME=%s", as_line(error), name)
+            command = settings.make(f"key-remove NAME={name}")
+            log.warning("the key is not taken back: %s; then: %s", as_line(error), command)
 
 
 def remove(settings: Settings, wanted: str) -> Key:
@@ -81,7 +81,7 @@ def remove(settings: Settings, wanted: str) -> Key:
             key for key in keys if re.fullmatch("[0-9a-f]{4,64}", wanted) and key.id.startswith(wanted)
         ]
         if not found:
-            raise UsageError(f"there is no key of {wanted!r}", "see: make keys")
+            raise UsageError(f"there is no key of {wanted!r}", f"see: {settings.make('keys')}")
         if len(found) > 1:
             ids = ", ".join(key.short_id for key in found)
             raise UsageError(f"several keys are meant by {wanted}: {ids}", "name one by its ID")
@@ -89,7 +89,7 @@ def remove(settings: Settings, wanted: str) -> Key:
         if len(keys) == 1:
             raise UsageError(
                 f"key {key.short_id} is the only one: without it nobody could read the backups",
-                "first: make key-add",
+                f"first: {settings.make('key-add NAME=...')}",
             )
         if key.is_in_use:
             place = settings.password_file or "the settings"

@@ -76,7 +76,7 @@ def _prove(
         ours = [snapshot for snapshot in retention.of_the_past(wanted) if snapshot.environment == name]
         if not ours:
             continue
-        newest = resolve(retention.of_the_past(snapshots), name, drill.NEWEST)
+        newest = resolve(there, retention.of_the_past(snapshots), name, drill.NEWEST)
         if newest.time < ours[-1].time:
             raise BackupError(
                 f"the newest snapshot of {name} is not in {there.repository_shown} after the copy"

@@ -338,20 +338,19 @@ class Repository:
         )
 
 
-def resolve(snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
+def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
     """The snapshot of `environment` that `wanted` names: an ID, its beginning, or `latest`.
 
     `latest` is the newest that is not a pre-restore one. Raises SnapshotError if `wanted` is malformed,
     unknown, ambiguous, or of another environment.
     """
-    hint = f"see: make snapshots ENV={environment}"
+    hint = f"see: {settings.make(f'snapshots ENV={environment}')}"
     ours = [snapshot for snapshot in snapshots if snapshot.environment == environment]
     if wanted == "latest":
         ordinary = [snapshot for snapshot in ours if not snapshot.is_pre_restore]
         if not ordinary:
-            raise SnapshotError(
-                f"there is no snapshot of {environment} yet", f"make backup ENV={environment}"
-            )
+            first = "make offsite" if settings.is_offsite else f"make backup ENV={environment}"
+            raise SnapshotError(f"there is no snapshot of {environment} yet", first)
         return ordinary[-1]
     if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
         raise SnapshotError(f"{wanted!r} is not a snapshot ID (4 to 64 of 0-9 and a-f) nor 'latest'", hint)
@@ -393,7 +392,7 @@ def check_password_file(settings: Settings) -> None:
     except FileNotFoundError as error:
         mounted = "is the backup volume mounted?" if settings.local_repository else "put it back"
         raise SetupError(
-            f"password file {file} is missing", f"{mounted} (a first one: {settings.init_command})"
+            f"password file {file} is missing", f"{mounted} (a first one: {settings.make('init')})"
         ) from error
     except OSError as error:
         raise SetupError(

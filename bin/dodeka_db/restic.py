@@ -286,7 +286,7 @@ def missing(settings: Settings) -> RepositoryMissing:
     question = "is the backup volume mounted?" if settings.local_repository else "is its address right?"
     return RepositoryMissing(
         f"no restic repository at {settings.repository_shown}",
-        f"{question} (a first one: {settings.init_command})",
+        f"{question} (a first one: {settings.make('init')})",
     )
 
 

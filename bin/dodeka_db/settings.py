@@ -106,10 +106,9 @@ class Settings:
         """The repository's address as it may stand in a message: without a password."""
         return self.masked(self.repository)
 
-    @property
-    def init_command(self) -> str:
-        """The command that makes the repository."""
-        return "make init OFFSITE=1" if self.is_offsite else "make init"
+    def make(self, words: str) -> str:
+        """The command `make <words>`, for this repository and not for the other one."""
+        return f"make {words} OFFSITE=1" if self.is_offsite else f"make {words}"
 
     @property
     def as_source(self) -> dict[str, str]:
