@@ -42,7 +42,7 @@ ifneq ($(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)),)
   $(error unknown environment '$(firstword $(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)))': there are production and demo)
 endif
 
-# Recipes read these from their shell's environment: no value is ever parsed as a command.
+# Recipes read these from their shell's environment, so that no shell parses a value.
 export ENV FROM SNAPSHOT NAME
 ifneq ($(CONFIG),)
   export DODEKA_BACKUP_ENV := $(CONFIG)

@@ -31,12 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             pattern = _pattern(other) if config is None or here.is_offsite else None
             if here.is_offsite and not pattern:
                 raise restic.missing(other)
+            offsite.check_apart(config, pattern)
         except BaseException:
             if made:
                 made.unlink()
             raise
         if config is None:  # from here on the password may be the repository's, even if this fails
             repository.init(like=other if pattern else None)
+            repository.config()  # it opens
     if config:
         state = "was there already, nothing to do"
     else:
@@ -88,6 +90,9 @@ def _check_folder(here: Settings) -> None:
     folder = here.local_repository
     if folder and not folder.parent.is_dir():
         raise SetupError(f"folder {folder.parent} is missing", "mount the backup volume, then run this again")
+    # 0.14 would add a second key with another content
+    if folder and not (folder / "config").exists() and any((folder / "keys").glob("*")):
+        raise restic.cut_off(here)
 
 
 def _make_password_file(here: Settings) -> Path | None:

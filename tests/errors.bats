@@ -166,6 +166,13 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     fails_with 11 "repository $SITE/restic is locked by PID"
 }
 
+@test "what an init that was cut off has left" {
+    rm "$SITE/restic/config"
+    script init
+    fails_with 6 "repository $SITE/restic has keys, but no config: an init was cut off, or that file is lost"
+    [ "$(ls "$SITE/restic/keys" | wc -l)" -eq 1 ]
+}
+
 @test "malformed, unknown and ambiguous snapshot IDs" {
     "$ROOT/bin/dodeka-db-backup.py" production
     before=$(state_of_everything)

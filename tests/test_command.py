@@ -84,6 +84,11 @@ def test_a_failure_that_restic_tells_in_json():
     assert command.Completed(12, b"", f"noise\n{line}\n").failure == "Fatal: wrong password"
 
 
+def test_a_failure_without_its_stack():
+    said = "Fatal: load(<data/1>): corrupted\nmain.main\n\t/src/cmd/main.go:75\nruntime.goexit\n\t/go/asm_amd64.s:1594\n"
+    assert command.Completed(1, b"", said).failure == "Fatal: load(<data/1>): corrupted"
+
+
 def test_a_failure_without_a_word():
     assert command.run("false").failure == "it gave no reason"
 

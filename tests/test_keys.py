@@ -201,6 +201,12 @@ def test_the_recovery_sheet_says_what_it_should(site):
     assert len(page.splitlines()) <= 66
 
 
+def test_the_recovery_sheet_without_git_and_ssh(site):
+    page = site.ok("recovery-sheet", PATH="/nowhere", OFFSITE_REPOSITORY="sftp:offsite:restic")
+    assert "not a git repository" in page
+    assert "sftp:offsite:restic" in page
+
+
 def test_the_recovery_sheet_in_html_says_the_same(site):
     site.ok("backup", "production")
     words: list[str] = []

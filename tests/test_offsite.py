@@ -229,7 +229,7 @@ def test_nothing_is_removed_while_a_snapshot_is_from_the_future(twin):
             stdin=opened,
         )
     said = twin.ok("offsite")
-    assert re.search(r"warning: snapshot \w{8} is from the future \(2037-01-01", said)
+    assert re.search(r"warning: snapshot \w{8} in the off-site repository is from the future \(2037-01-01", said)
     assert "14 snapshots copied, " in said and ", 0 old ones removed, " in said
     # the newest true one is proven, not the one from the future
     true = [one for one in twin.listed_there("demo") if not one["time"].startswith("2037")]
@@ -288,6 +288,56 @@ def test_the_same_address_is_refused(twin):
     done = twin.run("offsite", OFFSITE_REPOSITORY=str(twin.repository))
     assert done.returncode == 6
     assert "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY" in done.stderr
+
+
+def test_the_same_repository_by_another_address_is_refused(twin):
+    main = {"OFFSITE_PASSWORD_FILE": str(twin.password_file)}
+    for address in (f"{twin.repository}/", f"local:{twin.repository}"):
+        for script in (["offsite"], ["init", "--offsite"]):
+            done = twin.run(*script, OFFSITE_REPOSITORY=address, **main)
+            assert done.returncode == 6
+            assert "OFFSITE_REPOSITORY is RESTIC_REPOSITORY itself, or a copy of its files" in done.stderr
+
+
+def test_a_copy_to_another_place_is_none(twin):
+    twin.ok("backup", "demo")
+    twin.ok("offsite")
+    assert offsite_line(twin)["state"] == "well"
+    shutil.move(twin.there, twin.folder / "elsewhere")
+    line = offsite_line(twin, OFFSITE_REPOSITORY=str(twin.folder / "elsewhere"))
+    assert (line["state"], line["mend"]) == ("bad", "make offsite")
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_main_volume_in_trouble_does_not_keep_its_snapshots_here(twin, small_disk, trouble):
+    """The one time when the copy counts most; restic has no place for its lock there."""
+    twin.ok("backup", "demo")
+    main = {"RESTIC_REPOSITORY": str(small_disk / "restic")}
+    shutil.copytree(twin.repository, small_disk / "restic")
+    if trouble == "full":
+        subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/filler"], capture_output=True)
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    said = twin.ok("offsite", **main)
+    assert "done: 1 snapshots copied" in said and "warning" not in said
+    twin.ok("verify", "demo", "--offsite", **main)
+
+
+def test_trouble_with_what_is_copied_is_not_blamed_on_the_copy(twin, tmp_path):
+    """The off-site folder is well, and the main repository's server is not there any more."""
+    server = Rest(tmp_path / "server")
+    server.start()
+    server.put(twin.repository)
+    fill(twin)
+    main = {"RESTIC_REPOSITORY": server.url}
+    twin.ok("backup", "production", **main)
+    try:
+        server.relay.after(6_000_000, server.kill)
+        done = impatient(twin, "offsite", **main)
+        assert (done.returncode, server.is_up) == (69, False), done
+        assert f"the server of repository {server.shown} cannot be reached: " in done.stderr
+    finally:
+        server.stop()
 
 
 def test_what_does_not_read_back_fails_the_run(twin):

@@ -58,15 +58,22 @@ def test_the_file_is_read_as_a_shell_reads_it(file):
         'export RESTIC_COMPRESSION="max"\n'
         "DODEKA_BACKEND=/with\\ blank\n"
         "RESTIC_REPOSITORY=s3:host/bucket=1\n"
+        "AZURE_ACCOUNT_KEY=ab#c'd #e'\\##f # it's a comment\n"
+        "B2_ACCOUNT_KEY=x\t#y\n"
+        "   # it's another\n"
     )
     loaded = load(file)
-    names = ("AWS_SECRET_ACCESS_KEY", "RESTIC_COMPRESSION", "DODEKA_BACKEND", "RESTIC_REPOSITORY")
+    names = (
+        *("AWS_SECRET_ACCESS_KEY", "RESTIC_COMPRESSION", "DODEKA_BACKEND", "RESTIC_REPOSITORY"),
+        *("AZURE_ACCOUNT_KEY", "B2_ACCOUNT_KEY"),
+    )
     shell = subprocess.run(
         ["sh", "-c", f'set -a; . "{file}"; env'], capture_output=True, text=True, check=True, env={}
     ).stdout.splitlines()
     for name in names:
         assert f"{name}={loaded.variables[name]}" in shell
     assert loaded.variables["AWS_SECRET_ACCESS_KEY"] == 'a b#c"d'
+    assert loaded.variables["AZURE_ACCOUNT_KEY"] == "ab#cd #e##f"
 
 
 @pytest.mark.parametrize("line", ["DODEKA_BACKEND /x", "A-B=c", "A=b c", "A='b", "=x", "echo hi"])
@@ -230,3 +237,39 @@ def test_the_offsite_repository_is_opened_with_its_own_password_alone(file):
         "RESTIC_FROM_PASSWORD": "main",
         "RESTIC_FROM_KEY_HINT": "0123abcd",
     }
+
+
+def test_a_password_that_restic_would_not_take_is_refused_and_not_shown(file):
+    for address in ("sftp://dodeka:Sekr1t@host/restic", "rest:http://dodeka:Sekr1t#more@host/"):
+        file.write_text(f"OFFSITE_REPOSITORY={address}\n")
+        with pytest.raises(SetupError) as caught:
+            load(file)
+        assert "Sekr1t" not in f"{caught.value} {caught.value.hint}"
+    load(file, OFFSITE_REPOSITORY="sftp://dodeka@host:2222//srv/restic")
+
+
+def test_the_longer_of_two_secrets_is_masked_whole(file):
+    for _ in range(10):
+        loaded = load(file, AWS_SECRET_ACCESS_KEY="hunter2-long", RESTIC_REST_PASSWORD="hunter2")
+        assert loaded.masked("hunter2-long and hunter2") == "*** and ***"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('parse "http://dodeka:Sekr1t/": invalid port', 'parse "http://dodeka:***/": invalid port'),
+        ("https://dodeka:Sek@host:80/x", "https://dodeka:***@host:80/x"),
+        ("http://127.0.0.1:8000/config: refused", "http://127.0.0.1:8000/config: refused"),
+        ('Head "http://[::1]:8000/"', 'Head "http://[::1]:8000/"'),
+        ("http://host:8000", "http://host:8000"),
+    ],
+)
+def test_what_looks_like_a_password_in_an_address_is_masked(file, text, masked):
+    assert load(file).masked(text) == masked
+
+
+def test_a_repository_below_the_home_folder(file):
+    loaded = load(file, HOME=os.environ["HOME"], RESTIC_REPOSITORY="~/restic", OFFSITE_REPOSITORY="~/there")
+    home = Path(os.environ["HOME"])
+    assert (loaded.local_repository, loaded.offsite.local_repository) == (home / "restic", home / "there")
+    assert loaded.variables["RESTIC_REPOSITORY"] == str(home / "restic")

@@ -8,6 +8,7 @@ child first.
 
 import json
 import os
+import re
 import select
 import signal
 import tempfile
@@ -29,6 +30,10 @@ WATCH_S = 0.2
 READ_BYTES = 1024 * 1024
 
 
+# a function of Go's and the line that it was in
+_STACK = re.compile(r"^\S+\n\s+\S+\.(?:go|s):\d+$", re.MULTILINE)
+
+
 class TimedOut(Exception):
     """The program did not end in time, and has been ended or, where it is root's, left alone."""
 
@@ -44,7 +49,7 @@ class Completed:
     @property
     def failure(self) -> str:
         """What it said of its failure, in one line; restic from 0.17 on says it in JSON."""
-        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        lines = [line.strip() for line in _STACK.sub("", self.stderr).splitlines() if line.strip()]
         for line in reversed(lines):
             if line.startswith("{"):
                 try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dodeka_db import drill, lock, records, retention, staging
 from dodeka_db.errors import BackupError, Refused, SetupError, as_line
-from dodeka_db.repository import Listed, Repository, Snapshot, resolve
+from dodeka_db.repository import Config, Listed, Repository, Snapshot, resolve
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 log = logging.getLogger("dodeka_db")
@@ -28,6 +28,21 @@ def of(settings: Settings) -> Settings:
     if settings.offsite is None:
         raise SetupError("OFFSITE_REPOSITORY is not set", "see BACKUP.md, 'Off-site'")
     return settings.offsite
+
+
+def check_apart(one: Config | None, other: Config | None) -> None:
+    """Raise SetupError if the two are the same repository, however their addresses are written."""
+    if one and other and one.id == other.id:
+        raise SetupError(
+            "OFFSITE_REPOSITORY is RESTIC_REPOSITORY itself, or a copy of its files",
+            "a second copy needs a repository of its own, in another place: make init OFFSITE=1",
+        )
+
+
+def last(settings: Settings) -> records.Record:
+    """How the last copy to the off-site repository ended; of one to another place nothing is known here."""
+    record = records.read(settings, JOB)
+    return record if record.details.get("to", "") in ("", of(settings).repository_shown) else records.Record()
 
 
 @contextmanager
@@ -55,6 +70,7 @@ def run(settings: Settings) -> Done:
         with lock.held(staging.state_folder(there), lock.COPY, settings.lock_wait_s):
             with lock.held(staging.state_folder(settings), lock.COPY, settings.lock_wait_s):
                 pass  # a run that did not see us when it began has ended
+            check_apart(here.config(), elsewhere.config())
             wanted = [snapshot for snapshot in here.listed() if not snapshot.is_pre_restore]
             before = {snapshot.id for snapshot in elsewhere.listed()}
             log.info("copying what is missing to %s", there.repository_shown)
@@ -63,7 +79,9 @@ def run(settings: Settings) -> Done:
             copied = sum(snapshot.id not in before for snapshot in snapshots)
             proven = _prove(there, elsewhere, wanted, snapshots)
             removed = _retain(there, elsewhere, copied)
-        records.passed(settings, JOB, {"snapshots": [snapshot.short_id for snapshot in proven]})
+        records.passed(
+            settings, JOB, {"to": there.repository_shown, "snapshots": [one.short_id for one in proven]}
+        )
     return Done(copied, tuple(proven), removed)
 
 

@@ -68,8 +68,9 @@ class Snapshot(Listed):
 
 @dataclass(frozen=True)
 class Config:
-    """Of a repository: its format, which compresses from 2 on, and by what it cuts files into chunks."""
+    """Of a repository: its ID, its format, which compresses from 2 on, and by what it cuts files into chunks."""
 
+    id: str
     format: int
     chunker_polynomial: str
 
@@ -141,7 +142,7 @@ class Repository:
             found = self._restic.parsed(self._restic.run("cat", "config"))
         except RepositoryMissing:
             return None
-        return Config(found["version"], found["chunker_polynomial"])
+        return Config(found["id"], found["version"], found["chunker_polynomial"])
 
     def init(self, like: Settings | None = None) -> None:
         """Create it; with the chunking of the repository that `like` names, so that copies between them deduplicate.
@@ -151,11 +152,21 @@ class Repository:
         if like is None:
             self._restic.run("init")
         else:
-            self._restic.run("init", "--copy-chunker-params", variables=like.as_source)
+            self._restic.run("init", "--copy-chunker-params", source=like)
 
     def copy_from(self, source: Settings) -> None:
         """Copy the snapshots of all environments that the repository of `source` has and this one lacks: one call."""
-        self._restic.run("copy", "--tag", "db_dodeka", variables=source.as_source)
+        words = ("copy", "--tag", "db_dodeka")
+        folder = source.local_repository
+        if not (folder and volume.is_read_only(folder)):
+            try:
+                self._restic.run(*words, source=source)
+                return
+            except restic.RepositoryFull as full:
+                if source.repository_shown not in full.message:
+                    raise
+        # a volume that fails or is full has no place for a lock, and is the one whose snapshots have to be elsewhere
+        self._restic.run(*words, "--no-lock", source=source)
 
     def keys(self) -> list[Key]:
         """Who can open it, the oldest first."""
@@ -390,7 +401,8 @@ def check_password_file(settings: Settings) -> None:
             status = os.fstat(opened.fileno())
             empty = not opened.read(1)
     except FileNotFoundError as error:
-        mounted = "is the backup volume mounted?" if settings.local_repository else "put it back"
+        is_there = settings.local_repository and not settings.is_offsite
+        mounted = "is the backup volume mounted?" if is_there else "put it back"
         raise SetupError(
             f"password file {file} is missing", f"{mounted} (a first one: {settings.make('init')})"
         ) from error

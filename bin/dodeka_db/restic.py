@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, BinaryIO
@@ -49,7 +49,8 @@ _TROUBLE = re.compile(
 # 0.14 talks to an ssh that has ended; the others are mistakes in the address
 _NO_POINT = re.compile(r"connection lost|HTTP response to HTTPS client|unsupported protocol scheme", re.I)
 _REFUSED = re.compile(
-    r"unauthorized|forbidden|access.?denied|access key id|request signature|permission denied", re.I
+    r"unauthorized|forbidden|access.?denied|access key id|request signature|permission denied|no credentials",
+    re.I,
 )
 _NO_ANSWER = re.compile(
     r"dial tcp|connection (?:re|lost)|i/o timeout|no such host|network is|server misbehaving|HTTP response|x509|"
@@ -75,9 +76,9 @@ class Restic:
         *arguments: str,
         stdin: BinaryIO | None = None,
         reader: Callable[[BinaryIO], None] | None = None,
-        variables: Mapping[str, str] | None = None,
+        source: Settings | None = None,
     ) -> bytes:
-        """The output of a restic that got the locks it needs, with `variables` besides its own.
+        """The output of a restic that got the locks it needs; it may read the repository of `source` besides its own.
 
         A lock that restic calls stale is removed, one that is alive is waited for: on every version alike
         (--retry-lock came with 0.16, and does not remove any). Raises BackupError as what it is.
@@ -87,7 +88,7 @@ class Restic:
         while True:
             try:
                 self._ask()
-                output = self._run(*arguments, stdin=stdin, reader=reader, variables=variables)
+                output = self._run(*arguments, stdin=stdin, reader=reader, source=source)
                 if waiting_for:
                     log.info("that lock is gone, going on")
                 return output
@@ -138,7 +139,7 @@ class Restic:
             done = self._start(verb, *flags, *rest, timeout_s=timeout_s, **options)
             if not done.exit_code:
                 return done.stdout
-            failure = self._failure(verb, done)
+            failure = self._failure(verb, done, _meant(self._settings, options.get("source"), done.stderr))
             # restoring from a full volume: there is no room for a lock either
             if not reading or unlocked or not isinstance(failure, RepositoryFull):
                 raise failure
@@ -149,17 +150,16 @@ class Restic:
         verb: str,
         *rest: str,
         timeout_s: float | None,
-        variables: Mapping[str, str] | None = None,
+        source: Settings | None = None,
         **options: Any,
     ) -> command.Completed:
-        trouble = _Trouble(self._settings, timeout_s or GIVE_UP_S)
-        # `variables` name another repository besides
-        is_remote = self._settings.local_repository is None or bool(variables)
+        trouble = _Trouble(self._settings, source, timeout_s or GIVE_UP_S)
+        is_remote = self._settings.local_repository is None or source is not None
         try:
             done = command.run(
                 self._settings.restic,
                 *(verb, *rest),
-                env={**self._settings.variables, **(variables or {})},
+                env={**self._settings.variables, **(source.as_source if source else {})},
                 timeout_s=timeout_s,
                 watch=trouble if is_remote else None,
                 **options,
@@ -167,12 +167,13 @@ class Restic:
         except command.TimedOut as error:
             if not is_remote:
                 raise Unreachable(f"restic {verb} gave no answer within {LOOK_S} s") from error
-            raise unreachable(self._settings, trouble.reason or f"no answer within {LOOK_S} s") from error
+            raise trouble.unreachable(f"no answer within {LOOK_S} s") from error
         return replace(done, stderr=self._settings.masked(done.stderr))
 
-    def _failure(self, verb: str, done: command.Completed) -> BackupError:
-        version(self._settings)  # one that is too old fails for options that it does not know
-        where, said = self._settings.repository_shown, done.stderr
+    def _failure(self, verb: str, done: command.Completed, settings: Settings) -> BackupError:
+        """What it was, with the repository of `settings`."""
+        version(settings)  # one that is too old fails for options that it does not know
+        where, said = settings.repository_shown, done.stderr
         failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {_short(done.failure)}")
         if done.exit_code < 0:
             return failed
@@ -183,23 +184,25 @@ class Restic:
                 "wait for that run to end: BACKUP.md, 'Locked'",
             )
         if done.exit_code == 12 or "wrong password" in said:
-            place = self._settings.password_file or "the settings"
+            place = settings.password_file or "the settings"
             return WrongPassword(
                 f"the password in {place} does not open repository {where}",
                 "put the right password back (BACKUP.md, 'Password')",
             )
-        if self._settings.local_repository is None:
+        if settings.local_repository is None:
             last = " ".join(said.strip().splitlines()[-4:])
             if _REFUSED.search(last):
-                return _refused(self._settings, done.failure)
+                return _refused(settings, done.failure)
             # 0.14 asks whether there is a repository whatever was wrong
             is_there = "does not exist" in last or "unable to open config file" not in last
             if _NO_ANSWER.search(last) or not is_there:
-                return unreachable(self._settings, done.failure)
+                return unreachable(settings, done.failure)
         elif "permission denied" in said:
             return failed
         if done.exit_code == 10 or "Is there a repository at the following location?" in said:
-            return missing(self._settings)
+            return missing(settings)
+        if "already contains keys" in said:
+            return cut_off(settings)
         if "no space left on device" in said:
             return RepositoryFull(f"the disk of repository {where} is full", "free some, then run this again")
         if verb == "dump":
@@ -246,12 +249,12 @@ class _Trouble:
     that long. By itself restic tries each operation for a quarter of an hour, and waits for an answer for ever.
     """
 
-    def __init__(self, settings: Settings, patience_s: float) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, source: Settings | None, patience_s: float) -> None:
+        self._settings, self._source = settings, source
         self._patience_s = patience_s
         self._moved_at, self._moved_bytes = time.monotonic(), 0
         self._failing_since = self._failed_at = 0.0
-        self.reason = ""
+        self._reason = ""
 
     def __call__(self, lines: list[str], read_bytes: int) -> None:
         now = time.monotonic()
@@ -259,26 +262,54 @@ class _Trouble:
             self._note(match["reason"], bool(match["retrying"]), now)
         if read_bytes - self._moved_bytes > MOVING_BYTES:
             self._moved_at, self._moved_bytes = now, read_bytes
-        is_failing = bool(self.reason) and self._failed_at - self._failing_since > self._patience_s
+        is_failing = bool(self._reason) and self._failed_at - self._failing_since > self._patience_s
         if is_failing or now - self._moved_at > self._patience_s:
-            raise unreachable(self._settings, self.reason or f"nothing has come for {self._patience_s:.0f} s")
+            raise self.unreachable(f"nothing has come for {self._patience_s:.0f} s")
+
+    def unreachable(self, otherwise: str) -> Unreachable:
+        """What to raise: with what restic said last, or `otherwise`."""
+        reason = self._reason or otherwise
+        return unreachable(_meant(self._settings, self._source, reason), reason)
 
     def _note(self, reason: str, retrying: bool, now: float) -> None:
         reason = self._settings.masked(reason)
+        settings = _meant(self._settings, self._source, reason)
         if "bucket does not exist" in reason:  # from 0.18 on restic goes on trying
-            raise missing(self._settings)
+            raise missing(settings)
         if _REFUSED.search(reason):
-            raise _refused(self._settings, reason)
+            raise _refused(settings, reason)
         if not retrying:
             return
-        self.reason = reason
+        self._reason = reason
         if _NO_POINT.search(reason):
-            raise unreachable(self._settings, reason)
+            raise unreachable(settings, reason)
         if now - self._failed_at > PAUSE_S:  # else it is still the same trouble
             self._failing_since = now
-            shown = self._settings.repository_shown
+            shown = settings.repository_shown
             log.warning("%s fails us: %s; trying for up to %.0f s", shown, _short(reason), self._patience_s)
         self._failed_at = now
+
+
+def _meant(settings: Settings, source: Settings | None, text: str) -> Settings:
+    """Which of the two repositories restic speaks of: the one whose folder or host stands in `text`."""
+    for one in (source, settings):
+        if one and re.search(rf"{re.escape(_place(one))}(?![\w.-])", text):
+            return one
+    return settings
+
+
+def _place(settings: Settings) -> str:
+    if settings.local_repository:
+        return str(settings.local_repository)
+    return re.match(r"\w+:(?:https?:)?(?://)?(?:[^@/]*@)?([^/:]*(?::\d+)?)", settings.repository)[1]
+
+
+def cut_off(settings: Settings) -> SetupError:
+    """There are keys, and nothing that they would open."""
+    return SetupError(
+        f"repository {settings.repository_shown} has keys, but no config: an init was cut off, or that file is lost",
+        "if nothing is in it, remove it and repeat; else bring its file config back",
+    )
 
 
 def missing(settings: Settings) -> RepositoryMissing:

@@ -23,9 +23,10 @@ def apply(repository: Repository, environment: Environment) -> int:
         return repository.forget(environment)
     newest = future[-1]  # it counts as the latest: the policy would have the true latest removed
     log.warning(
-        "snapshot %s is from the future (%s): nothing is removed until that is mended;"
+        "snapshot %s%s is from the future (%s): nothing is removed until that is mended;"
         " check the clock (timedatectl), then: restic forget %s",
         newest.short_id,
+        " in the off-site repository" if repository.is_offsite else "",
         newest.time.isoformat(timespec="seconds"),
         newest.short_id,
     )

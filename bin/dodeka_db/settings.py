@@ -125,10 +125,12 @@ class Settings:
 
     def masked(self, text: str) -> str:
         """`text` without passwords: those in an address, and the value of every variable that is named like one."""
-        for secret in self._secrets:
+        for secret in sorted(self._secrets, key=len, reverse=True):  # one may be the beginning of another
             for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
                 text = text.replace(form, "***")
-        return re.sub(r"(https?://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@", r"\1\2***@", text)
+        text = re.sub(r"(https?://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@", r"\1\2***@", text)
+        # no port: the beginning of a password that was cut off
+        return re.sub(r"(https?://[^/@:\[\s]*:)(?!\*\*\*@|\d+(?:[^\w]|$))[^/@\s\"]+", r"\1***", text)
 
     @property
     def _secrets(self) -> set[str]:
@@ -153,7 +155,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 
     home = Path(values.get("HOME") or _home())
     state = _path(values.get("DODEKA_STATE"), home / ".local" / "state" / "dodeka-backup")
-    repository = values.get("RESTIC_REPOSITORY", "/mnt/backup/restic")
+    repository = os.path.expanduser(values.get("RESTIC_REPOSITORY", "/mnt/backup/restic"))
     password_file = None
     if values.get("RESTIC_PASSWORD_FILE") or not (
         values.get("RESTIC_PASSWORD") or values.get("RESTIC_PASSWORD_COMMAND")
@@ -192,6 +194,7 @@ def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Setti
     address = values.get("OFFSITE_REPOSITORY")
     if not address:
         return None
+    address = os.path.expanduser(address)
     _check_address("OFFSITE_REPOSITORY", address)
     if address == settings.repository:
         raise SetupError(
@@ -221,12 +224,18 @@ def _check_address(name: str, repository: str) -> None:
             f"{name} has a character in front of its last @ that cannot stand there",
             "write %2F for a slash, %40 for an @, %3F for a question mark, %23 for a #, %20 for a blank",
         )
+    if re.match(r"sftp://[^/@]*:[^/]*@", repository):
+        raise SetupError(f"{name} has a password, which restic does not take for sftp", "use a key of ssh")
     # restic hands it to rclone on the command line, which everybody on the machine can read
     if re.match(r"rclone:[^:]*[,=]|rclone::", repository):
         raise SetupError(
             f"{name} holds settings of rclone, which the process list would show",
             "put them into rclone's own configuration, and name that here: rclone:NAME:FOLDER",
         )
+
+
+# shlex would begin a comment in the middle of a word, which a shell does not: half of a password is none
+_UNCOMMENTED = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.\#*|(?<=\S)\#|[^'"\\#]|['"\\].*)*""")
 
 
 def _read(file: Path) -> dict[str, str]:
@@ -243,7 +252,7 @@ def _read(file: Path) -> dict[str, str]:
     values = {}
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            words = shlex.split(line, comments=True)
+            words = shlex.split(line[: _UNCOMMENTED.match(line).end()])
         except ValueError:
             words = [""]
         if words[:1] == ["export"]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from dodeka_db import command, drill, integrity, offsite, records, restic
-from dodeka_db.errors import BackupError, as_line
+from dodeka_db.errors import BackupError, SetupError, as_line
 from dodeka_db.repository import Repository, Snapshot
 from dodeka_db.settings import ENVIRONMENTS, ROOT, SETTINGS_FILE, Environment, Settings
 
@@ -62,9 +62,17 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "settings", str(named or SETTINGS_FILE)
     if credentials := _credentials(settings):
         yield "credentials in them", ", ".join(credentials)
-    origin = command.run("git", "-C", str(ROOT), "remote", "get-url", "origin")
-    if not origin.exit_code:
-        yield "these scripts", settings.masked(origin.stdout.decode(errors="replace").strip())
+    if origin := _said("git", "-C", str(ROOT), "remote", "get-url", "origin"):
+        yield "these scripts", settings.masked(origin)
+
+
+def _said(*words: str) -> str:
+    """What a program says that may not be there: nothing if it fails."""
+    try:
+        done = command.run(*words)
+    except SetupError:
+        return ""
+    return "" if done.exit_code else done.stdout.decode(errors="replace").strip()
 
 
 def _credentials(settings: Settings) -> list[str]:
@@ -76,8 +84,8 @@ def _from_anywhere(settings: Settings) -> str:
     match = re.fullmatch(r"sftp:(?P<host>[^:/]+):(?P<path>.+)", settings.repository)
     if not match:
         return settings.repository_shown
-    said = command.run("ssh", "-G", match["host"]).stdout.decode(errors="replace")
-    known = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    lines = _said("ssh", "-G", match["host"]).splitlines()
+    known = dict(line.split(" ", 1) for line in lines if " " in line)
     if not {"user", "hostname", "port"} <= known.keys():
         return settings.repository_shown
     return f"sftp://{known['user']}@{known['hostname']}:{known['port']}/{match['path']}"
@@ -101,12 +109,12 @@ def _passed(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.offsite:
         jobs |= {"off-site copy": offsite.JOB}
     for title, job in jobs.items():
-        passed = records.read(settings, job).passed
+        passed = (offsite.last(settings) if job == offsite.JOB else records.read(settings, job)).passed
         yield title, f"{passed:%a %d %b %Y %H:%M}" if passed else "never"
 
 
 def _versions(settings: Settings) -> dict[str, str]:
-    revision = command.run("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+    revision = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     try:
         version = ".".join(map(str, restic.version(settings)))
     except BackupError as error:
@@ -115,7 +123,7 @@ def _versions(settings: Settings) -> dict[str, str]:
         "restic": version,
         "SQLite": sqlite3.sqlite_version,
         "Python": platform.python_version(),
-        "these scripts": revision.stdout.decode().strip() or "not a git repository",
+        "these scripts": revision or "not a git repository",
     }
 
 

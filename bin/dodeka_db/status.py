@@ -300,7 +300,7 @@ def _offsite(settings: Settings) -> tuple:
     except BackupError as error:
         return State.BAD, error.message, error.hint
     state, text, *rest = _job(
-        records.read(settings, offsite.JOB),
+        offsite.last(settings),
         "copy",
         schedule.OFFSITE_OVERDUE.total_seconds(),
         "make offsite",
