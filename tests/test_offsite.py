@@ -229,7 +229,9 @@ def test_nothing_is_removed_while_a_snapshot_is_from_the_future(twin):
             stdin=opened,
         )
     said = twin.ok("offsite")
-    assert re.search(r"warning: snapshot \w{8} in the off-site repository is from the future \(2037-01-01", said)
+    assert re.search(
+        r"warning: snapshot \w{8} in the off-site repository is from the future \(2037-01-01", said
+    )
     assert "14 snapshots copied, " in said and ", 0 old ones removed, " in said
     # the newest true one is proven, not the one from the future
     true = [one for one in twin.listed_there("demo") if not one["time"].startswith("2037")]

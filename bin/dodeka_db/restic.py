@@ -291,17 +291,18 @@ class _Trouble:
 
 
 def _meant(settings: Settings, source: Settings | None, text: str) -> Settings:
-    """Which of the two repositories restic speaks of: the one whose folder or host stands in `text`."""
+    """Which of the two repositories restic speaks of: the one whose folder or host stands in `text`, or on a server."""
     for one in (source, settings):
         if one and re.search(rf"{re.escape(_place(one))}(?![\w.-])", text):
             return one
-    return settings
+    return source if source and settings.local_repository and not source.local_repository else settings
 
 
 def _place(settings: Settings) -> str:
     if settings.local_repository:
         return str(settings.local_repository)
-    return re.match(r"\w+:(?:https?:)?(?://)?(?:[^@/]*@)?([^/:]*(?::\d+)?)", settings.repository)[1]
+    host = re.match(r"\w+:(?:https?:)?(?://)?(?:[^@/]*@)?([^/:]+(?::\d+)?)", settings.repository)
+    return host[1] if host else settings.repository
 
 
 def cut_off(settings: Settings) -> SetupError:
@@ -321,7 +322,10 @@ def missing(settings: Settings) -> RepositoryMissing:
     )
 
 
-def _refused(settings: Settings, reason: str) -> Refused:
+def _refused(settings: Settings, reason: str) -> BackupError:
+    if settings.local_repository:
+        shown = settings.repository_shown
+        return SetupError(f"repository {shown} cannot be read: {_short(reason)}", "run this as its owner")
     return Refused(
         f"the server of repository {settings.repository_shown} refuses us: {_short(reason)}",
         "check the credentials, and what they allow (BACKUP.md, 'Another repository')",
@@ -329,13 +333,15 @@ def _refused(settings: Settings, reason: str) -> Refused:
 
 
 def unreachable(settings: Settings, reason: str) -> Unreachable:
-    question = (
-        "does its ssh work by hand?"
-        if settings.repository.startswith("sftp:")
-        else "are it and the network up?"
-    )
+    if settings.local_repository:
+        question = "is its disk well (dmesg)?"
+    elif settings.repository.startswith("sftp:"):
+        question = "does its ssh work by hand?"
+    else:
+        question = "are it and the network up?"
+    server = "" if settings.local_repository else "the server of "
     return Unreachable(
-        f"the server of repository {settings.repository_shown} cannot be reached: {_short(reason)}",
+        f"{server}repository {settings.repository_shown} cannot be reached: {_short(reason)}",
         f"{question} then run this again",
     )
 
