@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if config is None:  # from here on the password may be the repository's, even if this fails
             repository.init(like=other if pattern else None)
-            repository.config()  # it opens
+            if repository.config() is None:  # it must open
+                raise restic.missing(here)
     if config:
         state = "was there already, nothing to do"
     else:

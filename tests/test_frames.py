@@ -108,7 +108,7 @@ def test_restic_cuts_its_chunks_where_frames_end(site, tmp_path):
     assert max(with_boundaries) < 512 * 1024 + 4 * frames.FRAME_BYTES + 1000
     file.write_bytes(archive.replace(frames.BOUNDARY, b""))
     without = list(new_chunks())
-    assert statistics.mean(with_boundaries) < 0.8 * statistics.mean(without)
+    assert statistics.mean(with_boundaries) < 0.7 * statistics.mean(without)
 
 
 @pytest.mark.parametrize("arguments", [["--rsyncable"], ["-19"], ["--no-check"], ["-T2", "--rsyncable"]])

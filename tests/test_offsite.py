@@ -306,8 +306,13 @@ def test_a_copy_to_another_place_is_none(twin):
     twin.ok("offsite")
     assert offsite_line(twin)["state"] == "well"
     shutil.move(twin.there, twin.folder / "elsewhere")
-    line = offsite_line(twin, OFFSITE_REPOSITORY=str(twin.folder / "elsewhere"))
+    there = {"OFFSITE_REPOSITORY": str(twin.folder / "elsewhere")}
+    line = offsite_line(twin, **there)
     assert (line["state"], line["mend"]) == ("bad", "make offsite")
+    assert "no good copy is on record" in line["text"]
+    (twin.folder / "elsewhere/config").unlink()
+    assert twin.run("offsite", **there).returncode == 10
+    assert "no restic repository at" in offsite_line(twin, **there)["text"]
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dodeka_db import drill, lock, records, retention, staging
 from dodeka_db.errors import BackupError, Refused, SetupError, as_line
@@ -40,9 +40,9 @@ def check_apart(one: Config | None, other: Config | None) -> None:
 
 
 def last(settings: Settings) -> records.Record:
-    """How the last copy to the off-site repository ended; of one to another place nothing is known here."""
-    record = records.read(settings, JOB)
-    return record if record.details.get("to", "") in ("", of(settings).repository_shown) else records.Record()
+    """How the last copy ended; a good one to another place than today's off-site repository counts as none."""
+    record, shown = records.read(settings, JOB), of(settings).repository_shown
+    return record if record.details.get("to", shown) == shown else replace(record, passed=None)
 
 
 @contextmanager
