@@ -1,6 +1,7 @@
 """repository: tags, paths, IDs and retention, with the real restic."""
 
 import json
+import subprocess
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from dodeka_db.errors import SnapshotError
 from dodeka_db.repository import Snapshot, resolve
 from dodeka_db.settings import load
+
+from sites import RESTIC
 
 HERE = load({"DODEKA_BACKUP_ENV": "/dev/null", "OFFSITE_REPOSITORY": "/mnt/there"})
 TAGS = ["db", "db_sqlite", "db_dodeka"]
@@ -100,6 +103,77 @@ def test_only_our_snapshots_are_listed_the_oldest_first_with_their_sizes(site, t
     assert [entry["id"] for entry in site.snapshots("demo")] == [listed[0]["id"]]
 
 
+def test_the_last_pre_restore_snapshot_goes_after_six_months_too(site):
+    """There is no newer one that restic could count from; and none of demo's is touched."""
+    site.ok("backup", "production")
+    for environment in ("production", "demo"):
+        tags = ",".join([*TAGS, f"env_{environment}", "pre-restore"])
+        site.restic("backup", "--quiet", "--time", "2023-05-01 12:00:00", "--tag", tags, str(site.database()))
+    assert "1 old snapshots removed" in site.ok("cron", "production")
+    left = json.loads(site.restic("snapshots", "--json", "--tag", "pre-restore").stdout)
+    assert [entry["tags"] for entry in left] == [[*TAGS, "env_demo", "pre-restore"]]
+
+
+def store_again(site, time: str, *tags: str, zone: str = "UTC") -> str:
+    """Production's first snapshot once more, of another time in another time zone, by restic alone; its ID."""
+    name = "dodeka-production.sqlite.zst"
+    environ = {**site.environ, "TZ": zone, "RESTIC_CACHE_DIR": str(site.folder / "cache")}
+    dumped = subprocess.run(
+        [RESTIC, "dump", site.snapshots("production")[0]["id"], f"/{name}"],
+        env=environ,
+        capture_output=True,
+        check=True,
+    ).stdout
+    (site.folder / name).write_bytes(dumped)
+    before = {entry["id"] for entry in site.snapshots()}
+    given = ("--time", time, "--tag", ",".join([*TAGS, "env_production", *tags]))
+    subprocess.run([RESTIC, "backup", "--quiet", *given, name], env=environ, cwd=site.folder, check=True)
+    (new,) = {entry["id"] for entry in site.snapshots()} - before
+    return new
+
+
+# the last second of what restic can write and the first, in the time zones that are farthest off
+@pytest.mark.parametrize(
+    ("time", "zone"),
+    [
+        ("9999-12-31 23:59:59", "Etc/GMT+12"),
+        ("9999-12-31 23:59:59", "Etc/GMT-14"),
+        ("0000-01-01 00:00:00", "UTC"),
+        ("0001-01-01 00:00:00", "Etc/GMT-14"),
+    ],
+)
+def test_any_legal_time_lists(site, time, zone):
+    site.ok("backup", "production")
+    odd = store_again(site, time, zone=zone)
+    is_future = time.startswith("9999")
+    (line,) = [line for line in site.ok("snapshots").splitlines() if line.startswith(odd[:8])]
+    assert ("in the future" if is_future else " days ") in line
+    assert site.run("status").stderr == ""
+    site.ok("verify", "production", "--snapshot", odd)
+    site.ok("restore", "production", "--snapshot", odd, "--yes")
+    output = site.ok("cron", "production")
+    assert ("is from the future" in output) == is_future
+
+
+def test_only_the_past_counts(site):
+    """For `latest`, the drill, undo and keys; whoever may add snapshots may give them any time."""
+    site.ok("backup", "production")
+    (honest,) = site.snapshots()
+    future = {store_again(site, "2099-01-01 00:00:00"), store_again(site, "2099-01-01 00:00:00", "pre-restore")}
+    assert f"snapshot {honest['short_id']} " in site.ok("verify", "production").splitlines()[-1]
+    assert site.run("undo", "production", "--yes").returncode == 4
+    restored = site.ok("restore", "production", "--snapshot", "latest", "--yes")
+    assert f"has the data of snapshot {honest['short_id']}" in restored
+    (replaced,) = {
+        entry["id"]
+        for entry in site.snapshots("production")
+        if "pre-restore" in entry["tags"] and entry["id"] not in future
+    }
+    assert f"has the data of snapshot {replaced[:8]}" in site.ok("undo", "production", "--yes")
+    assert f"downloading snapshot {honest['short_id']}" in site.ok("key-add", "--", "anna")
+    assert site.run("restore", "production", "--snapshot", min(future), stdin="no\n").returncode == 7, "but by its ID"
+
+
 def test_an_empty_repository_lists_nothing(site):
     assert site.snapshots() == []
     assert site.ok("snapshots").split() == ["ID", "When", "Ago", "Size", "Format", "Tags"]
@@ -130,14 +204,16 @@ def test_retention_over_months(site, tmp_path):
     )
     production = [now - timedelta(hours=hour, minutes=1) for hour in hours]
     demo = [now - timedelta(minutes=12 * n + 1) for n in range(15)]
-    undone = [now - timedelta(minutes=5 * n + 2) for n in range(12)]
+    lately = [now - timedelta(minutes=5 * n + 2) for n in range(12)]
+    months = [now - timedelta(days=days) for days in (40, 41, 170)]
+    expired = [now - timedelta(days=days) for days in (185, 900)]
     # as the shell scripts stored them: a new temporary folder every time
     jobs = [
         (time, [*TAGS, "env_production"], "production", f"tmp.{n:010}") for n, time in enumerate(production)
     ]
     jobs += [
         (time, [*TAGS, "env_production", "pre-restore"], "production", f"tmp.x{n:09}")
-        for n, time in enumerate(undone)
+        for n, time in enumerate([*lately, *months, *expired])
     ]
     jobs += [(time, [*TAGS, "env_demo"], "demo", f"tmp.y{n:09}") for n, time in enumerate(demo)]
 
@@ -146,7 +222,9 @@ def test_retention_over_months(site, tmp_path):
         file = tmp_path / folder / f"dodeka-{environment}.sqlite.zst"
         file.parent.mkdir()
         file.write_text(str(time))
-        site.restic("backup", "--quiet", "--time", f"{time:%F %T}", "--tag", ",".join(tags), str(file))
+        host = "renamed" if time < now - timedelta(hours=12) else "server"  # which makes no group of its own
+        when = ("--time", f"{time:%F %T}", "--host", host)
+        site.restic("backup", "--quiet", *when, "--tag", ",".join(tags), str(file))
     output = site.ok("cron", "production")
 
     def left(*tags: str) -> set[datetime]:
@@ -161,13 +239,12 @@ def test_retention_over_months(site, tmp_path):
     new = max(kept)
     assert new >= now, "the run's own snapshot"
     # while there are too few for a period, newer restics keep the oldest besides
-    oldest = {min(production), min(undone)}
+    oldest = {min(production)}
     assert kept - oldest == expected_to_stay([*production, new]) - oldest
     assert len(kept) < len(production) / 2
-    undone_left = left("env_production", "pre-restore")
-    assert undone_left - oldest == expected_to_stay(undone) - oldest, "a group of their own"
+    assert left("env_production", "pre-restore") == {*lately, *months}, "six months, all of them, and no longer"
     assert left("env_demo") == set(demo)
-    removed = len(production) + 1 - len(kept) + len(undone) - len(undone_left)
+    removed = len(production) + 1 - len(kept) + len(expired)
     assert f"{removed} old snapshots removed" in output
     site.restic("check", "--read-data")
 

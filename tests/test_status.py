@@ -545,23 +545,20 @@ def test_the_growth_per_day(site):
     assert growth.bytes_per_day(site.settings, demo, 1000) == pytest.approx(-2000, rel=0.01)
 
 
-def test_a_group_of_snapshots_of_another_host_is_counted_by_itself(site: Site):
-    """Two servers' snapshots are two groups for the retention: 50 of each are not too many."""
+def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
+    """The host makes no group of its own, and pre-restore snapshots are kept by a rule of their own, however many."""
     now = datetime.now().astimezone()
-    entries = [
-        Listed(
-            f"{number:064x}",
-            now - timedelta(minutes=number),
-            "demo",
-            ("env_demo",),
-            host,
-        )
-        for host in ("old", "new")
-        for number in range(50)
-    ]
+
+    def state(count: int, *tags: str) -> status.State:
+        entries = [
+            Listed(f"{number:064x}", now - timedelta(minutes=number), "demo", ("env_demo", *tags), f"host {number % 2}")
+            for number in reversed(range(count))
+        ]
+        return status._snapshots(site.settings, site.settings.environment("demo"), entries)[0]
+
+    assert state(60) is status.State.WELL
+    assert state(100) is status.State.BAD
+    newest = Listed("f" * 64, now, "demo", ("env_demo",), "host")
+    kept = [Listed(f"{n:064x}", now, "demo", ("env_demo", "pre-restore"), "host") for n in range(200)]
     demo = site.settings.environment("demo")
-    assert (
-        status._snapshots(site.settings, demo, sorted(entries, key=lambda entry: entry.time))[0]
-        is status.State.WELL
-    )
-    assert status._snapshots(site.settings, demo, entries[50:] * 2)[0] is status.State.BAD
+    assert status._snapshots(site.settings, demo, [*kept, newest])[0] is status.State.WELL

@@ -7,7 +7,7 @@ from pathlib import Path
 from dodeka_db import drill, lock, offsite, passwords, staging
 from dodeka_db.errors import BackupError, SnapshotError, UsageError, as_line
 from dodeka_db.interrupts import shielded
-from dodeka_db.repository import Key, Repository
+from dodeka_db.repository import Key, Repository, of_the_past
 from dodeka_db.settings import Settings
 
 log = logging.getLogger("dodeka_db")
@@ -27,7 +27,7 @@ def add(settings: Settings, name: str) -> tuple[Key, Path]:
         before = repository.keys()
         if any(key.name == name for key in before):
             raise UsageError(f"there is a key of {name} already", f"see: {settings.make('keys')}")
-        ordinary = [snapshot for snapshot in repository.snapshots() if not snapshot.is_pre_restore]
+        ordinary = [one for one in of_the_past(repository.snapshots()) if not one.is_pre_restore]
         if not ordinary:
             first = "make offsite" if settings.is_offsite else "make backup ENV=production"
             raise SnapshotError("there is no snapshot yet to prove a key by", f"first: {first}")

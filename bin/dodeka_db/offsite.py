@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dodeka_db import drill, lock, records, retention, staging
 from dodeka_db.errors import BackupError, Refused, SetupError, as_line
-from dodeka_db.repository import Config, Listed, Repository, Snapshot, resolve
+from dodeka_db.repository import Config, Listed, Repository, Snapshot, of_the_past, resolve
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 log = logging.getLogger("dodeka_db")
@@ -90,11 +90,10 @@ def _prove(
 ) -> list[Snapshot]:
     proven = []
     for name in ENVIRONMENTS:
-        # one from the future (the clock was wrong for a while) is not what counts
-        ours = [snapshot for snapshot in retention.of_the_past(wanted) if snapshot.environment == name]
+        ours = [snapshot for snapshot in of_the_past(wanted) if snapshot.environment == name]
         if not ours:
             continue
-        newest = resolve(there, retention.of_the_past(snapshots), name, drill.NEWEST)
+        newest = resolve(there, snapshots, name, drill.NEWEST)
         if newest.time < ours[-1].time:
             raise BackupError(
                 f"the newest snapshot of {name} is not in {there.repository_shown} after the copy"

@@ -7,13 +7,13 @@ import pwd
 import re
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from dodeka_db import command, restic, volume
+from dodeka_db import command, restic, schedule, volume
 from dodeka_db.errors import (
     BackupError,
     RepositoryDamaged,
@@ -32,6 +32,7 @@ NO_COMPRESSION = (
 )
 UPGRADE = "restic migrate upgrade_repo_v2 (BACKUP.md, 'Format')"
 RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
+PRE_RESTORE_MONTHS = 6
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Listed:
     @property
     def is_pre_restore(self) -> bool:
         return PRE_RESTORE in self.tags
+
+
+AnyListed = TypeVar("AnyListed", bound=Listed)
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class Repository:
                 id=entry["id"],
                 name=entry["userName"],
                 host=entry["hostName"],
-                made=datetime.fromisoformat(entry["created"]).astimezone(),
+                made=_moment(entry["created"]),
                 is_in_use=entry["current"],
             )
             for entry in self._restic.parsed(self._restic.run("key", "list", "--json"))
@@ -225,7 +229,7 @@ class Repository:
         found = [
             Listed(
                 id=entry["id"],
-                time=datetime.fromisoformat(entry["time"]).astimezone(),
+                time=_moment(entry["time"]),
                 environment=environment,
                 tags=tuple(entry["tags"]),
                 host=entry["hostname"],
@@ -301,19 +305,24 @@ class Repository:
             ) from error
 
     def forget(self, environment: Environment) -> int:
-        """Apply the retention policy to this environment's snapshots and prune; how many were removed.
+        """Apply the retention policy to this environment's ordinary snapshots and prune; how many were removed.
 
-        Pre-restore snapshots have a tag more, so that they are a group of their own and count apart.
+        Snapshots of one set of tags are one group, whatever host they are from: a server that gets another name goes on
+        with the same group. Pre-restore snapshots stay: forget_these() is for them.
         """
         keep = [word for period, count in RETENTION.items() for word in (f"--keep-{period}", str(count))]
         output = self._restic.run(
-            *("forget", "--json", "--prune", "--group-by", "host,tags"),
-            *("--tag", f"db_dodeka,env_{environment.name}"),
+            *("forget", "--json", "--prune", "--group-by", "tags"),
+            *("--tag", f"db_dodeka,env_{environment.name}", "--keep-tag", PRE_RESTORE),
             *keep,
         )
         # 0.14 and 0.18 print prune's progress behind the JSON, and nothing at all where there is no snapshot
         groups, _ = json.JSONDecoder().raw_decode(output.decode() or "null")
         return sum(len(group["remove"] or ()) for group in groups or ())
+
+    def forget_these(self, snapshots: Sequence[Listed]) -> None:
+        """Forget these snapshots; their space is given back by the next forget()."""
+        self._restic.run("forget", "--", *(snapshot.id for snapshot in snapshots))
 
     def check(self, part: int, parts: int, folder: Path) -> None:
         """Check the repository's structure, and read the data in one of `parts` parts of it, numbered from 1.
@@ -338,7 +347,7 @@ class Repository:
                 lock = self._restic.parsed(self._restic.run("cat", "lock", lock_id))
             except BackupError:
                 continue  # gone meanwhile
-            found.append(Lock(lock["pid"], lock["hostname"], datetime.fromisoformat(lock["time"])))
+            found.append(Lock(lock["pid"], lock["hostname"], _moment(lock["time"])))
         return found
 
     def _restic_list(self, verb: str, *pattern: str) -> list[dict]:
@@ -352,13 +361,13 @@ class Repository:
 def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
     """The snapshot of `environment` that `wanted` names: an ID, its beginning, or `latest`.
 
-    `latest` is the newest that is not a pre-restore one. Raises SnapshotError if `wanted` is malformed,
+    `latest` is the newest that is neither a pre-restore one nor from the future. Raises SnapshotError if `wanted` is malformed,
     unknown, ambiguous, or of another environment.
     """
     hint = f"see: {settings.make(f'snapshots ENV={environment}')}"
     ours = [snapshot for snapshot in snapshots if snapshot.environment == environment]
     if wanted == "latest":
-        ordinary = [snapshot for snapshot in ours if not snapshot.is_pre_restore]
+        ordinary = [snapshot for snapshot in of_the_past(ours) if not snapshot.is_pre_restore]
         if not ordinary:
             first = "make offsite" if settings.is_offsite else f"make backup ENV={environment}"
             raise SnapshotError(f"there is no snapshot of {environment} yet", first)
@@ -381,14 +390,35 @@ def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wan
 
 
 def newest_pre_restore(snapshots: list[Snapshot], environment: str) -> Snapshot:
-    """What the last restore of `environment` replaced; SnapshotError if there is no such snapshot."""
-    kept = [s for s in snapshots if s.environment == environment and s.is_pre_restore]
+    """What the last restore of `environment` replaced; SnapshotError if there is no such snapshot of the past."""
+    kept = [s for s in of_the_past(snapshots) if s.environment == environment and s.is_pre_restore]
     if not kept:
         raise SnapshotError(
             f"there is nothing to undo: no {PRE_RESTORE} snapshot of {environment}",
             f"see: make snapshots ENV={environment}",
         )
     return kept[-1]
+
+
+def of_the_past(snapshots: Sequence[AnyListed]) -> list[AnyListed]:
+    """Those that a clock may have made that is right, give or take a little.
+
+    The others were made under a wrong clock, or by somebody who chose their time: none of them is the newest of anything.
+    """
+    limit = datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
+    return [snapshot for snapshot in snapshots if snapshot.time <= limit]
+
+
+def _moment(text: str) -> datetime:
+    """A time as restic writes it (RFC 3339, years 0000 to 9999; local without a zone), in the time zone of this machine.
+
+    A time within two days of what datetime can hold becomes the nearest one that every time zone can show.
+    """
+    if text.startswith("0000"):  # a year that datetime does not have
+        text = f"0001-01-01{text[10:]}"
+    moment = datetime.fromisoformat(text)
+    earliest, latest = datetime(1, 1, 3, tzinfo=moment.tzinfo), datetime(9999, 12, 29, tzinfo=moment.tzinfo)
+    return min(max(moment, earliest), latest).astimezone()
 
 
 def check_password_file(settings: Settings) -> None:

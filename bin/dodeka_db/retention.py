@@ -1,15 +1,12 @@
 """The retention policy, applied to the snapshots of one environment in either repository."""
 
 import logging
-from datetime import datetime
-from typing import TypeVar
+from datetime import datetime, timedelta
 
-from dodeka_db import schedule
-from dodeka_db.repository import Listed, Repository
+from dodeka_db.repository import PRE_RESTORE_MONTHS, Repository, of_the_past
 from dodeka_db.settings import Environment
 
 log = logging.getLogger("dodeka_db")
-AnyListed = TypeVar("AnyListed", bound=Listed)
 
 
 def apply(repository: Repository, environment: Environment) -> int:
@@ -19,21 +16,26 @@ def apply(repository: Repository, environment: Environment) -> int:
     """
     listed = [snapshot for snapshot in repository.listed() if snapshot.environment == environment.name]
     future = [snapshot for snapshot in listed if snapshot not in of_the_past(listed)]
-    if not future:
-        return repository.forget(environment)
-    newest = future[-1]  # it counts as the latest: the policy would have the true latest removed
-    log.warning(
-        "snapshot %s%s is from the future (%s): nothing is removed until that is mended;"
-        " check the clock (timedatectl), then: restic forget %s",
-        newest.short_id,
-        " in the off-site repository" if repository.is_offsite else "",
-        newest.time.isoformat(timespec="seconds"),
-        newest.short_id,
-    )
-    return 0
+    if future:
+        newest = future[-1]  # it counts as the latest: the policy would have the true latest removed
+        log.warning(
+            "snapshot %s%s is from the future (%s): nothing is removed while it is there;"
+            " check the clock (timedatectl), then: restic forget %s",
+            newest.short_id,
+            " in the off-site repository" if repository.is_offsite else "",
+            newest.time.isoformat(timespec="seconds"),
+            newest.short_id,
+        )
+        return 0
+    # restic's own --keep-within counts from the newest one of a group, so the last of them would stay for ever
+    since = _months_before(datetime.now().astimezone(), PRE_RESTORE_MONTHS)
+    expired = [snapshot for snapshot in listed if snapshot.is_pre_restore and snapshot.time < since]
+    if expired:
+        repository.forget_these(expired)
+    return len(expired) + repository.forget(environment)
 
 
-def of_the_past(snapshots: list[AnyListed]) -> list[AnyListed]:
-    """Those that a clock may have made that is right, give or take a little."""
-    limit = datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
-    return [snapshot for snapshot in snapshots if snapshot.time <= limit]
+def _months_before(moment: datetime, months: int) -> datetime:
+    """The same day of the month, or so many days later where that month is too short, as restic itself counts."""
+    year, month = divmod(moment.year * 12 + moment.month - 1 - months, 12)
+    return moment.replace(year=year, month=month + 1, day=1) + timedelta(days=moment.day - 1)

@@ -36,6 +36,7 @@ from dodeka_db.repository import (
     Repository,
     check_owner,
     check_password_file,
+    of_the_past,
 )
 from dodeka_db.restic import version as restic_version
 from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
@@ -206,10 +207,12 @@ def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Li
     figures = {"snapshots": len(ordinary), "pre_restore_snapshots": len(listed) - len(ordinary)}
     if not ordinary:
         return State.BAD, "there is none yet", f"make backup ENV={environment.name}", figures
-    newest = ordinary[-1]
-    figures["newest_snapshot_timestamp_seconds"] = newest.time.timestamp()
     kept = f"{len(ordinary)} kept, and {len(listed) - len(ordinary)} of what restores replaced"
-    future = [snapshot.short_id for snapshot in listed if _is_future(snapshot.time)]
+    past = of_the_past(ordinary)
+    newest = past[-1] if past else None
+    if newest:
+        figures["newest_snapshot_timestamp_seconds"] = newest.time.timestamp()
+    future = [snapshot.short_id for snapshot in listed if snapshot not in of_the_past(listed)]
     if future:
         text = f"{', '.join(future)} from the future, so nothing is removed; {kept}"
         forget = f"{_restic_by_hand(settings)} forget {' '.join(future)}"
@@ -217,8 +220,8 @@ def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Li
     text = f"the newest, {newest.short_id}, was taken {_age(newest.time)} ago; {kept}"
     if _now() - newest.time > schedule.BACKUP_OVERDUE:
         return State.BAD, text, f"make cron ENV={environment.name}", figures
-    # each host and set of tags is a group of its own for the policy
-    groups = Counter((snapshot.host, snapshot.tags) for snapshot in listed)
+    # each set of tags is a group of its own for the policy
+    groups = Counter(snapshot.tags for snapshot in ordinary)
     if max(groups.values()) > MOST_KEPT:
         text += ": more than the retention keeps"
         return State.BAD, text, f"make cron ENV={environment.name}", figures
