@@ -145,7 +145,7 @@ bench: setup test-packages .venv/.bench ## beside the documented pipeline: docs/
 .PHONY: test-packages
 test-packages:
 	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
-		rclone openssh-server
+		rclone openssh-server acl attr exfat-fuse exfatprogs
 
 .venv/.runtime: requirements.txt
 	@bin/install-packages.sh "$(PYTHON)" python3-venv

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, lock, settings, staging
 from dodeka_db.backup import take_snapshot
-from dodeka_db.recovery import recover
+from dodeka_db.recovery import fail_if_down, recover
 from dodeka_db.repository import Repository
 
 
@@ -22,9 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = here.environment(arguments.environment)
     repository = Repository(here)
     with lock.held(staging.state_folder(here), f"backup of {environment.name}", here.lock_wait_s):
-        recover(here)
-        taken = take_snapshot(here, repository, environment)
+        down = recover(here)
+        with lock.beside(environment.live, here.lock_wait_s):
+            taken = take_snapshot(here, repository, environment)
     console.log.info("done: %s, %.1f s", console.summary(taken), time.monotonic() - started)
+    fail_if_down(down)
     return 0
 
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lost = members.digest(PRODUCTION)
     print(f"production has {members.count(PRODUCTION)} members left")
 
-    _title("Put the newest snapshot back; what was there is kept as a snapshot tagged pre-restore")
+    _title("Put the newest snapshot back; the replaced database becomes a snapshot tagged pre-restore")
     _make("restore", "ENV=production", "SNAPSHOT=latest", "YES=1")
     restored = members.digest(PRODUCTION)
     print(f"production has {members.count(PRODUCTION)} members again")

@@ -21,6 +21,10 @@ is_there() {
         logrotate) test -x /usr/sbin/logrotate ;;
         systemd) test -x /lib/systemd/systemd ;;
         openssh-server) test -x /usr/sbin/sshd ;;
+        acl) command -v setfacl ;;
+        attr) command -v setfattr ;;
+        exfat-fuse) test -x /usr/sbin/mount.exfat-fuse ;;
+        exfatprogs) test -x /usr/sbin/mkfs.exfat ;;
         procps) command -v pgrep ;;
         dbus) test -x /usr/bin/dbus-daemon ;;
         util-linux) command -v unshare && command -v nsenter ;;

@@ -1,8 +1,9 @@
-"""300 cron runs in a row, with a writer at work, restores and kills in between (make soak).
+"""300 cron runs in a row, with a writer at work, restores and kills in between, and a second state folder (make soak).
 
 A site with the real restic, SQLite and zstd, whose clock starts five days ago: a wrapper around restic gives each
 snapshot a time 12 minutes after the one before, so that the retention has hours and days to choose from. Nothing
-else is made up. The format changes from run to run, by chance. After every run that says it is good the snapshots
+else is made up. The format changes from run to run, by chance. All the while somebody with a state folder of their own,
+whose runs know nothing of these but the databases and the repository, backs up, drills and cleans up. After every run that says it is good the snapshots
 are exactly those that the policy keeps of what was there; after every run that was killed the next one succeeds by
 itself.
 """
@@ -77,6 +78,27 @@ class Writer(threading.Thread):
 
     def go_on(self) -> None:
         self.pausing = False
+
+
+class Neighbour(threading.Thread):
+    """Runs for demo, one after another, with another state folder; each recovers what it finds beside both databases."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(daemon=True)
+        self.site, self.stopping, self.runs, self.busy = site, False, 0, 0
+        self.failed: list[subprocess.CompletedProcess[str]] = []
+
+    def run(self) -> None:
+        rng = random.Random(11)
+        state = str(self.site.folder / "another-state")
+        while not self.stopping:
+            script = rng.choice(["backup", "verify"])
+            done = self.site.run(script, "demo", DODEKA_STATE=state, DODEKA_LOCK_WAIT_S="60")
+            self.runs += 1
+            self.busy += "nothing is cleaned up behind restores of production now" in done.stdout
+            if done.returncode:
+                self.failed.append(done)
+            time.sleep(rng.uniform(0, 2))
 
 
 def expected(times: list[datetime]) -> set[datetime]:
@@ -187,6 +209,9 @@ def main() -> int:
     soak = Soak(folder / "site")
     writer = Writer(soak.site.database())
     writer.start()
+    soak.site.ok("backup", "demo")
+    neighbour = Neighbour(soak.site)
+    neighbour.start()
     began = time.monotonic()
     for number in range(1, runs + 1):
         if number % KILL_EVERY == 0:
@@ -198,11 +223,14 @@ def main() -> int:
             print(
                 f"{number} runs, {len(soak.times())} snapshots, {time.monotonic() - began:.0f} s", flush=True
             )
-    writer.stopping = True
+    writer.stopping = neighbour.stopping = True
     writer.join()
+    neighbour.join()
+    assert not neighbour.failed, neighbour.failed
     verified = soak.everything_can_be_restored()
     left = list(temporary.iterdir())
-    left += list((soak.site.state / "staging").iterdir())
+    for state in (soak.site.state, soak.site.folder / "another-state"):
+        left += list((state / "staging").iterdir())
     left += soak.site.database().parent.glob("db.sqlite.*")
     left += [path for path in (soak.site.state / "restic-cache").glob("restic-check-*")]
     assert not left, left
@@ -210,6 +238,7 @@ def main() -> int:
     print(
         f"{soak.good} good cron runs, {soak.killed} killed, {soak.locked} next runs met a lock of a dead or orphaned"
         f" restic, {soak.restores} restores, {writer.wrote} writes, {writer.refused} refused; the retention was exact after each good run;"
+        f" {neighbour.runs} runs with another state folder, {neighbour.busy} of them beside a restore;"
         f" {verified} snapshots verified; nothing left behind; {time.monotonic() - began:.0f} s"
     )
     shutil.rmtree(folder)

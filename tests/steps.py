@@ -5,9 +5,11 @@ file's content, what is on the disk, a lock, a program started, a line that some
 systemctl are other processes, with guarantees of their own.
 """
 
+import http.server
 import json
 import re
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,8 @@ UNIT = "dodeka-backend-demo"
 STAGING = HOME / ".local/state/dodeka-backup/staging"
 CALLS = (
     *("link", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir"),
-    *("chmod", "fchmodat", "chown", "fchownat", "fsync", "fdatasync", "ftruncate"),
+    *("chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat", "fsetxattr", "fremovexattr"),
+    *("fsync", "fdatasync", "ftruncate"),
     *("flock", "write", "pwrite64", "clone", "fork", "vfork"),
 )
 # of these only what they do to the database's folder, and what is printed
@@ -69,8 +72,13 @@ class Machine:
         server.run("make", "-C", str(PROJECT), "backup", "ENV=demo")
         snapshot = server.sh(f"{PROJECT}/bin/dodeka-db-snapshots.py demo | tail -1 | cut -c1-8").strip()
         self.script = [str(PROJECT / "bin/dodeka-db-restore.py"), "demo", f"--snapshot={snapshot}", "--yes"]
-        server.run(*self.script, DODEKA_START_WAIT_S="0")  # Python keeps what it compiles the first time
         self._mark = 0
+        self._old = 0  # the inode of the database that prepare() has left
+        self._health = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._answering())
+        threading.Thread(target=self._health.serve_forever, daemon=True).start()
+        # Python keeps what it compiles the first time
+        server.run("systemctl", "start", UNIT, user="root")
+        server.run(*self.script, DODEKA_START_WAIT_S="0", check=False, **self.goes_back)
         # one process for all statements, in there: SQLite would resolve a path that leads in from out here
         self._sqlite = subprocess.Popen(
             server.command("/usr/bin/python3", "-c", SQLITE),
@@ -79,7 +87,27 @@ class Machine:
             text=True,
         )
 
+    def _answering(self) -> type:
+        machine = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                is_old = machine.server.path(DEMO).stat().st_ino == machine._old
+                self.send_response(200 if is_old else 503)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+    @property
+    def goes_back(self) -> dict[str, str]:
+        """With these every restore is put back: the service answers with the old database and not with the new one."""
+        return {"DODEKA_HEALTH_URL_DEMO": f"http://127.0.0.1:{self._health.server_port}/"}
+
     def stop(self) -> None:
+        self._health.shutdown()
         self._sqlite.communicate()
         self.server.stop()
 
@@ -90,10 +118,18 @@ class Machine:
         self.server.run("systemctl", "start", UNIT, user="root")
         self.execute("DELETE FROM users")
         self.execute(f"INSERT INTO users VALUES ('{key}', 0, 0, x'00')")
+        self._old = self.server.path(DEMO).stat().st_ino
         return key
 
-    def trace(self, **variables: str) -> list[str]:
-        """The system calls of a restore that nothing disturbs, as lines of strace."""
+    def keep(self) -> None:
+        """A file that a restore has kept, of one user called `kept`."""
+        file = f"{DEMO}.pre-restore-20260101T000000Z"
+        self.server.sh(f"rm -f {file}* && sqlite3 {DEMO} \".timeout 5000\" \"VACUUM INTO '{file}'\"")
+        self.execute("DELETE FROM users", Path(file))
+        self.execute("INSERT INTO users VALUES ('kept', 0, 0, x'00')", Path(file))
+
+    def trace(self, script: list[str] | None = None, **variables: str) -> list[str]:
+        """The system calls of a restore, or another script, that nothing disturbs, as lines of strace."""
         command = (
             "strace",
             "-qq",
@@ -104,14 +140,18 @@ class Machine:
             "/tmp/trace",
             f"-etrace={','.join(CALLS)}",
         )
-        self.server.run(*command, *self.script, DODEKA_START_WAIT_S="0", check=not variables, **variables)
+        words = script or self.script
+        self.server.run(*command, *words, DODEKA_START_WAIT_S="0", check=not variables, **variables)
         return self.server.path("/tmp/trace").read_text().splitlines()
 
-    def run(self, step: Step, signal: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """A restore whose process gets `signal` when it is about to take `step`."""
+    def run(
+        self, step: Step, signal: str, script: list[str] | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A restore, or another script, whose process gets `signal` when it is about to take `step`."""
         inject = f"-einject={step.name}:signal={signal}:when={step.number}"
         command = ("strace", "-qq", "-o/dev/null", f"-etrace={step.name}", inject)
-        return self.server.run(*command, *self.script, check=False, DODEKA_START_WAIT_S="0", **variables)
+        words = script or self.script
+        return self.server.run(*command, *words, check=False, DODEKA_START_WAIT_S="0", **variables)
 
     def execute(self, sql: str, file: Path = DEMO) -> list[list]:
         self._sqlite.stdin.write(json.dumps([str(file), sql]) + "\n")

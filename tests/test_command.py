@@ -41,7 +41,7 @@ def test_input_is_handed_over_and_output_is_read_as_it_comes(tmp_path):
 
 def test_a_reader_gets_what_is_there_before_the_program_ends(tmp_path):
     def reader(output) -> None:
-        assert output.readline() == b"early\n"
+        assert output.read(6) == b"early\n"
         (tmp_path / "go").touch()
 
     command.run("sh", "-c", f"echo early; until [ -e {tmp_path}/go ]; do sleep 0.01; done", reader=reader)
@@ -57,13 +57,23 @@ def test_a_program_is_not_stopped_by_its_reader_having_enough(tmp_path):
     assert (done.exit_code, (tmp_path / "end").exists()) == (0, True)
 
 
-def test_what_a_reader_raises_counts_only_if_the_program_did_well():
+def test_what_a_reader_raises_ends_the_program():
     def reader(output) -> None:
+        output.read(1000)
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        command.run("head", "-c", "5000000", "/dev/zero", reader=reader)
-    assert command.run("sh", "-c", "head -c 5000000 /dev/zero; exit 3", reader=reader).exit_code == 3
+        command.run("cat", "/dev/zero", reader=reader)
+
+
+def test_what_the_end_of_the_output_makes_a_reader_raise_counts_only_if_the_program_did_well():
+    def reader(output) -> None:
+        if len(output.read(2000)) < 2000:
+            raise ValueError("cut off")
+
+    with pytest.raises(ValueError, match="cut off"):
+        command.run("head", "-c", "1000", "/dev/zero", reader=reader)
+    assert command.run("sh", "-c", "head -c 1000 /dev/zero; exit 3", reader=reader).exit_code == 3
 
 
 def test_a_long_output_is_kept_whole():
@@ -146,7 +156,7 @@ def test_a_signal_while_its_output_is_read_ends_the_child(tmp_path):
         tmp_path,
         f"""
         def reader(output):
-            output.readline()
+            output.read(1)
             print("reading", flush=True)
             output.read()
         try:

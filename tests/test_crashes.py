@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ NEXT = (
     ("cron", "production"),
     ("backup", "demo"),
 )  # whose turn it may be after a crash
-NOBODY = {"DODEKA_HEALTH_URL_DEMO": "http://127.0.0.1:1/"}  # so that every restore is put back
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +27,30 @@ def machine(tmp_path_factory) -> Iterator[Machine]:
     machine.stop()
 
 
-def killed(machine: Machine, step: Step, **variables: str) -> str:
-    """Kill a restore at `step`; what is wrong afterwards, or nothing."""
+def killed(
+    machine: Machine,
+    step: Step,
+    prepare: Callable[[], str],
+    script: list[str] | None = None,
+    is_new: Callable[[list[str]], bool] = is_new,
+    **variables: str,
+) -> str:
+    """Kill a restore, or another script, at `step` and let the next run come; what is wrong then, or nothing.
+
+    `prepare` returns the user that the old database has, `is_new` tells the new one by its users.
+    """
     for _ in range(5):  # how many pages SQLite writes differs, and so whether there is an nth time
-        mark = machine.prepare()
-        done = machine.run(step, "KILL", **variables)
+        mark = prepare()
+        done = machine.run(step, "KILL", script, **variables)
         if done.returncode in (-9, 137):
             break
     else:
         return f"not killed: {done}"
     files = machine.files()
-    script, environment = NEXT[step.number % len(NEXT)]
-    next_run = machine.server.run(str(PROJECT / f"deploy/dodeka-db-{script}.sh"), environment, check=False)
+    name, environment = NEXT[step.number % len(NEXT)]
+    next_run = machine.server.run(
+        *(str(PROJECT / f"deploy/dodeka-db-{name}.sh"), environment), check=False, DODEKA_START_WAIT_S="0"
+    )
     problems = []
     if next_run.returncode:
         problems.append(f"the next run failed: {next_run.stderr}")
@@ -51,8 +62,13 @@ def killed(machine: Machine, step: Step, **variables: str) -> str:
     if machine.files() != ["db.sqlite"] or machine.staging():
         problems.append(f"left behind: {machine.files()} {machine.staging()}")
     if users != [mark] and machine.users(machine.newest_pre_restore()) != [mark]:
-        problems.append("what was there is lost")
+        problems.append("the replaced database is lost")
     return f"{problems} after {files}, the next run said {next_run.stdout}" if problems else ""
+
+
+def wrong_ones(steps: list[Step], kill: Callable[[Step], str]) -> str:
+    """What is wrong after a kill at each of them."""
+    return "\n".join(f"{step}: {problem}" for step in steps if (problem := kill(step)))
 
 
 def test_killed_at_every_step(machine):
@@ -61,17 +77,72 @@ def test_killed_at_every_step(machine):
     names = {step.name for step in found}
     assert {"link", "rename", "unlink", "fsync", "fdatasync", "pwrite64", "write", "clone", "flock"} <= names
     assert len(found) > 60
-    wrong = {step: problem for step in found if (problem := killed(machine, step))}
-    assert not wrong, "\n".join(f"{step}: {problem}" for step, problem in wrong.items())
+    assert not wrong_ones(found, lambda step: killed(machine, step, machine.prepare))
 
 
 def test_killed_at_every_step_while_the_old_database_is_put_back(machine):
     machine.prepare()
-    found = steps(machine.trace(**NOBODY))
-    (swapped,) = [at for at, step in enumerate(found) if step.name == "rename" and ".restoring-" in step.text]
-    wrong = {step: problem for step in found[swapped + 1 :] if (problem := killed(machine, step, **NOBODY))}
-    assert len(found) - swapped > 20
-    assert not wrong, "\n".join(f"{step}: {problem}" for step, problem in wrong.items())
+    found = steps(machine.trace(**machine.goes_back))
+    renamed = [at for at, step in enumerate(found) if step.name == "rename" and f"{DEMO}" in step.text]
+    swapped, put_back = renamed[:2]
+    assert ".restoring-" in found[swapped].text and ".pre-restore-" in found[put_back].text
+    assert len(found) - swapped > 30
+
+    def kill(step: Step) -> str:
+        problem = killed(machine, step, machine.prepare, **machine.goes_back)
+        is_back = found.index(step) > put_back
+        if not problem and is_back and not is_new(machine.users(machine.newest_pre_restore())):
+            return "the new database, with what was written to it, is lost"
+        return problem
+
+    assert not wrong_ones(found[swapped + 1 :], kill)
+
+
+def test_killed_at_every_step_of_an_undo_from_a_kept_file(machine):
+    undo = [str(PROJECT / "bin/dodeka-db-undo.py"), "demo", "--yes"]
+
+    def prepare() -> str:
+        mark = machine.prepare()
+        machine.keep()
+        return mark
+
+    def kill(step: Step) -> str:
+        problem = killed(machine, step, prepare, undo, lambda users: users == ["kept"])
+        saved = machine.users(machine.newest_pre_restore())
+        if not problem and machine.users() != ["kept"] and saved != ["kept"]:
+            return f"the kept database is lost: {saved}"
+        return problem
+
+    prepare()
+    found = steps(machine.trace(undo))
+    copied = next(at for at, step in enumerate(found) if ".restoring-" in step.text)
+    assert len(found) - copied > 40 and machine.users() == ["kept"]
+    # what comes before is the recovery's
+    assert not wrong_ones(found[copied:], kill)
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["before the swap", "behind it"])
+def test_killed_at_every_step_of_recovery_itself(machine, swapped):
+    """A restore was killed while the service was stopped; then the run that cleans up behind it is killed too."""
+    machine.prepare()
+    restore = steps(machine.trace())
+    (at,) = [at for at, step in enumerate(restore) if step.name == "rename" and ".restoring-" in step.text]
+    backup = [str(PROJECT / "bin/dodeka-db-backup.py"), "production"]
+
+    def prepare() -> str:
+        mark = machine.prepare()
+        assert machine.run(restore[at + swapped], "KILL").returncode in (-9, 137)
+        assert not machine.server.active(UNIT)
+        return mark
+
+    prepare()
+    found = steps(machine.trace(backup))
+    if swapped:
+        end = max(at for at, step in enumerate(found) if step.name == "unlink" and ".pre-restore-" in step.text)
+    else:  # the service is up again, and the mark is gone; what follows is a backup
+        end = max(at for at, step in enumerate(found) if step.name == "unlink" and ".stopped" in step.text)
+    assert end > 8
+    assert not wrong_ones(found[: end + 2], lambda step: killed(machine, step, prepare, backup))
 
 
 RUBBISH, ITS_WAL = b"SQLite format 3\0" + b"\xff" * 9000, b"its wal"
@@ -158,7 +229,7 @@ def test_the_order_of_steps_is_safe_in_a_power_cut(machine):
     # the new database is on the disk, with all that was done to it, before anything else happens
     staged = re.search(r'"([^"]+)"', trace[swap])[1]
     synced = last(trace, rf"fsync\(\d+<{re.escape(staged)}>\)", before=swap)
-    touched = last(trace, rf"(write|pwrite64|ftruncate|chmod|chown).*{re.escape(staged)}", before=swap)
+    touched = last(trace, rf"(write|pwrite64|ftruncate|fchown|fsetxattr).*{re.escape(staged)}", before=swap)
     kept = first(trace, r'link\("{db}", "{db}\.pre-restore-\w+"\) = 0')
     assert touched < synced < kept
 
@@ -184,9 +255,15 @@ def test_the_order_of_steps_is_safe_in_a_power_cut(machine):
 
 def test_the_order_of_steps_while_the_old_database_is_put_back(machine):
     machine.prepare()
-    trace = machine.trace(**NOBODY)
+    trace = machine.trace(**machine.goes_back)
     swap = first(trace, r'rename\("{db}\.restoring-\w+", "{db}"\) = 0')
+    kept = first(trace, r'link\("{db}", "{db}\.pre-restore-\w+"\) = 0', swap)
+    synced = first(trace, r"fsync\(\d+<{folder}>\)", kept)
     back = first(trace, r'rename\("{db}\.pre-restore-\w+", "{db}"\) = 0')
-    assert swap < first(trace, r'unlink\("{db}-wal"\) = 0', swap) < back
+    # what the service has written to the new database is in it and on the disk before that goes aside
+    assert swap < kept < synced < first(trace, r'unlink\("{db}-wal"\) = 0', synced) < back
     assert re.match(rf"fsync\(\d+<{FOLDER}>\)", trace[back - 1])
     assert re.match(rf"fsync\(\d+<{FOLDER}>\)", trace[back + 1])
+    # and it is removed behind the last program that was run: restic, which has stored it
+    removed = first(trace, r'unlink\("{db}\.pre-restore-\w+"\) = 0')
+    assert removed > last(trace, r"clone\(", before=len(trace)) > back

@@ -345,36 +345,25 @@ class TestRowCounts:
             assert database.row_counts(db)["users"] == 301
 
 
-class TestFit:
-    @pytest.fixture
-    def staged(self, tmp_path) -> Path:
-        return make_staged(tmp_path)
-
+class TestMatchJournalMode:
     @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
-    def test_journal_mode_and_permissions_of_the_old_one(self, db, staged, mode):
+    def test_that_of_the_old_one(self, db, tmp_path, mode):
+        staged = make_staged(tmp_path)
         with closing(sqlite3.connect(db)) as connection:
             connection.execute(f"PRAGMA journal_mode={mode}")
-        db.chmod(0o640)
-        database.fit(staged, db)
+        database.match_journal_mode(staged, db)
         assert rows(staged, "PRAGMA journal_mode") == [(mode.lower(),)]
-        assert staged.stat().st_mode & 0o777 == 0o640
         assert not Path(f"{staged}-wal").exists()
 
-    def test_a_copy_of_pages_takes_over_the_old_one_s_journal_mode_too(self, db, tmp_path):
+    def test_for_a_copy_of_pages_too(self, db, tmp_path):
         database.copy(db, tmp_path / "staged")
         assert database.read_header(tmp_path / "staged").wal
         with closing(sqlite3.connect(db)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
-        database.fit(tmp_path / "staged", db)
+        database.match_journal_mode(tmp_path / "staged", db)
         assert not database.read_header(tmp_path / "staged").wal
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-    def test_the_owner_of_the_old_one_or_of_its_folder(self, db, staged):
-        os.chown(db, 1234, 2345)
-        database.fit(staged, db)
-        assert (staged.stat().st_uid, staged.stat().st_gid) == (1234, 2345)
-        db.unlink()
-        os.chown(db.parent, 3456, 4567)
-        database.fit(staged, db)
-        assert (staged.stat().st_uid, staged.stat().st_gid) == (3456, 4567)
-        assert staged.stat().st_mode & 0o777 == 0o600
+    def test_wal_where_there_is_no_database(self, tmp_path):
+        staged = make_staged(tmp_path)
+        database.match_journal_mode(staged, tmp_path / "none")
+        assert database.read_header(staged).wal

@@ -28,6 +28,7 @@ DEMO = PROJECT / "backend/envs/demo/db.sqlite"
 PRODUCTION = PROJECT / "backend/envs/production/db.sqlite"
 SUDOERS = Path("/etc/sudoers.d/dodeka")
 UNIT = "dodeka-backend-demo"
+MARK = "db.sqlite.stopped"
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +117,14 @@ class Terminal:
         shown, self._shown = self._shown, ""
         return shown
 
-    def until_end(self) -> str:
+    def press(self, key: bytes) -> None:
+        os.write(self._master, key)
+
+    def until_end(self, exit_code: int = 0) -> str:
         self._process.wait(timeout=60)
         while select.select([self._master], [], [], 0.1)[0] and self._read():
             pass
-        assert self._process.returncode == 0, self._shown
+        assert self._process.returncode == exit_code, self._shown
         return self._shown
 
     def _read(self) -> bool:
@@ -324,7 +328,7 @@ def test_a_unit_that_takes_for_ever_to_stop(server):
         done = server.run(str(PROJECT / ".venv/bin/python"), "-c", code, check=False)
         assert done.returncode == 5
         assert f"could not stop {UNIT} within 5 s" in done.stderr and done.stderr.count("\n") == 1
-        assert users(server, DEMO) == 0 and files_of_demo(server) == {"db.sqlite"}
+        assert users(server, DEMO) == 0 and files_of_demo(server) == {"db.sqlite", MARK}, "it is to be started"
 
 
 def test_a_service_that_cannot_be_started_gets_its_old_database_back(server):
@@ -367,10 +371,10 @@ def test_a_service_that_comes_up_with_neither_is_said_to_be_down(server):
     ):
         done = restore_demo(server, DODEKA_START_WAIT_S="10")
         assert done.returncode == 5
-        assert "the old database is back, and with that" in done.stderr and "IT IS DOWN" in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert "the old database is back, and with that" in done.stderr and done.stderr.count("\n") == 1
+        assert f"the data was not the reason: IT IS DOWN; to start it: sudo systemctl start {UNIT}" in done.stderr
         assert users(server, DEMO) == 0
-        assert files_of_demo(server) == {"db.sqlite"}
+        assert files_of_demo(server) == {"db.sqlite", MARK}
 
 
 class TestHealth:
@@ -416,19 +420,507 @@ class TestHealth:
             assert "the old database is back, and it runs with that" in done.stderr
             assert users(server, DEMO) == 0 and server.active(UNIT)
 
-    def test_nobody_is_there(self, server, health):
+    def test_nobody_was_there_before_either(self, server):
+        """The address is wrong: the new database runs, and stays."""
         with unit_changed(server):
-            variables = self.variables(health, 1)
-            variables["DODEKA_HEALTH_URL_DEMO"] = f"http://127.0.0.1:{free_port()}/health"
-            done = restore_demo(server, **variables)
-            assert done.returncode == 5
-            assert (
-                "does not answer at its health address within 1 s ([Errno 111] Connection refused)"
-                in done.stderr
+            done = restore_demo(
+                server,
+                DODEKA_START_WAIT_S="1",
+                DODEKA_HEALTH_URL_DEMO=f"http://127.0.0.1:{free_port()}/health",
             )
-            assert "the old database is back, and with that" in done.stderr
+            assert done.returncode == 5
+            refused = "does not answer at its health address within 1 s ([Errno 111] Connection refused)"
+            assert f"{refused}; it did not before either, so the new database stays" in done.stderr
+            assert re.search(r"; the replaced database is snapshot [0-9a-f]{8}, tagged pre-restore", done.stderr)
             assert "DOWN" not in done.stderr and "127.0.0.1" not in done.stderr
+            assert users(server, DEMO) == 30 and server.active(UNIT)
+            assert files_of_demo(server) == {"db.sqlite"}
+            make(server, "undo", "ENV=demo", "YES=1")
             assert users(server, DEMO) == 0
+
+    def test_what_was_written_while_it_was_watched_is_not_lost_when_the_old_database_is_put_back(self, server, health):
+        with unit_changed(server):
+            old = server.path(DEMO).stat().st_ino
+            written = []
+
+            def answer() -> int:
+                if server.path(DEMO).stat().st_ino == old:
+                    return 200
+                if not written:
+                    written.append("registered while it was watched")
+                    sql = f"INSERT INTO registrations VALUES ('{written[0]}', 0, 0, x'00')"
+                    server.run("sqlite3", "-cmd", ".timeout 5000", str(DEMO), sql)
+                return 503
+
+            health.answer = answer
+            done = restore_demo(server, **self.variables(health, 1))
+            assert done.returncode == 5 and written
+            (saved,) = re.findall(
+                "the new database, with what was written to it, is snapshot ([0-9a-f]{8}), tagged pre-restore", done.stderr
+            )
+            assert users(server, DEMO) == 0 and files_of_demo(server) == {"db.sqlite"}
+            assert registered(server) == []
+            health.answer = lambda: 200
+            undo = f"{PROJECT}/deploy/dodeka-db-restore.sh demo --snapshot {saved} --yes"
+            server.sh(undo)
+            assert registered(server) == written and users(server, DEMO) == 30
+
+    def test_the_old_database_does_not_answer_either(self, server, health):
+        with unit_changed(server):
+            answers = iter([200])
+            health.answer = lambda: next(answers, 503)
+            done = restore_demo(server, **self.variables(health, 1))
+            assert done.returncode == 5
+            assert "the old database is back, and with that" in done.stderr
+            assert "(HTTP 503): the data was not the reason" in done.stderr and "DOWN" not in done.stderr
+
+
+def registered(server: Server) -> list[str]:
+    return server.run("sqlite3", str(DEMO), "SELECT key FROM registrations").stdout.split("\n")[:-1]
+
+
+def damage_demo(server: Server) -> None:
+    """The service is down, and its database is garbage."""
+    server.run("systemctl", "stop", UNIT, user="root")
+    for name in files_of_demo(server) | {"db.sqlite-wal", "db.sqlite-shm"}:
+        server.path(DEMO.parent / name).unlink(missing_ok=True)
+    server.path(DEMO).write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
+    server.run("chown", "backend:", str(DEMO), user="root")
+
+
+@contextmanager
+def referenced(server: Server) -> Iterator[None]:
+    """The unit is wanted by another one, as at boot, so that systemd does not forget its start limit when it is stopped."""
+    drop_in = server.path("/etc/systemd/system/dodeka-test.target.d/wants.conf")
+    drop_in.parent.mkdir(exist_ok=True)
+    drop_in.write_text(f"[Unit]\nWants={UNIT}.service\n")
+    server.run("systemctl", "daemon-reload", user="root")
+    try:
+        yield
+    finally:
+        drop_in.unlink()
+        server.run("systemctl", "daemon-reload", user="root")
+
+
+class TestADamagedDatabaseIsNotPutBack:
+    @pytest.fixture(autouse=True)
+    def _clean(self, server):
+        yield
+        for path in server.path(DEMO.parent).glob("db.sqlite.damaged-*"):
+            path.unlink()
+
+    def test_over_one_that_does_not_answer(self, server):
+        with unit_changed(server):
+            server.run("systemctl", "start", UNIT, user="root")
+            damage_demo(server)
+            server.run("systemctl", "start", UNIT, user="root")
+            health = f"http://127.0.0.1:{free_port()}/health"
+            done = restore_demo(server, DODEKA_START_WAIT_S="1", DODEKA_HEALTH_URL_DEMO=health)
+            assert done.returncode == 5 and "so the new" in done.stderr
+            (damaged,) = server.path(DEMO.parent).glob("db.sqlite.damaged-*Z")
+            kept = f"the replaced database is damaged, and kept as it was: {DEMO.with_name(damaged.name)}"
+            assert kept in done.stderr
+            assert users(server, DEMO) == 30 and server.active(UNIT) and is_writing(server, DEMO)
+
+    @pytest.mark.parametrize("may_reset", [True, False])
+    def test_over_one_whose_unit_is_at_its_start_limit(self, server, may_reset):
+        """It could not run with the garbage, again and again."""
+        limit = ("StartLimitIntervalSec=0", "StartLimitIntervalSec=600\nStartLimitBurst=3")
+        with referenced(server), unit_changed(server, limit, ("RestartSec=1", "RestartSec=0.1")):
+            damage_demo(server)
+            server.run("systemctl", "start", UNIT, user="root")
+            assert wait_until(lambda: condition(server) == "failed")
+            if not may_reset:
+                rules = "\n".join(
+                    f"backend ALL=(root) NOPASSWD: /usr/bin/systemctl {verb} {UNIT}" for verb in ("stop", "start")
+                )
+                server.path(SUDOERS).write_text(f"{rules}\n")
+            try:
+                done = restore_demo(server)
+            finally:
+                allow_sudo(server)
+            assert users(server, DEMO) == 30, "the garbage stays out"
+            if may_reset:
+                assert (done.returncode, done.stderr) == (0, "")
+                assert f"its start limit did not let {UNIT} start: systemctl reset-failed" in done.stdout
+                assert is_writing(server, DEMO)
+            else:
+                assert done.returncode == 5
+                assert f"sudo systemctl reset-failed {UNIT}" in done.stderr
+                assert f": IT IS DOWN; to start it: sudo systemctl start {UNIT}" in done.stderr
+                server.run("systemctl", "reset-failed", UNIT, user="root")
+                server.run("systemctl", "start", UNIT, user="root")
+                assert is_writing(server, DEMO)
+                # and nothing is owed to it any more
+                server.run(str(PROJECT / "deploy/dodeka-db-backup.sh"), "production")
+                assert not [name for name in files_of_demo(server) if name == MARK]
+
+
+def condition(server: Server) -> str:
+    return server.run("systemctl", "is-active", UNIT, user="root", check=False).stdout.strip()
+
+
+class TestAsItWasFound:
+    """A unit that somebody has stopped stays stopped, whatever becomes of the restore."""
+
+    @pytest.fixture(autouse=True)
+    def _stopped(self, server):
+        make(server, "backup", "ENV=demo")
+        server.run("systemctl", "stop", UNIT, user="root")
+        yield
+        server.run("systemctl", "start", UNIT, user="root")
+
+    def test_after_a_restore_and_an_undo(self, server):
+        for done in (restore_demo(server), make(server, "undo", "ENV=demo", "YES=1")):
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.endswith(f"; {UNIT} was stopped before, and stays stopped\n")
+            assert condition(server) == "inactive"
+            assert files_of_demo(server) == {"db.sqlite"}
+
+    def test_after_a_refused_restore(self, server):
+        holder = server.sh(f"/usr/bin/python3 /home/backend/backend.py {DEMO} > /dev/null 2>&1 & echo $!").strip()
+        time.sleep(0.5)
+        done = restore_demo(server)
+        server.run("kill", holder, user="root")
+        assert done.returncode == 3
+        assert f"{UNIT} was stopped before, and stays stopped; end that" in done.stderr
+        assert condition(server) == "inactive" and files_of_demo(server) == {"db.sqlite"}
+
+    def test_after_one_that_was_killed(self, server):
+        script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes"
+        server.run(*("strace", "-o/dev/null", "--inject=rename:signal=KILL", *script.split()), check=False)
+        server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "demo")
+        assert condition(server) == "inactive" and files_of_demo(server) == {"db.sqlite"}
+
+    def test_a_unit_that_had_failed_is_started(self, server):
+        """Nobody has wanted that, and it may be what the restore is for."""
+        server.run("systemctl", "start", UNIT, user="root")
+        with unit_changed(server, ("Restart=on-failure", "Restart=no")):
+            server.run("systemctl", "kill", "--signal=9", UNIT, user="root")
+            assert wait_until(lambda: condition(server) == "failed")
+            assert restore_demo(server).returncode == 0
+            assert is_writing(server, DEMO)
+
+
+def killed_restore(server: Server) -> None:
+    """A restore of demo that ended without a word while its service was stopped."""
+    script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes"
+    server.run(*("strace", "-o/dev/null", "--inject=rename:signal=KILL", *script.split()), check=False)
+    assert condition(server) != "active" and MARK in files_of_demo(server)
+
+
+class TestRecovery:
+    def test_a_service_that_does_not_come_up_fails_each_run_until_it_does(self, server):
+        fails = ("/home/backend/backend.py", "/home/backend/broken.py")
+        server.path(HOME / "broken.py").write_text("import time; time.sleep(0.3); exit(1)")
+        with unit_changed(server, ("Restart=on-failure", "Restart=no"), fails):
+            killed_restore(server)
+            for script in ("cron", "cron", "backup"):
+                done = server.run(str(PROJECT / f"deploy/dodeka-db-{script}.sh"), "production", check=False)
+                assert done.returncode == 5 and done.stderr.count("\n") == 1
+                said = f"error: a restore left {UNIT} stopped, and it does not come up: {UNIT} does not stay up"
+                assert said in done.stderr and "IT IS DOWN" in done.stderr
+                assert f"sudo systemctl start {UNIT}" in done.stderr
+                stored = re.findall(r"snapshot ([0-9a-f]{8})", done.stdout)
+                assert stored and stored[0] in snapshots(server, "production"), "the backup itself is made"
+            assert "does not come up" in make(server, "status", check=False).stdout
+            server.path(HOME / "broken.py").write_text(server.path(HOME / "backend.py").read_text())
+            output = server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "production").stdout
+            assert f"a restore left {UNIT} stopped: starting it" in output
+            assert is_writing(server, DEMO) and files_of_demo(server) == {"db.sqlite"}
+
+    def test_a_service_that_somebody_else_has_started_is_owed_nothing(self, server):
+        killed_restore(server)
+        server.run("systemctl", "start", UNIT, user="root")
+        output = server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "production").stdout
+        assert "starting it" not in output and files_of_demo(server) == {"db.sqlite"}
+        assert is_writing(server, DEMO)
+
+    def test_nor_is_one_that_was_stopped_again_on_purpose(self, server):
+        with referenced(server):
+            killed_restore(server)
+            server.run("systemctl", "start", UNIT, user="root")
+            server.run("systemctl", "stop", UNIT, user="root")
+            server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "production")
+            assert condition(server) == "inactive" and files_of_demo(server) == {"db.sqlite"}
+            server.run("systemctl", "start", UNIT, user="root")
+
+    def test_by_a_run_with_another_state_folder(self, server):
+        """The mark stands beside the database."""
+        killed_restore(server)
+        server.run(str(PROJECT / "deploy/dodeka-db-backup.sh"), "production", DODEKA_STATE="/tmp/another")
+        assert is_writing(server, DEMO) and files_of_demo(server) == {"db.sqlite"}
+
+
+class TestNobodyKeepsTheOldFile:
+    """Something else starts the unit while it is stopped: another unit that upholds it."""
+
+    @pytest.fixture
+    def upheld(self, server):
+        drop_in = server.path("/etc/systemd/system/dodeka-test.target.d/upholds.conf")
+        drop_in.parent.mkdir(exist_ok=True)
+        with unit_changed(server):
+            drop_in.write_text(f"[Unit]\nUpholds={UNIT}.service\n")
+            server.run("systemctl", "daemon-reload", user="root")
+            yield
+            drop_in.unlink()
+            server.run("systemctl", "daemon-reload", user="root")
+
+    @pytest.mark.parametrize("slow", ["fsync", "rename", "nothing"])
+    def test_it_ends_up_on_the_new_one(self, server, upheld, slow):
+        script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes".split()
+        delayed = {"fsync": "fsync:delay_exit=700000", "rename": "rename:delay_enter=700000"}.get(slow)
+        inject = ("strace", "-o/dev/null", f"-einject={delayed}") if delayed else ()
+        done = server.run(*inject, *script, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        assert users(server, DEMO) == 30 and is_writing(server, DEMO)
+        assert server.run("sqlite3", str(DEMO), "PRAGMA integrity_check").stdout == "ok\n"
+        opened = server.run("sh", "-c", f"ls -l /proc/{main_pid(server)}/fd", user="root").stdout
+        assert str(DEMO) in opened and "deleted" not in opened and "pre-restore" not in opened
+        if slow == "rename":
+            assert "had opened the old database before it was replaced" in done.stdout
+        # what it wrote to the old one meanwhile is in the snapshot of that
+        assert files_of_demo(server) == {"db.sqlite"}
+
+    def test_somebody_else_with_it_open_is_named(self, server):
+        """It opens the old file in the instant before the rename, and is no business of systemd's."""
+        with unit_changed(server):
+            hold = f"exec 9< {DEMO}; sleep 60"
+            script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes".split()
+            delay = ("strace", "-o/dev/null", "-einject=rename:delay_enter=1500000")
+            restore = subprocess.Popen(
+                server.command(*delay, *script), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            while not list(server.path(DEMO.parent).glob("*.pre-restore-*")) or server.active(UNIT):
+                assert restore.poll() is None
+            time.sleep(0.7)
+            holder = server.sh(f"sh -c '{hold}' > /dev/null 2>&1 & echo $!").strip()
+            _, stderr = restore.communicate(timeout=60)
+            server.run("pkill", "-P", holder, check=False)
+            server.run("kill", holder, check=False)
+            assert restore.returncode == 3, stderr
+            assert "demo has the data of snapshot " in stderr and "is still open in s" in stderr
+            assert f"(process {holder})" in stderr and stderr.count("\n") == 1
+            (kept,) = files_of_demo(server) - {"db.sqlite"}
+            assert f"{kept} is still open in" in stderr and "end that; the next backup saves it" in stderr
+            assert users(server, DEMO) == 30 and is_writing(server, DEMO)
+            make(server, "backup", "ENV=demo")
+            assert files_of_demo(server) == {"db.sqlite"}
+
+
+class TestTwoStateFolders:
+    """Two runs that know nothing of each other but the database."""
+
+    OTHER = {"DODEKA_STATE": "/tmp/another-state"}
+
+    @pytest.fixture
+    def restoring(self, server):
+        """A restore of demo that waits for its unit to stop, which takes until `go` is there."""
+        stubborn = "TimeoutStopSec=60\nExecStop=/bin/sh -c 'until test -e /tmp/go; do sleep 0.1; done'\nExecStart=/usr"
+        with unit_changed(server, ("ExecStart=/usr", stubborn)):
+            server.sh("rm -f /tmp/go", user="root")
+            server.run("systemctl", "start", UNIT, user="root")
+            restore = subprocess.Popen(
+                server.command(str(PROJECT / "bin/dodeka-db-restore.py"), "demo", "--snapshot", "latest", "--yes"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert wait_until(lambda: condition(server) == "deactivating")
+            try:
+                yield restore
+            finally:
+                server.sh("touch /tmp/go", user="root")
+                restore.communicate(timeout=60)
+
+    def end(self, server, restore) -> tuple[int, str, str]:
+        server.sh("touch /tmp/go", user="root")
+        stdout, stderr = restore.communicate(timeout=120)
+        return restore.returncode, stdout, stderr
+
+    def test_another_run_leaves_the_kept_file_alone(self, server, restoring):
+        (kept,) = server.path(DEMO.parent).glob("*.pre-restore-*")
+        output = server.run(str(PROJECT / "deploy/dodeka-db-backup.sh"), "production", **self.OTHER).stdout
+        assert "nothing is cleaned up behind restores of demo now: another run holds " in output
+        assert kept.exists()
+        for script, words in (("backup", ["demo"]), ("restore", ["demo", "--snapshot", "latest", "--yes"])):
+            done = server.run(
+                *(str(PROJECT / f"bin/dodeka-db-{script}.py"), *words),
+                check=False,
+                DODEKA_LOCK_WAIT_S="1",
+                **self.OTHER,
+            )
+            assert done.returncode == 75 and f"another run holds {DEMO.parent} (process " in done.stderr
+        code, output, stderr = self.end(server, restoring)
+        assert (code, stderr) == (0, "")
+        assert re.search(r"is now snapshot [0-9a-f]{8}, tagged pre-restore", output)
+        assert users(server, DEMO) == 30 and files_of_demo(server) == {"db.sqlite"}
+        make(server, "undo", "ENV=demo", "YES=1")
+        assert users(server, DEMO) == 0
+
+    def test_also_where_the_state_folder_was_removed(self, server, restoring):
+        state = "/home/backend/.local/state/dodeka-backup"
+        server.sh(f"mv {state} /tmp/moved-state; mkdir -p {state}/records")
+        server.run(str(PROJECT / "deploy/dodeka-db-backup.sh"), "production")
+        code, output, stderr = self.end(server, restoring)
+        server.sh(f"rm -rf {state}; mv /tmp/moved-state {state}")
+        assert (code, stderr) == (0, "") and "tagged pre-restore" in output
+
+    @pytest.mark.parametrize("other", ["rm {kept}", "rm {kept}; echo x > {kept}"])
+    def test_nothing_is_replaced_where_the_kept_file_is_gone_all_the_same(self, server, restoring, other):
+        (kept,) = server.path(DEMO.parent).glob("*.pre-restore-*")
+        server.sh(other.format(kept=DEMO.with_name(kept.name)))
+        code, _, stderr = self.end(server, restoring)
+        assert code == 3
+        assert f"{DEMO.with_name(kept.name)} is gone or another file, so {DEMO} is not kept" in stderr
+        assert "nothing was replaced" in stderr
+        assert users(server, DEMO) == 0 and server.active(UNIT)
+        kept.unlink(missing_ok=True)
+
+
+def test_a_kept_file_that_is_removed_before_it_was_saved_fails_the_restore(server):
+    with unit_changed(server, ("ExecStart=", f"ExecStartPre=/bin/sh -c 'rm {DEMO}.pre-restore-*'\nExecStart=")):
+        done = restore_demo(server)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert "but something else removed " in done.stderr and "before it was saved" in done.stderr
+        assert users(server, DEMO) == 30
+
+
+class TestNoProcess:
+    """systemctl start cannot be run, for a moment or for good: the kernel says EAGAIN to the call that would make one."""
+
+    def number_of_the_start(self, server: Server, call: str, *command: str) -> int:
+        """Which of all the times that a restore makes that system call is the first behind the swap."""
+        server.run("strace", "-o/tmp/calls", f"-etrace={call},rename", *command)
+        calls = server.path("/tmp/calls").read_text().splitlines()
+        swapped = next(at for at, line in enumerate(calls) if ".restoring-" in line)
+        make(server, "undo", "ENV=demo", "YES=1")
+        return sum(line.startswith(f"{call}(") for line in calls[:swapped]) + 1
+
+    @pytest.mark.parametrize("call", ["clone", "clone3"], ids=["for the program", "for the thread that sh wants"])
+    def test_once(self, server, call):
+        with unit_changed(server):
+            script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes".split()
+            inject = f"-einject={call}:error=EAGAIN:when={self.number_of_the_start(server, call, *script)}"
+            done = server.run("strace", "-o/dev/null", inject, *script, check=False)
+            assert (done.returncode, done.stderr) == (0, ""), done
+            assert users(server, DEMO) == 30 and is_writing(server, DEMO)
+            assert files_of_demo(server) == {"db.sqlite"}
+
+    def test_for_good(self, server):
+        # the whole restore, but that it tries for a second where it would try for two minutes
+        code = (
+            f"import runpy, sys; sys.path.insert(0, '{PROJECT}/bin'); from dodeka_db import command, service;"
+            "service.PATIENCE_S = 1; command.FORK_PAUSES_S = (0.1,);"
+            f"sys.argv = ['{PROJECT}/bin/dodeka-db-restore.py', 'demo', '--snapshot', 'latest', '--yes'];"
+            "runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        command = (str(PROJECT / ".venv/bin/python"), "-c", code)
+        with unit_changed(server):
+            inject = f"-einject=clone:error=EAGAIN:when={self.number_of_the_start(server, 'clone', *command)}+"
+            done = server.run("strace", "-o/dev/null", inject, *command, check=False)
+            assert done.returncode == 1 and done.stderr.count("\n") == 1, done
+            assert f"could not start {UNIT}: sudo cannot be run" in done.stderr.replace("/usr/bin/", "")
+            assert "no process left for it" in done.stderr and "so the new database stays" in done.stderr
+            assert "IT IS PERHAPS DOWN" in done.stderr
+            assert f"to start it: sudo systemctl start {UNIT}" in done.stderr
+            assert "the replaced database is kept as " in done.stderr
+            assert users(server, DEMO) == 30 and MARK in files_of_demo(server)
+            # and the next run that gets its processes starts it
+            server.run(str(PROJECT / "deploy/dodeka-db-backup.sh"), "production")
+            assert is_writing(server, DEMO) and files_of_demo(server) == {"db.sqlite"}
+
+
+class TestATerminal:
+    """What somebody may type at a restore whose unit takes its time to stop."""
+
+    @pytest.fixture
+    def slow(self, server):
+        patient = "TimeoutStopSec=60\nExecStop=/bin/sh -c 'until test -e /tmp/go; do sleep 0.1; done'\nExecStart=/usr"
+        with unit_changed(server, ("ExecStart=/usr", patient)):
+            server.sh("rm -f /tmp/go", user="root")
+            server.run("systemctl", "start", UNIT, user="root")
+            yield
+            server.sh("touch /tmp/go", user="root")
+
+    SCRIPT = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest"
+
+    def restore(self, server) -> Terminal:
+        """In a shell with job control: without one, nothing can be stopped by a terminal."""
+        terminal = Terminal(server, "bash", "--norc", "-i")
+        terminal.type(f"PS1=; {self.SCRIPT} --yes")
+        terminal.until("replacing ")
+        assert wait_until(lambda: condition(server) == "deactivating")
+        return terminal
+
+    def test_ctrl_backslash_starts_it_again_and_says_so(self, server, slow):
+        terminal = self.restore(server)
+        terminal.press(b"\x1c")
+        server.sh("touch /tmp/go", user="root")
+        assert "error: interrupted (SIGQUIT)" in terminal.until("interrupted (SIGQUIT)")
+        terminal.type("echo exit code $?; exit")
+        assert "exit code 131" in terminal.until_end()
+        assert wait_until(lambda: server.active(UNIT)) and users(server, DEMO) == 0
+        assert is_writing(server, DEMO) and files_of_demo(server) == {"db.sqlite"}
+
+    def test_ctrl_z_does_not_hold_it(self, server, slow):
+        terminal = self.restore(server)
+        terminal.press(b"\x1a")
+        time.sleep(0.5)
+        server.sh("touch /tmp/go", user="root")
+        assert "Stopped" not in terminal.until("done: demo has the data of snapshot")
+        terminal.type("exit")
+        terminal.until_end()
+        assert users(server, DEMO) == 30 and is_writing(server, DEMO)
+
+    def test_ctrl_z_works_at_the_question_where_no_lock_is_held(self, server):
+        make(server, "backup", "ENV=demo")
+        terminal = Terminal(server, "bash", "--norc", "-i")
+        terminal.type(f"PS1=; {self.SCRIPT}")
+        terminal.until("Type 'yes' to go on:")
+        terminal.press(b"\x1a")
+        terminal.until("Stopped")
+        make(server, "backup", "ENV=demo", DODEKA_LOCK_WAIT_S="0")
+        terminal.type("fg")
+        terminal.type("yes")
+        terminal.until("done: demo has the data of snapshot")
+        terminal.type("exit")
+        terminal.until_end()
+
+
+class TestRights:
+    @pytest.fixture(autouse=True)
+    def _as_before(self, server):
+        yield
+        server.run("setfacl", "-b", str(DEMO), str(PRODUCTION))
+        server.run("chmod", "600", str(DEMO), str(PRODUCTION))
+
+    def test_acl_and_attributes_of_the_live_file(self, server):
+        make(server, "backup", "ENV=demo")
+        server.run("chmod", "640", str(DEMO))
+        server.run("setfacl", "-m", "u:www-data:r,g::-", str(DEMO))
+        server.run("setfattr", "-n", "user.of", "-v", "the board", str(DEMO))
+        before = server.run("getfacl", str(DEMO)).stdout
+        assert "user:www-data:r--" in before and "group::---" in before
+        assert restore_demo(server).returncode == 0
+        assert server.run("getfacl", str(DEMO)).stdout == before
+        assert server.run("getfattr", "--only-values", "-n", "user.of", str(DEMO)).stdout == "the board"
+
+    def test_a_clone_is_as_closed_as_its_source_and_staged_for_its_owner_alone(self, server):
+        make(server, "backup", "ENV=production")
+        server.run("chmod", "600", str(PRODUCTION))
+        server.run("chmod", "644", str(DEMO))
+        terminal = Terminal(
+            server,
+            *(str(PROJECT / "bin/dodeka-db-restore.py"), "demo", "--from", "production", "--snapshot", "latest"),
+        )
+        terminal.until("Type 'yes' to go on:")
+        (staged,) = server.path(DEMO.parent).glob("*.restoring-*")
+        assert staged.stat().st_mode & 0o777 == 0o600
+        terminal.type("yes")
+        terminal.until_end()
+        assert server.path(DEMO).stat().st_mode & 0o777 == 0o600
+        make(server, "undo", "ENV=demo", "YES=1")
 
 
 def test_a_run_that_was_killed_while_the_service_is_down(server):
@@ -442,7 +934,7 @@ def test_a_run_that_was_killed_while_the_service_is_down(server):
     )
     assert killed.returncode == -9 or killed.returncode == 137
     assert not server.active(UNIT)
-    assert len(files_of_demo(server)) == 3, "staged and kept"
+    assert len(files_of_demo(server)) == 4, "staged, kept, and the mark"
     output = server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "production").stdout
     assert f"warning: a restore left {UNIT} stopped: starting it" in output
     assert is_writing(server, DEMO) and server.active(UNIT)

@@ -40,20 +40,19 @@ def interrupted(machine: Machine, step: Step, name: str) -> tuple[subprocess.Com
         problems.append("the service is down")
     if not machine.is_whole() or (users != [mark] and not is_new(users)):
         problems.append(f"the database is neither: {users}")
-    if set(files) - beside != {"db.sqlite"} or machine.staging():
+    # the mark goes when somebody has seen that the service stays up: the next run, if this one was not let
+    if set(files) - beside - {"db.sqlite.stopped"} != {"db.sqlite"} or machine.staging():
         problems.append(f"left behind: {files} {machine.staging()}")
     if users == [mark] and kept:
         problems.append(f"kept, but nothing was replaced: {files}")
     if users != [mark] and kept:
         if machine.users(DEMO.with_name(kept[0])) != [mark]:
-            problems.append("what was there is lost")
-        if (
-            f"what was there is kept as {DEMO.with_name(kept[0])}; to put it back: make undo"
-            not in done.stderr
-        ):
-            problems.append("it does not say where what was there is")
+            problems.append("the replaced database is lost")
+        said = f"the replaced database is kept as {DEMO.with_name(kept[0])}; to put it back: make undo"
+        if said not in done.stderr:
+            problems.append("it does not say where the replaced database is")
     if users != [mark] and not kept and pre_restore_snapshots(machine) == stored:
-        problems.append("what was there is nowhere")
+        problems.append("the replaced database is nowhere")
     for file in beside:
         machine.server.path(DEMO.with_name(file)).unlink(missing_ok=True)
     log = machine.server.sh("tail -5 /tmp/backend.log") if problems else ""

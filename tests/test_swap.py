@@ -1,15 +1,18 @@
 """swap: the old database and its journals, the new one, and the way back."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from dodeka_db import database, members, swap
-from dodeka_db.errors import BackupError
+from dodeka_db import database, members, rights, swap
+from dodeka_db.errors import BackupError, DatabaseError
 
 from test_database import leave_in_wal, make_staged, rows
 
@@ -26,9 +29,8 @@ def staged(tmp_path) -> Path:
 
 
 def replace(db: Path, staged: Path, damaged: bool = False) -> Path:
-    kept = swap.new_name(db)
-    swap.keep(db, kept)
-    return swap.replace(db, staged, kept, damaged)
+    its_rights = rights.of(db) if db.exists() else rights.of_a_new_file(db.parent)
+    return swap.replace(db, staged, swap.keep(db), damaged, its_rights)
 
 
 def names(folder: Path) -> list[str]:
@@ -47,16 +49,14 @@ def test_the_old_wal_is_not_replayed_into_the_new_database_nor_lost(db, staged, 
 
 def test_a_database_in_use_is_left_as_it_is(db, staged):
     before = members.digest(db)
-    kept = swap.new_name(db)
     with closing(sqlite3.connect(db, isolation_level=None)) as idle:
         idle.execute("SELECT * FROM users").fetchone()
-        swap.keep(db, kept)
         with pytest.raises(database.DatabaseInUse):
-            swap.replace(db, staged, kept, damaged=False)
+            replace(db, staged)
         assert swap.kept_files(db) == [], "it is the live one still"
-        swap.forget_unswapped(db)
+        assert swap.forget_unswapped(db)
     assert members.digest(db) == before
-    assert staged.exists() and not kept.exists()
+    assert staged.exists() and not list(db.parent.glob("*.pre-restore-*"))
 
 
 def test_what_turns_out_to_be_damaged_only_now(db, staged):
@@ -84,9 +84,7 @@ def test_a_damaged_database_is_kept_with_its_journals(db, staged, tmp_path):
 def test_a_damaged_database_whose_swap_was_cut_short_gets_its_journals_back(db, tmp_path):
     db.write_bytes(b"rubbish")
     Path(f"{db}-wal").write_bytes(b"its wal")
-    kept = swap.new_name(db)
-    swap.keep(db, kept)
-    swap.set_aside(kept, journals_of=db)
+    swap.set_aside(swap.keep(db).path, journals_of=db)
     swap.forget_unswapped(db)
     assert names(tmp_path) == ["db.sqlite", "db.sqlite-wal"]
     assert Path(f"{db}-wal").read_bytes() == b"its wal"
@@ -100,37 +98,139 @@ def test_a_missing_database(tmp_path, staged):
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_put_back(db, staged, mode, tmp_path):
+def test_the_way_back_is_the_same_and_keeps_what_it_takes_out(db, staged, mode, tmp_path):
     with closing(sqlite3.connect(db)) as connection:
         connection.execute(f"PRAGMA journal_mode={mode}")
-    database.fit(staged, db)
+    database.match_journal_mode(staged, db)
     before = members.digest(db)
     kept = replace(db, staged)
     leave_in_wal(db) if mode == "wal" else None  # what the service wrote meanwhile
-    swap.put_back(db, kept)
-    assert names(tmp_path) == ["db.sqlite"]
+    taken_out = replace(db, kept)
+    assert names(tmp_path) == ["db.sqlite", taken_out.name]
     assert members.digest(db) == before
     assert rows(db, "PRAGMA journal_mode") == [(mode,)]
+    users = rows(taken_out, "SELECT count(*) FROM users")
+    assert users == [(11,)] if mode == "wal" else [(10,)]
 
 
-def test_put_back_of_a_damaged_one(db, staged, tmp_path):
-    db.write_bytes(b"rubbish")
-    Path(f"{db}-wal").write_bytes(b"its wal")
-    damaged = replace(db, staged, damaged=True)
-    swap.put_back(db, damaged)
-    assert names(tmp_path) == ["db.sqlite", "db.sqlite-wal"]
-    assert db.read_bytes() == b"rubbish"
-
-
-def test_put_back_is_refused_while_the_new_one_is_in_use(db, staged):
-    kept = replace(db, staged)
-    new = members.digest(db)
-    with closing(sqlite3.connect(db, isolation_level=None)) as other:
-        other.execute("PRAGMA journal_mode=WAL")
-        other.execute("SELECT * FROM users").fetchone()
+def test_a_process_that_opened_the_old_one_after_it_was_checkpointed_keeps_its_journals(db, staged, tmp_path):
+    """It comes between fold() and the rename; what it commits from then on is in no other database."""
+    new = members.digest(staged)
+    kept, its_rights = swap.keep(db), rights.of(db)
+    database.fold(db)
+    code = f"""
+import sqlite3
+db = sqlite3.connect({str(db)!r}, isolation_level=None)
+db.execute("INSERT INTO users VALUES ('in between', 0, 0, x'00')"); print(flush=True); input()
+db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=True); input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
         with pytest.raises(database.DatabaseInUse):
-            swap.put_back(db, kept)
-    assert members.digest(db) == new and kept.exists()
+            swap.replace(db, staged, kept, False, its_rights)
+        staged.rename(db)  # as if it had come a moment later
+        swap.part(db, kept.path)
+        other.stdin.write(b"\n")
+        other.stdin.flush()
+        other.stdout.readline()
+        assert members.digest(db) == new
+        other.kill()
+    assert {"db.sqlite-wal", "db.sqlite-shm"}.isdisjoint(names(tmp_path))
+    assert members.digest(db) == new
+    late = rows(kept.path, "SELECT key FROM users WHERE key IN ('in between', 'afterwards')")
+    assert len(late) == 2
+
+
+def test_nothing_is_renamed_when_the_kept_file_is_gone_or_another(db, staged):
+    before = members.digest(db)
+    for other in (None, b"another file"):
+        kept = swap.keep(db)
+        kept.path.unlink()
+        if other:
+            kept.path.write_bytes(other)
+        with pytest.raises(DatabaseError, match="is not kept; nothing was replaced"):
+            swap.replace(db, staged, kept, False, rights.of(db))
+        assert members.digest(db) == before and staged.exists()
+
+
+def test_a_database_that_appears_meanwhile_is_kept(tmp_path, staged):
+    """The service was started when there was none, and has made an empty one."""
+    live = tmp_path / "db.sqlite"
+    kept = swap.keep(live)
+    members.create(live, members=1)
+    path = swap.replace(live, staged, kept, True, rights.of(live))
+    assert members.count(path) == 1 and members.count(live) == 10
+
+
+class TestNoHardLinks:
+    """A file system that has none: a real exFAT."""
+
+    @pytest.fixture
+    def disk(self, tmp_path):
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a file system")
+        image, folder = tmp_path / "image", tmp_path / "exfat"
+        folder.mkdir()
+        image.touch()
+        os.truncate(image, 10_000_000)
+        subprocess.run(["mkfs.exfat", image], check=True, capture_output=True)
+        looped = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True)
+        if looped.returncode:
+            pytest.skip(f"no loop device here: {looped.stderr.strip()}")
+        device = looped.stdout.strip()
+        try:
+            subprocess.run(["mount.exfat-fuse", device, folder], check=True, capture_output=True)
+            yield folder
+            subprocess.run(["umount", "-l", folder], check=True)
+        finally:
+            subprocess.run(["losetup", "--detach", device], check=True)
+
+    @pytest.fixture
+    def on_it(self, disk):
+        members.create(disk / "db.sqlite", members=300)
+        return disk / "db.sqlite", make_staged(disk)
+
+    def test_a_copy_takes_the_place_of_the_link(self, on_it):
+        db, staged = on_it
+        leave_in_wal(db)
+        old, new = members.count(db), members.digest(staged)
+        kept = replace(db, staged)
+        assert names(db.parent) == ["db.sqlite", kept.name]
+        assert members.digest(db) == new and members.count(kept) == old == 301
+        taken_out = replace(db, kept)
+        assert members.count(db) == 301 and members.digest(taken_out) == new
+
+    def test_a_copy_that_was_in_vain_goes(self, on_it):
+        db, staged = on_it
+        with pytest.raises(BackupError, match="cannot be replaced"):
+            replace(db, staged.with_name("none"))
+        assert names(db.parent) == ["db.sqlite", staged.name] and members.count(db) == 300
+
+    def test_a_damaged_one(self, on_it):
+        db, staged = on_it
+        db.write_bytes(b"rubbish")
+        Path(f"{db}-wal").write_bytes(b"its wal")
+        damaged = replace(db, staged, damaged=True)
+        assert damaged.read_bytes() == b"rubbish"
+        assert Path(f"{damaged}-wal").read_bytes() == b"its wal"
+
+    def test_no_room_for_it_is_said_before_anything_is_stopped(self, on_it):
+        db, _ = on_it
+        (db.parent / "filler").write_bytes(bytes(shutil.disk_usage(db.parent).free - 500_000))
+        with pytest.raises(BackupError, match="no room left for the database in"):
+            swap.keep(db)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_database_file_that_is_a_mount_point(db, tmp_path):
+    other = tmp_path / "other file"
+    other.write_bytes(b"")
+    subprocess.run(["mount", "--bind", db, other], check=True)
+    try:
+        with pytest.raises(BackupError, match="is a mount point itself, .*; nothing was changed"):
+            swap.keep(other)
+    finally:
+        subprocess.run(["umount", other], check=True)
 
 
 def test_a_rename_that_fails_leaves_the_old_one_in_its_journal_mode(db, tmp_path):
@@ -146,17 +246,25 @@ def test_where_no_second_name_can_be_given(db):
     subprocess.run(["chattr", "+i", db.parent], check=True)
     try:
         with pytest.raises(BackupError, match="cannot be kept as .*: Operation not permitted; nothing was"):
-            swap.keep(db, swap.new_name(db))
+            swap.keep(db)
     finally:
         subprocess.run(["chattr", "-i", db.parent], check=True)
 
 
 def test_names_are_never_taken_twice_and_tell_the_time(db):
-    first = swap.new_name(db)
-    first.write_bytes(b"")
-    second = swap.new_name(db)
+    first = swap.keep(db).path
+    second = swap.keep(db).path
     assert second != first
-    second.with_name(second.name.replace("pre-restore", "damaged")).write_bytes(b"")
-    assert swap.new_name(db) not in (first, second)
-    assert swap.kept_since(first) <= swap.kept_since(second)
+    second.rename(second.with_name(second.name.replace("pre-restore", "damaged")))
+    assert swap.keep(db).path not in (first, second)
+    assert swap.kept_since(first) < swap.kept_since(second)
     assert swap.kept_since(first).tzinfo
+
+
+def test_one_kept_under_a_clock_that_was_wrong_is_not_the_last(db):
+    now = datetime.now(UTC)
+    names = [f"{now - timedelta(hours=ago):%Y%m%dT%H%M%SZ}" for ago in (-99, 2, 1)]
+    files = [db.with_name(f"db.sqlite.pre-restore-{name}") for name in (*names, "99999999T999999Z")]
+    for file in files:
+        file.write_bytes(b"x")
+    assert swap.kept_files(db) == files[:3]

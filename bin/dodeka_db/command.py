@@ -1,25 +1,26 @@
 """Run a program to its end. The only module that imports sh.
 
 What sh does by default and we must not want (measured with sh 2.4): a terminal as standard output, which
-restic decorates; captured output kept in memory and its oldest part dropped; a child that outlives us
-when only we get SIGTERM. So output goes through a file, or to a reader, and whatever interrupts us ends the
-child first.
+restic decorates; the oldest part of captured output dropped; a child that outlives us when only we get SIGTERM. So
+output goes through a file in memory, which a full disk does not keep from being written, or to a reader; and whatever
+interrupts us ends the child first.
 """
 
+import errno
 import json
 import os
 import re
 import select
 import signal
-import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from dodeka_db.errors import SetupError
+from dodeka_db.errors import BackupError, SetupError
 from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
 
 if TYPE_CHECKING:  # it takes 0.1 s to import: not before it is needed
@@ -28,10 +29,15 @@ if TYPE_CHECKING:  # it takes 0.1 s to import: not before it is needed
 PATIENCE_S = 20
 WATCH_S = 0.2
 READ_BYTES = 1024 * 1024
-
+# a machine that is short of processes or memory for a moment
+FORK_PAUSES_S = (0.1, 0.2, 0.5, 1, 2)
 
 # a function of Go's and the line that it was in
 _STACK = re.compile(r"^\S+\n\s+\S+\.(?:go|s):\d+$", re.MULTILINE)
+
+
+class CannotRun(BackupError):
+    """The machine has no process or no memory for another program."""
 
 
 class TimedOut(Exception):
@@ -83,27 +89,28 @@ def run(
 
     `stdin` is a real file, handed to the child as it is; without it the child reads nothing. `reader` is given
     its output as it comes; without one it is returned. A non-zero exit is returned, not raised: what it means is
-    the caller's to say, and what `reader` raises counts only where the exit is zero; what it leaves unread is read to
-    the end and dropped. `watch` is called some times a second, in a thread, with what is new on its standard error, in
-    lines, and how many bytes it has read in all; what that raises ends the program, and is raised whatever its exit.
-    Raises SetupError if the program cannot be started, TimedOut (not while `reader` reads), Interrupted after having
-    ended it.
+    the caller's to say. What `reader` raises ends the program and is raised, but for what the end of the output itself
+    made it raise: that counts only where the exit is zero. `watch` is called some times a second, in a thread, with what
+    is new on its standard error, in lines, and how many bytes it has read in all; what that raises ends the program, and
+    is raised whatever its exit. Raises SetupError if there is no such program, CannotRun if it could not be started after
+    some tries, TimedOut (not while `reader` reads), Interrupted after having ended it.
     """
     import sh
 
     deaf = is_shielded()
     with ExitStack() as files:
         nothing = files.enter_context(open("/dev/null", "rb"))
-        errors = files.enter_context(tempfile.TemporaryFile())
+        errors = files.enter_context(_file_in_memory())
         if reader:
             ends = zip(os.pipe(), ("rb", "wb"), strict=True)
             output, written = (files.enter_context(open(end, mode)) for end, mode in ends)
         else:
-            output = written = files.enter_context(tempfile.TemporaryFile())
+            output = written = files.enter_context(_file_in_memory())
         child = problem = watcher = None
         try:
             with shielded():  # between its start and our knowing of it, it could not be ended
-                child = sh.Command(program)(
+                child = _started(
+                    sh.Command(program),
                     *arguments,
                     _in=stdin or nothing,
                     _out=written,
@@ -146,6 +153,30 @@ def run(
             output.seek(0)
         errors.seek(0)
         return Completed(exit_code, output.read(), errors.read().decode(errors="replace"))
+
+
+def _file_in_memory() -> BinaryIO:
+    return open(os.memfd_create("output"), "w+b")
+
+
+def _started(command: "sh.Command", *arguments: str, **options: object) -> "sh.RunningCommand":
+    for pause_s in (*FORK_PAUSES_S, None):
+        try:
+            return command(*arguments, **options)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+                raise
+        except RuntimeError:  # sh got no thread to look after the program, which runs
+            _kill_children()
+        if pause_s is not None:
+            time.sleep(pause_s)
+    raise CannotRun(f"{command} cannot be run: this machine has no process left for it, or no memory", "see: top")
+
+
+def _kill_children() -> None:
+    for child in Path("/proc/thread-self/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+        os.waitpid(int(child), 0)
 
 
 class _Watcher(threading.Thread):
@@ -202,14 +233,29 @@ class _Watcher(threading.Thread):
                 return
 
 
-def _listen(reader: Callable[[BinaryIO], None], output: BinaryIO) -> Exception | None:
-    problem = None
+class Output:
+    """What a program prints, for its reader: has it come to its end?"""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe, self.has_ended = pipe, False
+
+    def read(self, count: int = -1) -> bytes:
+        block = self._pipe.read(count)
+        self.has_ended = count < 0 or len(block) < count
+        return block
+
+
+def _listen(reader: Callable[[Output], None], pipe: BinaryIO) -> Exception | None:
+    """Let `reader` have the output; what it raised at the end of that, for the program may be the reason."""
+    output = Output(pipe)
     try:
         reader(output)
     except Exception as error:
-        problem = error
-    _drain(output)  # a program that nobody listens to would fail for that alone
-    return problem
+        if not output.has_ended:
+            raise
+        return error
+    _drain(pipe)  # a program that nobody listens to would fail for that alone
+    return None
 
 
 def _drain(output: BinaryIO) -> None:

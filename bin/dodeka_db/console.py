@@ -102,7 +102,8 @@ def begin(environment: str) -> None:
 def ask(question: str) -> str:
     """The answer to `question`, from a terminal or a pipe; raises NotConfirmed where there is none."""
     print(question, end=" ", flush=True)
-    answer = sys.stdin.readline()
+    with interrupts.suspendable():
+        answer = sys.stdin.readline()
     if not sys.stdin.isatty():
         print(flush=True)
     if not answer.strip():

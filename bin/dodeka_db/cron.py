@@ -8,7 +8,7 @@ from dodeka_db import growth, lock, records, retention, schedule, staging
 from dodeka_db.backup import Taken, take_snapshot
 from dodeka_db.errors import BackupError, as_line
 from dodeka_db.interrupts import Interrupted
-from dodeka_db.recovery import recover
+from dodeka_db.recovery import fail_if_down, recover
 from dodeka_db.repository import Repository
 from dodeka_db.settings import Environment, Settings
 
@@ -27,15 +27,17 @@ def run(settings: Settings, environment: Environment) -> Done:
     """Take a snapshot and apply the retention policy, and write down how that ended.
 
     Raises Busy when another run holds the lock until the next one is due, and whatever a step raises; a
-    failure after the snapshot was stored says so.
+    failure after the snapshot was stored says so. All done, it raises ServiceError while a service is down that a
+    restore left stopped.
     """
     due = schedule.seconds_until_next(environment.name, datetime.now())
     with records.failures(settings, job(environment)):
         repository = Repository(settings)
         doing, wait_s = f"cron run of {environment.name}", min(settings.lock_wait_s, due)
         with lock.held(staging.state_folder(settings), doing, wait_s):
-            recover(settings)
-            taken = take_snapshot(settings, repository, environment, read_back=True)
+            down = recover(settings)
+            with lock.beside(environment.live, wait_s):
+                taken = take_snapshot(settings, repository, environment, read_back=True)
             if _is_copied(settings):  # restic keeps its snapshots for it, maybe for hours
                 log.info(
                     "snapshot %s is stored; the off-site copy is at work, so nothing is removed",
@@ -46,6 +48,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
                 removed = _retain(repository, environment, taken)
             growth.sample(settings, repository, environment)
+        fail_if_down(down)
         records.passed(settings, job(environment))
     return Done(taken, removed)
 

@@ -41,22 +41,27 @@ def read_header(path: Path, shown: str = "") -> Header:
     shown = shown or f"database {path}"
     try:
         with open(path, "rb") as file:
-            header = file.read(HEADER_BYTES)
+            head = file.read(HEADER_BYTES)
     except FileNotFoundError as error:
         raise NotWhole(
             f"{shown} is missing", "check DODEKA_BACKEND, or restore it: BACKUP.md, 'Restore'"
         ) from error
     except OSError as error:
         raise DatabaseError(f"{shown} cannot be read: {error.strerror}", _WHO) from error
-    if not header:
+    if not head:
         raise NotWhole(f"{shown} is empty (0 bytes)", _RESTORE)
-    if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
+    return header_of(head, shown)
+
+
+def header_of(head: bytes, shown: str) -> Header:
+    """The header in `head`, the first HEADER_BYTES bytes of a file; NotWhole, calling it `shown`, if it is no database."""
+    if len(head) < HEADER_BYTES or not head.startswith(MAGIC):
         raise NotWhole(f"{shown} is not an SQLite database", _RESTORE)
-    page_bytes = int.from_bytes(header[16:18], "big")
+    page_bytes = int.from_bytes(head[16:18], "big")
     return Header(
         page_bytes=65536 if page_bytes == 1 else page_bytes,
-        pages=int.from_bytes(header[28:32], "big"),
-        wal=header[18] == 2,
+        pages=int.from_bytes(head[28:32], "big"),
+        wal=head[18] == 2,
     )
 
 
@@ -151,26 +156,14 @@ def row_counts(path: Path) -> dict[str, int]:
     return counts
 
 
-def fit(staged: Path, live: Path) -> None:
-    """Give `staged` the owner, mode and journal mode of `live`, or of its folder where it is missing.
-
-    Then it is on the disk to its last byte. Raises DatabaseError if that needs rights that we do not have.
-    """
+def match_journal_mode(staged: Path, live: Path) -> None:
+    """Give `staged` the journal mode of `live`, the backend's own (WAL) where that is no database. Raises BackupError."""
     try:
         wal = read_header(live).wal
     except NotWhole:
-        wal = True  # the backend's own mode
+        wal = True
     with _opened(staged, "mode=rw", f"database {staged}") as connection:
         connection.execute(f"PRAGMA journal_mode={'WAL' if wal else 'DELETE'}").fetchone()
-    try:
-        like = live.stat() if live.exists() else live.parent.stat()
-        if (like.st_uid, like.st_gid) != (os.geteuid(), staged.stat().st_gid):
-            os.chown(staged, like.st_uid, like.st_gid)
-        staged.chmod(like.st_mode & 0o777 if live.exists() else 0o600)
-    except OSError as error:
-        raise DatabaseError(f"{live} belongs to another user ({error.strerror})", _WHO) from error
-    with open(staged, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def check_access(path: Path) -> None:

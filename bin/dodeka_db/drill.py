@@ -6,8 +6,9 @@ from contextlib import nullcontext
 
 from dodeka_db import database, lock, records, staging
 from dodeka_db.database import NotWhole
-from dodeka_db.errors import BackupError, DatabaseError, SnapshotError
+from dodeka_db.errors import DatabaseError, SnapshotError
 from dodeka_db.fetch import fetch
+from dodeka_db.incoming import Incoming
 from dodeka_db.repository import Repository, Snapshot, resolve
 from dodeka_db.settings import Environment, Settings
 
@@ -52,16 +53,12 @@ def prove(settings: Settings, repository: Repository, snapshot: Snapshot) -> dic
     """
     with staging.folder(settings) as folder:
         copy = folder / "drill.sqlite"
-        try:
-            with open(copy, "xb") as file:
-                fetch(repository, snapshot, file, cached=False)
-        except OSError as error:
-            raise BackupError(
-                f"cannot write {copy}: {error.strerror}", "free some room, or set DODEKA_STATE"
-            ) from error
+        shown = f"the database in snapshot {snapshot.short_id}"
+        with open(copy, "xb", buffering=0) as file:
+            fetch(repository, snapshot, Incoming(file, shown, "set DODEKA_STATE to another disk"), cached=False)
         log.info("checking")
         try:
-            database.verify(copy, f"the database in snapshot {snapshot.short_id}")
+            database.verify(copy, shown)
         except NotWhole as error:
             older = settings.make(f"verify ENV={snapshot.environment} SNAPSHOT=...")
             raise SnapshotError(error.message, f"an older one may be whole: {older}") from error

@@ -5,26 +5,27 @@ import shutil
 from typing import BinaryIO
 
 from dodeka_db import frames
+from dodeka_db.incoming import Incoming
 from dodeka_db.repository import Repository, Snapshot
 
 log = logging.getLogger("dodeka_db")
 
 
-def fetch(repository: Repository, snapshot: Snapshot, target: BinaryIO, cached: bool = True) -> None:
-    """Write the database in `snapshot` to `target`, a real file, as it comes.
+def fetch(repository: Repository, snapshot: Snapshot, target: Incoming, cached: bool = True) -> None:
+    """Write the database in `snapshot` to `target` as it comes.
 
     `cached` False: all of it comes from the repository itself, nothing from restic's cache on this machine.
 
-    Raises SnapshotError if it cannot be read or a checksum is wrong, OSError if it cannot be written.
+    Raises SnapshotError if it cannot be read or a checksum is wrong, and what Incoming raises: then restic is ended.
     """
 
     def write(source: BinaryIO) -> None:
-        target.seek(0)
-        target.truncate()
+        target.start_over(snapshot.stored_bytes)  # compressed, it is at least that long
         if snapshot.format == "zst":
             frames.decompress(source, target)
         else:
             shutil.copyfileobj(source, target)
 
+    target.start_over(snapshot.stored_bytes)
     log.info("downloading snapshot %s (%s)", snapshot.short_id, snapshot.format)
     repository.dump(snapshot, write, cached)

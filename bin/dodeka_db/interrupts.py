@@ -1,10 +1,14 @@
-"""SIGINT, SIGTERM and SIGHUP as one exception, and stretches of code in which it has to wait."""
+"""What a terminal or an operator sends: what ends a run as one exception, which some stretches of code make wait.
+
+Ctrl-C, Ctrl-\\, a terminal that is closed, `kill`: Interrupted. Ctrl-Z, and writing to a terminal in the background, would
+hold a run with its lock, perhaps while the service is down: neither does, but for Ctrl-Z at a question.
+"""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 _depth = 0
 _pending: int | None = None
@@ -23,11 +27,23 @@ class Interrupted(BaseException):
 
 
 def install() -> None:
-    """Turn the three signals into Interrupted, so that `finally` blocks run on each of them."""
+    """Turn SIGNALS into Interrupted, so that `finally` blocks run on each of them, and let nothing stop the run."""
     for signum in SIGNALS:
         # nohup and cron may have it ignored on purpose
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, _on_signal)
+    for signum in (signal.SIGTSTP, signal.SIGTTOU):
+        signal.signal(signum, signal.SIG_IGN)  # which restic and systemctl inherit
+
+
+@contextmanager
+def suspendable() -> Iterator[None]:
+    """While the block runs, Ctrl-Z works as anywhere: for questions, at which no lock is held."""
+    before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
 
 
 def _on_signal(signum: int, _frame: object) -> None:

@@ -1,23 +1,32 @@
-"""Who has a file open, by what Linux says of every process in /proc."""
+"""Who has a file open, by what Linux says of it and of every process in /proc."""
 
+import fcntl
 import os
+import signal
 from pathlib import Path
+
+UNSEEN = "another process"  # one of another user, whose files we may not look at
 
 
 def that_have_open(file: Path) -> list[str]:
-    """The other processes that have `file` open, as 'python3 (process 1234)'.
+    """The other processes that have `file` open, as 'python3 (process 1234)'; UNSEEN if only the kernel knows of them.
 
-    Those of other users are seen by root alone (https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html).
+    The owner of a file is told by the kernel whether anybody has it open, whosever process it is. Who it is /proc shows,
+    to root of all, to others of their own processes (https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html).
     """
     try:
+        if _is_alone(file):
+            return []
         wanted = file.stat()
     except FileNotFoundError:
         return []
-    return [
-        f"{_name(process)} (process {process})"
+    holders = [
+        process
         for process in sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
-        if process != os.getpid() and any(os.path.samestat(opened, wanted) for opened in _open_files(process))
+        if any(os.path.samestat(opened, wanted) for opened in _open_files(process))
     ]
+    others = [f"{_name(process)} (process {process})" for process in holders if process != os.getpid()]
+    return others if holders or _is_alone(file) is not False else [UNSEEN]
 
 
 def has_open(process: int, file: Path) -> bool:
@@ -27,6 +36,29 @@ def has_open(process: int, file: Path) -> bool:
     except FileNotFoundError:
         return False
     return any(os.path.samestat(opened, wanted) for opened in _open_files(process))
+
+
+def _is_alone(file: Path) -> bool | None:
+    """Whether nobody has `file` open, not even we; None where the kernel does not tell.
+
+    It gives a write lease to the owner of a file that nobody has open (https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html).
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return None
+    try:
+        # to whoever opens the file in these microseconds we answer at once, by giving the lease back
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None  # not ours, or a file system without leases
+    finally:
+        os.close(descriptor)
 
 
 def _open_files(process: int) -> list[os.stat_result]:

@@ -1,56 +1,79 @@
-"""What a restore left behind: one that was killed, or that could not store what was there."""
+"""What restores left behind: one that was killed, one that could not save what it replaced, a service that is down."""
 
 import logging
 from pathlib import Path
 
-from dodeka_db import backup, database, service, staging, swap
+from dodeka_db import backup, database, lock, processes, service, staging, swap
 from dodeka_db.database import DatabaseInUse, NotWhole
-from dodeka_db.errors import BackupError, DatabaseError
+from dodeka_db.errors import BackupError, Busy, DatabaseError, ServiceError
 from dodeka_db.repository import PRE_RESTORE, Repository
-from dodeka_db.service import Service
+from dodeka_db.service import DoesNotAnswer, Service
 from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
 
 log = logging.getLogger("dodeka_db")
 
+# the services that a restore left stopped and that do not come up, with the reason of each
+Down = list[tuple[Service, ServiceError]]
 
-def recover(settings: Settings) -> None:
-    """Clean up behind killed restores, and store what any restore kept. To be called under the lock.
 
-    What cannot be done is warned of, and tried again by the next run: no backup is to fail for it.
+def recover(settings: Settings) -> Down:
+    """Clean up behind killed restores, and save what any restore kept. To be called under the lock.
+
+    What cannot be done is warned of, and tried again by the next run: no backup is left out for it. A service that is
+    down is returned as well, for fail_if_down().
     """
-    clean_up(settings)
+    down = clean_up(settings)
     for name in ENVIRONMENTS:
         environment = settings.environment(name)
         try:
-            store_kept(settings, environment)
+            with lock.beside(environment.live, wait_s=0):
+                store_kept(settings, environment)
+        except Busy:
+            pass  # clean_up() has said so
         except (BackupError, OSError) as error:
-            log.warning("what a restore of %s kept is not stored yet: %s", name, error)
+            log.warning("what a restore of %s replaced is not saved yet: %s", name, error)
+    return down
 
 
-def clean_up(settings: Settings) -> None:
-    """Remove files that a killed restore was working on, and start a service that it had stopped."""
+def clean_up(settings: Settings) -> Down:
+    """Remove files that a killed restore was working on, and start a service that it had stopped; what did not come up."""
+    down = []
     for name in ENVIRONMENTS:
         environment = settings.environment(name)
-        live = environment.live
         unit = service.of(settings, environment)
         try:
-            staging.remove_left_beside(live)
-            if swap.forget_unswapped(live) or _was_left_stopped(unit):
-                _settle(live)
-            for kept in swap.kept_files(live):
-                _settle(kept)
+            with lock.beside(environment.live, wait_s=0):
+                _clean_up_files(environment.live, unit)
+                _bring_up(settings, environment, unit)
+        except Busy as busy:
+            log.info("nothing is cleaned up behind restores of %s now: %s", name, busy.message)
+        except ServiceError as error:
+            log.warning("%s", error)
+            down.append((unit, error))
         except (BackupError, OSError) as error:
-            log.warning("what a killed restore of %s left is not mended yet: %s", name, error)
-        if _was_left_stopped(unit):
-            _start(unit, live)
+            log.warning("what a killed restore of %s left is not cleaned up yet: %s", name, error)
+    return down
 
 
-def _was_left_stopped(unit: Service) -> bool:
-    return unit.managed and unit.mark.exists()
+def fail_if_down(down: Down) -> None:
+    """Raise the ServiceError of a service that a restore left stopped and that is still down."""
+    for unit, error in down:
+        if unit.is_marked:
+            raise error
 
 
-def _settle(path: Path) -> None:
-    # the last steps may have been SQLite's own: roll back or finish what they left in the journals
+def _clean_up_files(live: Path, unit: Service) -> None:
+    staging.remove_left_beside(live)
+    if swap.forget_unswapped(live) or unit.is_marked:
+        settle(live)
+    for kept in swap.kept_files(live):
+        settle(kept)
+
+
+def settle(path: Path) -> None:
+    """Let SQLite finish or roll back what the last process to use the database at `path` left in its journals."""
+    if not any(Path(f"{path}{suffix}").exists() for suffix in swap.JOURNALS):
+        return
     try:
         database.row_counts(path)
     except NotWhole:
@@ -63,25 +86,37 @@ def _settle(path: Path) -> None:
         pass  # whoever has it open has done that
 
 
-def _start(unit: Service, live: Path) -> None:
-    what = f"a restore left {unit.unit} stopped"
-    if not live.exists():
-        log.warning("%s, and %s is missing: IT IS DOWN; run the restore again", what, live)
+def _bring_up(settings: Settings, environment: Environment, unit: Service) -> None:
+    """Start and watch a unit that a killed restore left stopped. Raises ServiceError if it does not come up."""
+    if not unit.was_left_stopped():
         return
+    what = f"a restore left {unit.unit} stopped"
+    if not environment.live.exists():
+        raise ServiceError(f"{what}, and {environment.live} is missing: IT IS DOWN", "run the restore again")
     log.warning("%s: starting it", what)
     try:
         unit.start()
+        unit.watch(settings.start_wait_s, environment.health_url)
+    except DoesNotAnswer as error:
+        log.warning("it is active again, but %s", error)
     except BackupError as error:
-        log.warning("%s: IT IS DOWN", error)
+        raise ServiceError(
+            f"{what}, and it does not come up: {error.message}: IT IS DOWN",
+            f"{error.hint}; to start it: {unit.how_to_start}",
+        ) from error
 
 
-def store_kept(settings: Settings, environment: Environment) -> None:
-    """Make pre-restore snapshots of what restores kept, the oldest first.
+def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
+    """Make pre-restore snapshots of the databases that restores kept, the last one last; what became of each file.
 
-    What is not a whole database cannot become one, and stays under another name. Raises BackupError or
-    OSError, with the file in place.
+    What is not a whole database cannot become one, and stays under another name. To be called under the lock of the
+    database. Raises BackupError or OSError, with the file in place.
     """
+    became = {}
     for kept in swap.kept_files(environment.live):
+        if holders := processes.that_have_open(kept):
+            raise DatabaseInUse(f"{kept} is still open in {', '.join(holders)}", "end that")
+        settle(kept)
         try:
             taken = backup.take_snapshot(
                 settings,
@@ -95,7 +130,10 @@ def store_kept(settings: Settings, environment: Environment) -> None:
         except NotWhole as error:
             damaged = swap.set_aside(kept, journals_of=kept)
             log.warning("no %s snapshot: %s", PRE_RESTORE, error.message)
-            log.warning("what was there is kept as it was: %s", damaged)
+            log.warning("the damaged database is kept as it was: %s", damaged)
+            became[kept] = f"damaged, and kept as it was: {damaged}"
         else:
             swap.remove(kept)
-            log.info("what was there is snapshot %s, tagged %s", taken.snapshot_id, PRE_RESTORE)
+            became[kept] = f"snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
+            log.info("%s is now %s", kept.name, became[kept])
+    return became

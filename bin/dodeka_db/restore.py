@@ -1,39 +1,45 @@
 """Put other data in the place of an environment's database: a snapshot, or what the last restore replaced."""
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, NoReturn
 
-from dodeka_db import database, lock, processes, recovery, staging, swap
+from dodeka_db import database, lock, processes, recovery, rights, staging, swap
 from dodeka_db import service as services
 from dodeka_db.database import DatabaseInUse, NotWhole
-from dodeka_db.errors import BackupError, DatabaseError, ServiceError, SnapshotError
+from dodeka_db.errors import BackupError, DatabaseError, ServiceError, SnapshotError, as_line
 from dodeka_db.fetch import fetch
+from dodeka_db.incoming import Incoming
 from dodeka_db.interrupts import Interrupted, interruptible, shielded
 from dodeka_db.repository import PRE_RESTORE, Repository, Snapshot, newest_pre_restore
-from dodeka_db.service import Service
+from dodeka_db.rights import Rights
+from dodeka_db.service import DoesNotAnswer, DoesNotRun, Service
 from dodeka_db.settings import Environment, Settings
+from dodeka_db.swap import Kept
 
 log = logging.getLogger("dodeka_db")
+
+# something else may start the unit again and again (Upholds=) while it is to be stopped
+STOPS = 3
 
 
 @dataclass(frozen=True)
 class Origin:
     """Where the data comes from: whose they are, of when, and what writes them to a file as a database.
 
-    `kept` is the file where they are what a restore kept.
+    `kept` is the file where they are a database that the last restore replaced.
     """
 
     shown: str
     environment: str
     time: datetime
-    write: Callable[[BinaryIO], None]
+    write: Callable[[Incoming], None]
     kept: Path | None = None
 
 
@@ -62,7 +68,7 @@ def restore(
 
     All that takes long, and all that can be wrong with the snapshot, comes before that, while the service is
     up. Raises BackupError or Interrupted with either the old or the new database in place, whole, the service
-    started again, and the old one in the repository or kept beside the new one.
+    as it was found, and the other one in the repository or kept beside it.
     """
     _restore(settings, target, lambda: _from_snapshot(repository, target, snapshot), confirm)
 
@@ -79,181 +85,326 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
     state, doing = staging.state_folder(settings), f"restore of {target.name}"
     with ExitStack() as stack:
         with lock.held(state, doing, settings.lock_wait_s):
-            recovery.clean_up(settings)
+            down = recovery.clean_up(settings)
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
-            change = _stage(target, origin, staged)
+            change = _stage(settings, target, origin, staged)
             before = _identity(live)
         confirm(change)  # without the lock: backups go on while somebody thinks
-        with lock.held(state, doing, settings.lock_wait_s):
+        with lock.held(state, doing, settings.lock_wait_s), lock.beside(live, settings.lock_wait_s):
             if _identity(live) != before:
                 raise DatabaseError(f"{live} was replaced by another restore meanwhile", "look again")
             _put_in_place(settings, service, change, staged)
+    recovery.fail_if_down(down)
 
 
 def _from_snapshot(repository: Repository, target: Environment, snapshot: Snapshot) -> Origin:
-    def write(file: BinaryIO) -> None:
-        fetch(repository, snapshot, file)
-
     shown = f"snapshot {snapshot.short_id}"
     if snapshot.environment != target.name:
         shown += f" of {snapshot.environment}"
     if repository.is_offsite:
         shown += " of the off-site repository"
-    return Origin(shown, snapshot.environment, snapshot.time, write)
+    return Origin(
+        shown, snapshot.environment, snapshot.time, lambda file: fetch(repository, snapshot, file)
+    )
 
 
 def _from_last_restore(settings: Settings, target: Environment) -> Origin:
-    kept, damaged = swap.kept_files(target.live), swap.damaged_files(target.live)
-    if not kept:
+    if kept := swap.kept_files(target.live):
+        origin = _from_kept_file(target, kept[-1])
+    else:
         repository = Repository(settings)
-        snapshot = newest_pre_restore(repository.snapshots(), target.name)
-        if damaged and swap.kept_since(damaged[-1]) > snapshot.time:
-            raise SnapshotError(
-                f"what the last restore replaced was damaged, and is kept as {damaged[-1]}",
-                f"an older state: make restore ENV={target.name} SNAPSHOT={snapshot.short_id}",
-            )
-        return _from_snapshot(repository, target, snapshot)
-    newest = kept[-1]
+        origin = _from_snapshot(repository, target, newest_pre_restore(repository.snapshots(), target.name))
+    damaged = swap.damaged_files(target.live)
+    if damaged and swap.kept_since(damaged[-1]) > origin.time:
+        raise SnapshotError(
+            f"what the last restore replaced was damaged, and is kept as {damaged[-1]}",
+            f"choose an older state: make restore ENV={target.name}",
+        )
+    return origin
 
-    def write(file: BinaryIO) -> None:
-        log.info("copying %s", newest)
-        with open(newest, "rb") as source:
+
+def _from_kept_file(target: Environment, kept: Path) -> Origin:
+    def write(file: Incoming) -> None:
+        file.start_over(kept.stat().st_size)
+        log.info("copying %s", kept)
+        with open(kept, "rb") as source:
             shutil.copyfileobj(source, file)
 
-    return Origin(newest.name, target.name, swap.kept_since(newest), write, newest)
+    return Origin(kept.name, target.name, swap.kept_since(kept), write, kept)
 
 
-def _stage(target: Environment, origin: Origin, staged: Path) -> Change:
+def _stage(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Change:
     """Write the new database to `staged`, prove that it is one, and compare it with the one that is there."""
-    live = target.live
+    live, shown = target.live, f"the database in {origin.shown}"
     try:
-        with open(staged, "wb") as file:
-            origin.write(file)
+        with open(staged, "wb", buffering=0) as file:
+            origin.write(Incoming(file, shown, swap.LARGER_DISK))
     except OSError as error:
-        raise BackupError(
-            f"cannot write {error.filename or staged}: {error.strerror}", "nothing was changed"
-        ) from error
+        raise BackupError(f"{error.filename or staged}: {error.strerror}", "nothing was changed") from error
     log.info("checking")
     try:
-        database.verify(staged, f"the database in {origin.shown}")
+        database.verify(staged, shown)
     except NotWhole as error:
         raise SnapshotError(error.message, "choose another snapshot; nothing was changed") from error
     then = database.row_counts(staged)
-    database.fit(staged, live)
+    database.match_journal_mode(staged, live)
+    _its_rights(settings, target, origin, staged)
+    with open(staged, "rb") as file:
+        os.fsync(file.fileno())
     try:
         return Change(target, origin, then, now=database.row_counts(live))
     except DatabaseError as error:  # the very case that a restore is for
         return Change(target, origin, then, None, error.message, damaged=isinstance(error, NotWhole))
 
 
+def _its_rights(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Rights:
+    """The rights that the new database will have, those of the live one; its owner and attributes `staged` has from now on.
+
+    A clone has no right that the database does not have whose data it holds. Raises DatabaseError if we cannot give them.
+    """
+    live, source = target.live, settings.environment(origin.environment).live
+    try:
+        its_rights = rights.of(live) if live.exists() else rights.of_a_new_file(live.parent)
+        if source != live:
+            of_source = rights.of(source) if source.exists() else rights.of_a_new_file(live.parent)
+            its_rights = its_rights.stricter(of_source)
+        its_rights.own(staged)
+    except OSError as error:
+        raise DatabaseError(
+            f"{live} belongs to another user ({error.strerror})", "run this as the user that runs the backend"
+        ) from error
+    return its_rights
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How the exchange of two databases ended: what is in place now, and what is not.
+
+    `done` says what is in place; `kept` is where `kept_shown`, the other database, is, None if there was none. `error` is
+    why the run fails all the same.
+    """
+
+    done: str
+    kept: Path | None
+    kept_shown: str = "the replaced database"
+    is_new: bool = True
+    error: BackupError | None = None
+
+    @property
+    def said(self) -> str:
+        return self.error.message if self.error else self.done
+
+    def failed(self, error: BackupError, message: str) -> "_Outcome":
+        """The same, with an error of the kind and the next step of `error`."""
+        return replace(self, error=type(error)(message, error.hint))
+
+
 def _put_in_place(settings: Settings, service: Service, change: Change, staged: Path) -> None:
-    target, origin, live = change.target, change.origin, change.target.live
-    kept = swap.new_name(live)
-    new = _identity(staged)
-    done = f"{target.name} has the data of {origin.shown}"
+    target, origin = change.target, change.origin
+    outcome = None
     try:
         with shielded():  # signals wait, but where interruptible() lets them in
-            _swap(settings, service, change, staged, kept)
-        if origin.kept:
+            answered = service.answers(target.health_url)
+            kept, began = _exchange(settings, service, change, staged)
+            outcome = _Outcome(f"{target.name} has the data of {origin.shown}", kept)
+            outcome = _start(settings, service, target, outcome, answered, began)
+        if origin.kept and outcome.is_new:
             swap.remove(origin.kept)  # it is the live database again
-        log.info("storing what was there")
-        try:
-            recovery.store_kept(settings, target)
-        except BackupError as error:
-            message = f"{done}, but what was there is not stored: {error.message}"
-            raise type(error)(message, _where(target, kept)) from error
-        except OSError as error:
-            message = f"{done}, but what was there is not stored: {error.filename or kept}: {error.strerror}"
-            raise BackupError(message, _where(target, kept)) from error
+        where = _save(settings, target, outcome)
     except Interrupted as interruption:
-        if not interruption.note and _identity(live) == new:
-            interruption.note = f"{done}; {_where(target, kept)}"
+        if outcome:
+            interruption.note = _joined(outcome.said, _where(target, outcome))
         raise
-    log.info("done: %s", done)
+    if outcome.error:
+        raise type(outcome.error)(_joined(outcome.said, where), outcome.error.hint)
+    if outcome.kept and swap.is_damaged(outcome.kept):
+        log.warning("%s", where)
+    log.info("done: %s%s", outcome.done, _stays_stopped(service))
 
 
-def _where(target: Environment, kept: Path) -> str:
-    if kept.exists():
-        return f"what was there is kept as {kept}; to put it back: make undo ENV={target.name}"
-    return f"what was there is a snapshot tagged {PRE_RESTORE}, or damaged and kept beside it"
+def _exchange(
+    settings: Settings, service: Service, change: Change, staged: Path
+) -> tuple[Path | None, float]:
+    """From the old database under a running service to the new one under none.
 
-
-def _swap(settings: Settings, service: Service, change: Change, staged: Path, kept: Path) -> None:
-    """From the old database under a running service to the new one, or back to the old one."""
+    Returns where the old one is, None if there was none, and when the service was stopped.
+    """
     target, live = change.target, change.target.live
-    swap.keep(live, kept)
+    its_rights = _its_rights(settings, target, change.origin, staged)
+    kept = swap.keep(live)
     if service.managed:
         log.info("stopping %s", service.unit)
     log.info("replacing %s", live)
-    stopped = time.monotonic()
+    began = time.monotonic()
     # until it is started again nothing is said: a terminal that is held (Ctrl-S) must not hold us
     try:
         with interruptible():
             service.stop()
-            _refuse_if_open(live)
-        old = swap.replace(live, staged, kept, change.damaged)
+        old = _replace(service, live, staged, kept, change.damaged, its_rights)
+        return (old if old.exists() else None), began
     except BaseException as error:
         try:
             swap.forget_unswapped(live)
         finally:
-            _start_again(service, str(error))
+            _start_again(settings, service, as_line(error))
+        if isinstance(error, BackupError):
+            raise type(error)(f"{error.message}{_stays_stopped(service)}", error.hint) from error
         raise
+
+
+def _replace(service: Service, live: Path, new: Path, kept: Kept, is_damaged: bool, its_rights: Rights) -> Path:
+    tries_left = STOPS
+    while True:
+        tries_left -= 1
+        try:
+            # what starts the unit again and again does not win: _part() stops it on the replaced database
+            return swap.replace(live, new, kept, is_damaged, its_rights, even_in_use=not tries_left)
+        except DatabaseInUse:
+            if not tries_left or not service.was_started_meanwhile():
+                raise
+            service.stop()
+
+
+def _start(
+    settings: Settings, service: Service, target: Environment, outcome: _Outcome, answered: bool, began: float
+) -> _Outcome:
+    """Start the service with the new database and watch it, or go back to the old one, if that is known to do better."""
+    old = outcome.kept
     try:
         service.start()
+        holders = _part(service, target.live, old) if old else []
         with interruptible():
-            if service.managed:
-                log.info("started %s, after %.1f s; watching it", service.unit, time.monotonic() - stopped)
+            if service.managed and not service.was_stopped:
+                log.info("started %s, after %.1f s; watching it", service.unit, time.monotonic() - began)
             service.watch(settings.start_wait_s, target.health_url)
-    except ServiceError as error:
-        _put_back(settings, target, service, old, error)
-    if old != kept:
-        for path in sorted(live.parent.glob(f"{old.name}*")):
-            log.warning("what was there is kept as it was: %s", path)
+    except DoesNotAnswer as error:
+        failure, why = error, "" if answered else "; it did not before either, so the new database stays"
+    except DoesNotRun as error:
+        failure, why = error, ""
+    except BackupError as error:
+        failure, why = error, "; the data is not the reason, so the new database stays"
+    else:
+        if not holders:
+            return outcome
+        message = f"{outcome.done}, but {old} is still open in {', '.join(holders)}: what that writes is there alone"
+        return replace(outcome, error=DatabaseInUse(message, "end that; the next backup saves it"))
+    if old is None:
+        why = "; there was no database before, so the new one stays"
+    elif swap.is_damaged(old):
+        why = "; the old database was damaged, so the new one stays"
+    if not why:
+        return _put_back(settings, service, target, outcome, failure)
+    return outcome.failed(failure, f"{outcome.done}, but {failure.message}{why}{_down(service)}")
+
+
+def _part(service: Service, live: Path, replaced: Path) -> list[str]:
+    """Let nobody go on with the replaced database; who still has it open.
+
+    Something else may have started the unit between its stop and the rename: then it runs on that file.
+    """
+    holders = processes.that_have_open(replaced)
+    if not holders:
+        return []
+    if not processes.that_have_open(live):
+        swap.part(live, replaced)
+    service.stop()
+    left = processes.that_have_open(replaced)
+    service.start()
+    if left != holders:
+        log.warning(
+            "%s had opened the old database before it was replaced; %s was stopped and started once more",
+            *(", ".join(holders), service.unit),
+        )
+    return left
 
 
 def _put_back(
-    settings: Settings, target: Environment, service: Service, old: Path, error: ServiceError
-) -> NoReturn:
-    if not old.exists():
-        down = "" if service.is_active() else ": IT IS DOWN"
-        message = f"{error.message}; there was no database before, so the new one stays{down}"
-        raise ServiceError(message, error.hint) from error
+    settings: Settings, service: Service, target: Environment, outcome: _Outcome, failure: BackupError
+) -> _Outcome:
+    live, old = target.live, outcome.kept
     try:
+        kept = swap.keep(live)
         service.stop()  # systemd may be trying it again and again
-        _refuse_if_open(target.live)
-        swap.put_back(target.live, old)
+        recovery.settle(old)
+        taken_out = _replace(service, live, old, kept, False, rights.of(old))
     except (BackupError, OSError) as second:
-        problem = f"{error.message}, and the old database could not be put back: {second}"
-        problem += f"; it is kept as {old}"
-        _start_again(service, problem)
-        raise ServiceError(problem) from second
-    problem = f"{error.message}; the old database is back"
-    _start_again(service, problem)
-    try:
-        service.watch(settings.start_wait_s, target.health_url)
-    except ServiceError as second:
-        down = "" if service.is_active() else ": IT IS DOWN"
-        raise ServiceError(f"{problem}, and with that {second.message}{down}", second.hint) from error
-    raise ServiceError(f"{problem}, and it runs with that", error.hint)
-
-
-def _start_again(service: Service, problem: str) -> None:
+        swap.forget_unswapped(live)
+        problem = f"{failure.message}, and the old database could not be put back: {as_line(second)}"
+        with suppress(BackupError):
+            service.start()
+        return outcome.failed(failure, f"{outcome.done}, but {problem}{_down(service)}")
+    back = f"{failure.message}; the old database is back"
     try:
         service.start()
-    except ServiceError as second:
-        raise ServiceError(f"{problem}; then {second.message}: IT IS DOWN", second.hint) from second
-    if service.managed:
+        _part(service, live, taken_out)
+        service.watch(settings.start_wait_s, target.health_url)
+        said = "and it runs with that"
+    except (DoesNotRun, DoesNotAnswer) as second:
+        said = f"and with that {second.message}: the data was not the reason{_down(service)}"
+    except BackupError as second:
+        said = f"and with that {second.message}{_down(service)}"
+    back = _Outcome(f"{back}, {said}", taken_out, "the new database, with what was written to it,", is_new=False)
+    return back.failed(failure, back.done)
+
+
+def _start_again(settings: Settings, service: Service, problem: str) -> None:
+    """Start the service with the database that it had, because of a `problem`. ServiceError if it does not come up."""
+    try:
+        service.start()
+        service.watch(settings.start_wait_s, health_url=None)
+    except BackupError as second:
+        raise ServiceError(f"{problem}; then {as_line(second)}{_down(service)}") from second
+    if service.managed and not service.was_stopped:
         log.info("started %s again", service.unit)
 
 
-def _refuse_if_open(live: Path) -> None:
-    # a writer that survived would write to the old file, and lose what it writes
-    holders = processes.that_have_open(live)
-    if holders:
-        raise DatabaseInUse(
-            f"database {live} is still open in {', '.join(holders)}", "end that, then run this again"
+def _down(service: Service) -> str:
+    try:
+        return f": IT IS DOWN; to start it: {service.how_to_start}" if service.is_down() else ""
+    except BackupError as error:
+        return f": IT IS PERHAPS DOWN ({error.message}); to start it: {service.how_to_start}"
+
+
+def _stays_stopped(service: Service) -> str:
+    return f"; {service.unit} was stopped before, and stays stopped" if service.was_stopped else ""
+
+
+def _save(settings: Settings, target: Environment, outcome: _Outcome) -> str:
+    """Make a snapshot of the database that is not in place; where that is now. Raises BackupError if it could not be saved."""
+    if isinstance(outcome.error, DatabaseInUse):
+        return _where(target, outcome)  # it is still being written to
+    if outcome.kept and not swap.is_damaged(outcome.kept):
+        log.info("saving %s", outcome.kept_shown)
+    try:
+        became = recovery.store_kept(settings, target)
+    except (BackupError, OSError) as error:
+        kind = type(error) if isinstance(error, BackupError) else BackupError
+        message = f"{outcome.said}, but {outcome.kept_shown} is not saved: {as_line(error)}"
+        raise kind(message, _where(target, outcome)) from error
+    if outcome.kept in became:
+        return f"{outcome.kept_shown} is {became[outcome.kept]}"
+    if outcome.kept and not outcome.kept.exists():
+        raise BackupError(
+            f"{outcome.said}, but something else removed {outcome.kept} before it was saved",
+            f"{outcome.kept_shown} is lost, but for the last snapshot of it: make snapshots ENV={target.name}",
         )
+    return _where(target, outcome)
+
+
+def _where(target: Environment, outcome: _Outcome) -> str:
+    kept = outcome.kept
+    if kept is None:
+        return ""
+    if not kept.exists():
+        return f"{outcome.kept_shown} is a snapshot tagged {PRE_RESTORE}"
+    if swap.is_damaged(kept):
+        return f"{outcome.kept_shown} is damaged, and kept as it was: {kept}"
+    return f"{outcome.kept_shown} is kept as {kept}; to put it back: make undo ENV={target.name}"
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
 
 
 def _identity(live: Path) -> tuple[int, int] | None:

@@ -1,34 +1,80 @@
-"""The systemd unit that has the database open: may we, stop it, start it, does it stay up."""
+"""The systemd unit that has the database open: may we, how is it, stop, start as it was found, does it stay up."""
 
+import logging
 import os
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dodeka_db import command
-from dodeka_db.errors import ServiceError
+from dodeka_db.errors import BackupError, ServiceError
 from dodeka_db.settings import Environment, Settings
+
+log = logging.getLogger("dodeka_db")
 
 # longer than systemd itself waits before it kills (TimeoutStopSec, TimeoutStartSec: 90 s)
 PATIENCE_S = 120
 POLL_S = 0.25
 
 
+class DoesNotRun(ServiceError):
+    """systemd has started the unit, and it has ended: what it was started with may be the reason."""
+
+
+class DoesNotAnswer(ServiceError):
+    """The unit is active, but does not answer at its health address."""
+
+
 @dataclass(frozen=True)
+class Condition:
+    """What systemd says of a unit: its LoadState, ActiveState, MainPID (0: none) and InvocationID (one for each start).
+
+    https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html
+    """
+
+    load: str
+    state: str
+    process: int
+    invocation: str
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ("active", "reloading")
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it is so because somebody wanted it: not failed, nor about to be started again."""
+        return self.state in ("inactive", "deactivating")
+
+    def was_started_since(self, before: "Condition") -> bool:
+        return self.invocation not in ("", before.invocation)
+
+
 class Service:
     """A unit, and the command that manages units as words; no words: there is no service here.
 
-    The file `mark` exists while the unit is stopped by us: where a run that was killed has left it, the
-    next one knows that the unit is to be started.
+    The file `mark`, beside the database, exists from when we stop the unit until it is up again: where a run that was
+    killed has left it, the next run knows that the unit is to be started, whatever state folder it has.
     """
 
-    unit: str
-    systemctl: tuple[str, ...]
-    mark: Path
+    def __init__(self, unit: str, systemctl: tuple[str, ...], mark: Path) -> None:
+        self.unit, self._systemctl, self._mark = unit, systemctl, mark
+        self._before: Condition | None = None
+        self.was_stopped = False
 
     @property
     def managed(self) -> bool:
-        return bool(self.systemctl)
+        return bool(self._systemctl)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether a restore has stopped the unit, and has not seen it up since."""
+        return self.managed and self._mark.exists()
+
+    @property
+    def how_to_start(self) -> str:
+        return f"sudo systemctl start {self.unit}"
 
     def check(self) -> None:
         """Raise ServiceError unless systemd knows the unit and lets us stop and start it.
@@ -37,13 +83,13 @@ class Service:
         """
         if not self.managed:
             return
-        state = self._ask("LoadState")
-        if state != "loaded":
+        loaded = self.look().load
+        if loaded != "loaded":
             raise ServiceError(
-                f"systemd does not know {self.unit} (it says {state or 'nothing'})",
+                f"systemd does not know {self.unit} (it says {loaded or 'nothing'})",
                 "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
             )
-        if os.path.basename(self.systemctl[0]) == "sudo" and not self._sudo_allows():
+        if os.path.basename(self._systemctl[0]) == "sudo" and not self._sudo_allows():
             asked = command.run(self._sudo[0], *self._sudo[1:], "-v")  # on the terminal, if there is one
             if asked.exit_code or not self._sudo_allows():
                 reason = asked.failure if asked.exit_code else "its rules do not allow it"
@@ -52,74 +98,136 @@ class Service:
                     "see BACKUP.md, 'Set up a server', step 4; nothing was changed",
                 )
 
+    def look(self) -> Condition:
+        """How the unit is now. Raises ServiceError."""
+        # anyone may ask: without sudo, whose rules may allow no more than stop and start
+        ask = (*self._systemctl[self._systemctl_at :], "show")
+        properties = "LoadState,ActiveState,MainPID,InvocationID"
+        shown = self._run(*ask, f"--property={properties}", self.unit, failing="could not ask about")
+        values = dict(line.partition("=")[::2] for line in shown.splitlines())
+        return Condition(
+            values.get("LoadState", ""),
+            values.get("ActiveState", ""),
+            int(values.get("MainPID") or 0),
+            values.get("InvocationID", ""),
+        )
+
     def stop(self) -> None:
-        """Stop the unit and make sure that its main process has ended; ServiceError if it has not."""
+        """Stop the unit and make sure that its main process has ended; ServiceError if it has not.
+
+        How it is found the first time decides what start() does: a unit that somebody has stopped stays stopped.
+        """
         if not self.managed:
             return
-        process = self._ask("MainPID")
-        self.mark.touch()
-        self._run(*self.systemctl, "stop", self.unit, failing="could not stop")
+        now = self.look()
+        if self._before is None:
+            self.was_stopped = now.is_stopped
+        self._before = now
+        if self.was_stopped:
+            return
+        self._write_mark(now)
+        self._run(*self._systemctl, "stop", self.unit, failing="could not stop")
         # asking systemd would take longer than all that is done while the unit is down
-        if process != "0" and Path(f"/proc/{process}").exists():
+        if now.process and Path(f"/proc/{now.process}").exists():
             raise ServiceError(
-                f"{self.unit} has not stopped: its process {process} is still there", self._hint
+                f"{self.unit} has not stopped: its process {now.process} is still there", self._hint
             )
 
     def start(self) -> None:
-        """Start the unit; ServiceError if that fails and it is not up already."""
-        if not self.managed:
+        """Start the unit, as it was found.
+
+        Raises DoesNotRun if systemd has started it in vain, another ServiceError if it was never started: the start
+        limit, a right or a process was missing, and what it would have run with is not the reason.
+        """
+        if not self.managed or self.was_stopped:
             return
-        try:
-            self._run(*self.systemctl, "start", self.unit, failing="could not start")
-        except ServiceError:
-            if not self.is_active():
-                raise
-        self.mark.unlink(missing_ok=True)
-
-    def state(self) -> str:
-        """What systemd says of the unit: "active", "failed" and so on, or "not-found", "masked"."""
-        loaded = self._ask("LoadState")
-        return self._ask("ActiveState") if loaded == "loaded" else loaded
-
-    def is_active(self) -> bool:
-        """Whether systemd says that it is."""
-        return self._ask("ActiveState") == "active"
+        before, deadline, has_reset = self._before or self.look(), time.monotonic() + PATIENCE_S, False
+        while True:
+            try:
+                self._run(*self._systemctl, "start", self.unit, failing="could not start")
+                break
+            except command.CannotRun as error:
+                if time.monotonic() >= deadline:
+                    raise ServiceError(f"could not start {self.unit}: {error.message}", error.hint) from error
+            except ServiceError as error:
+                now = self.look()
+                if now.is_active:
+                    break
+                if now.was_started_since(before):
+                    raise DoesNotRun(error.message, self._hint) from error
+                if has_reset or now.state != "failed":
+                    raise
+                self._reset(error)
+                has_reset = True
+        if has_reset:
+            log.info("its start limit did not let %s start: systemctl reset-failed", self.unit)
 
     def watch(self, wait_s: int, health_url: str | None) -> None:
-        """Raise ServiceError unless the unit, just started, is up.
+        """Raise DoesNotRun or DoesNotAnswer unless the unit, just started, is up.
 
         That is: it stays active, with one main process, for `wait_s` seconds; or, with a `health_url`,
         until that answers with a 2xx within as many.
         """
-        if not self.managed:
+        if not self.managed or self.was_stopped:
             return
-        from dodeka_db import health  # what it imports takes time, and no backup needs it
-
         deadline = time.monotonic() + wait_s
-        first = self._ask("MainPID")
+        first = self.look()
+        answer = ""
         while True:
-            if (state := self._ask("ActiveState")) != "active":
-                raise ServiceError(f"{self.unit} does not stay up (it is {state})", self._hint)
-            if self._ask("MainPID") != first:
-                raise ServiceError(f"{self.unit} does not stay up (it was started again)", self._hint)
-            answer = health.problem(health_url) if health_url else None
-            if answer == "":
-                return
+            now = self.look()
+            if not now.is_active:
+                raise DoesNotRun(f"{self.unit} does not stay up (it is {now.state})", self._hint)
+            if now.process != first.process:
+                raise DoesNotRun(f"{self.unit} does not stay up (it was started again)", self._hint)
+            if health_url and not (answer := _health_problem(health_url)):
+                break
             if time.monotonic() >= deadline:
                 break
             time.sleep(POLL_S)
+        self._remove_mark()
         if answer:
-            raise ServiceError(
+            raise DoesNotAnswer(
                 f"{self.unit} does not answer at its health address within {wait_s} s ({answer})", self._hint
             )
 
+    def answers(self, health_url: str | None) -> bool:
+        """Whether the unit is active and its `health_url` answers with a 2xx, now."""
+        return (
+            self.managed
+            and bool(health_url)
+            and self.look().is_active
+            and not _health_problem(health_url or "")
+        )
+
+    def was_started_meanwhile(self) -> bool:
+        """Whether something else has started the unit since stop()."""
+        return self.managed and not self.was_stopped and self.look().is_active
+
+    def is_down(self) -> bool:
+        """Whether the unit ran when it was found, and is not active now."""
+        return self.managed and not self.was_stopped and not self.look().is_active
+
+    def was_left_stopped(self) -> bool:
+        """Whether a restore owes the unit a start: it is marked, and nobody has started it since.
+
+        If somebody has, the mark goes, also where the unit was stopped again after that, on purpose.
+        """
+        if not self.is_marked:
+            return False
+        now = self.look()
+        if now.is_active or (now.is_stopped and now.was_started_since(self._marked(now))):
+            self._remove_mark()
+            return False
+        self._before = now
+        return True
+
     @property
     def _sudo(self) -> tuple[str, ...]:
-        return self.systemctl[: self._systemctl_at]
+        return self._systemctl[: self._systemctl_at]
 
     @property
     def _systemctl_at(self) -> int:
-        words = [os.path.basename(word) for word in self.systemctl]
+        words = [os.path.basename(word) for word in self._systemctl]
         return words.index("systemctl") if "systemctl" in words else 0
 
     @property
@@ -128,24 +236,45 @@ class Service:
 
     def _sudo_allows(self) -> bool:
         # -l asks whether it may be run, and does not run it; -n: without a word
-        program = self.systemctl[self._systemctl_at :]
+        program = self._systemctl[self._systemctl_at :]
         return all(
             command.run(*self._sudo, "-n", "-l", *program, verb, self.unit).exit_code == 0
             for verb in ("stop", "start")
         )
 
-    def _ask(self, what: str) -> str:
-        # anyone may ask: without sudo, whose rules may allow no more than stop and start
-        ask = self.systemctl[self._systemctl_at :]
-        return self._run(
-            *ask, "show", f"--property={what}", "--value", self.unit, failing="could not ask about"
-        )
+    def _write_mark(self, now: Condition) -> None:
+        try:
+            self._mark.write_text(f"{now.invocation}\n")
+            self._mark.chmod(0o644)  # another user's run reads it
+        except OSError as error:
+            raise BackupError(f"{self._mark} cannot be written: {error.strerror}", "nothing was changed") from error
+
+    def _marked(self, now: Condition) -> Condition:
+        try:
+            return replace(now, invocation=self._mark.read_text(errors="replace").strip())
+        except OSError:
+            return now
+
+    def _remove_mark(self) -> None:
+        with suppress(OSError):  # the next run sees that the unit is active, and tries again
+            self._mark.unlink(missing_ok=True)
+
+    def _reset(self, refused: ServiceError) -> None:
+        words = (*(() if not self._sudo else (*self._sudo, "-n")), *self._systemctl[self._systemctl_at :])
+        try:
+            self._run(*words, "reset-failed", self.unit, failing="could not reset")
+        except ServiceError as error:
+            raise ServiceError(
+                refused.message, f"its start limit, perhaps: sudo systemctl reset-failed {self.unit}"
+            ) from error
 
     def _run(self, *words: str, failing: str) -> str:
         try:
             done = command.run(*words, timeout_s=PATIENCE_S)
         except command.TimedOut as error:
             raise ServiceError(f"{failing} {self.unit} within {PATIENCE_S} s", self._hint) from error
+        except OSError as error:
+            raise ServiceError(f"{failing} {self.unit}: {error.strerror}", self._hint) from error
         if done.exit_code:
             raise ServiceError(f"{failing} {self.unit}: {done.failure}", self._hint)
         return done.stdout.decode(errors="replace").strip()
@@ -153,4 +282,11 @@ class Service:
 
 def of(settings: Settings, environment: Environment) -> Service:
     """The service of an environment."""
-    return Service(environment.unit, settings.systemctl, settings.state / f"stopped-{environment.name}")
+    live = environment.live
+    return Service(environment.unit, settings.systemctl, live.with_name(f"{live.name}.stopped"))
+
+
+def _health_problem(url: str) -> str:
+    from dodeka_db import health  # what it imports takes time, and no backup needs it
+
+    return health.problem(url)

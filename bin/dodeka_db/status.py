@@ -339,7 +339,8 @@ def _service(settings: Settings, environment: Environment) -> tuple:
     unit = service.of(settings, environment)
     if not unit.managed:
         return State.WELL, "none is managed here"
-    state = unit.state()
+    now = unit.look()
+    state = now.state if now.load == "loaded" else now.load
     if state == "active":
         return State.WELL, f"{unit.unit} is active"
     if state in ("not-found", "masked"):
@@ -348,7 +349,7 @@ def _service(settings: Settings, environment: Environment) -> tuple:
             f"{unit.unit} is {state}",
             "install its unit (or DODEKA_SYSTEMCTL=none, where there is none)",
         )
-    left = ", a restore left it stopped" if unit.mark.exists() else ""
+    left = ", a restore left it stopped" if unit.is_marked else ""
     return State.BAD, f"{unit.unit} is {state}{left}", f"sudo systemctl start {unit.unit}"
 
 

@@ -1,40 +1,54 @@
-"""One database file in the place of another, and the old one kept beside it.
+"""One database file in the place of another, and the replaced one kept beside it.
 
 At every instant `db.sqlite` is wholly the old database or wholly the new one, no journal of the old one can
 be replayed into the new one, and after a power cut the same holds, for the folder is synced between the
-steps that must not change places. The old one's names, in the same folder:
+steps that must not change places. The names of the replaced one, in the same folder:
 
     db.sqlite.pre-restore-<time>   to become a snapshot, then to go
     db.sqlite.damaged-<time>       cannot become one: stays, with its -wal and -journal, until somebody looks
 """
 
+import errno
 import os
 import re
+import shutil
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dodeka_db import database
-from dodeka_db.database import NotWhole
-from dodeka_db.errors import BackupError
+from dodeka_db import database, processes, rights, schedule, staging, volume
+from dodeka_db.database import DatabaseInUse, NotWhole
+from dodeka_db.errors import BackupError, DatabaseError
+from dodeka_db.rights import Rights
 
 KEPT = "pre-restore"
 DAMAGED = "damaged"
-JOURNALS = ("-wal", "-journal")
+LARGER_DISK = "move the databases to a larger disk; nothing was changed"
+JOURNALS = ("-wal", "-journal", "-shm")
+# how Linux says that a file system has no hard links (vfat, some of FUSE)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def new_name(live: Path) -> Path:
-    """A name for keeping what is at `live` now, which nothing has yet."""
-    while True:
-        name = f"{live.name}.{KEPT}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        if not live.with_name(name).exists() and not _as_damaged(live.with_name(name)).exists():
-            return live.with_name(name)
-        time.sleep(0.1)
+@dataclass(frozen=True)
+class Kept:
+    """Where the database that is about to be replaced is kept.
+
+    `is_link`: at `path` is its second name already; else it is copied there when nobody uses it any more.
+    """
+
+    path: Path
+    is_link: bool
 
 
 def kept_files(live: Path) -> list[Path]:
-    """What restores kept beside `live` and is in no snapshot yet, the oldest first; damaged ones apart."""
+    """The files that restores kept beside `live` and that are in no snapshot yet, the last one last; damaged ones apart."""
     return [path for path in _beside(live, KEPT) if not _is_same(path, live)]
+
+
+def damaged_files(live: Path) -> list[Path]:
+    """The files that restores kept beside `live` and that cannot become a snapshot, the last one last."""
+    return _beside(live, DAMAGED)
 
 
 def kept_since(kept: Path) -> datetime:
@@ -42,50 +56,94 @@ def kept_since(kept: Path) -> datetime:
     return datetime.strptime(f"{kept.name[-16:-1]}+0000", "%Y%m%dT%H%M%S%z")
 
 
-def keep(live: Path, kept: Path) -> None:
-    """Give what is at `live`, in use or not, the second name `kept`; nothing if there is no `live`.
+def keep(live: Path) -> Kept:
+    """Give what is at `live`, in use or not, a second name; none yet where the file system has no hard links.
 
-    Raises BackupError where the file system or the rights do not allow that.
+    Raises BackupError, with nothing changed, where `live` cannot be replaced, for a right, a mount or too little room.
     """
+    kept = _new_name(live)
     if not live.exists():
-        return
+        return Kept(kept, is_link=False)
     database.check_access(live)
+    if volume.is_mount_point(live):
+        raise BackupError(
+            f"{live} is a mount point itself, so no other file can take its place",
+            "mount its folder in its place; nothing was changed",
+        )
     try:
         os.link(live, kept)
         _sync(live.parent)
+        return Kept(kept, is_link=True)
     except OSError as error:
         kept.unlink(missing_ok=True)
-        raise BackupError(
-            f"{live} cannot be kept as {kept.name}: {error.strerror}", "nothing was changed"
-        ) from error
+        if error.errno not in _NO_LINKS or not os.access(live.parent, os.W_OK):
+            raise BackupError(
+                f"{live} cannot be kept as {kept.name}: {error.strerror}", "nothing was changed"
+            ) from error
+    volume.for_database(live.parent, live.stat().st_size, LARGER_DISK).check()
+    return Kept(kept, is_link=False)
 
 
-def replace(live: Path, staged: Path, kept: Path, damaged: bool) -> Path:
-    """Put `staged`, which is on the disk to its last byte, in the place of `live`, which nobody uses any more.
+def replace(
+    live: Path, new: Path, kept: Kept, is_damaged: bool, its_rights: Rights, even_in_use: bool = False
+) -> Path:
+    """Put the database file `new`, which is on the disk to its last byte, in the place of `live`, with `its_rights`.
 
-    keep() has been called. SQLite does not get to see a `damaged` one: it would take its journals away.
-    Returns the path of what was there: `kept`, or its name as a damaged one; nothing is at that path if
-    nothing was there. Raises DatabaseInUse, with nothing changed, if a process has it open, or BackupError.
+    keep() has been called. SQLite does not get to see a `live` that `is_damaged`: it would take its journals away.
+    Returns the path of the replaced database: that of `kept`, or its name as a damaged one; nothing is at that path if
+    nothing was there. Raises DatabaseInUse if a process has `live` open, or another BackupError, with nothing changed.
+
+    `even_in_use`, which takes a link: whoever has `live` open goes on with the replaced database and its journals.
     """
+    even_in_use = even_in_use and kept.is_link
     try:
-        if not damaged:
+        if not is_damaged and not even_in_use:
+            _refuse_if_open(live)
             database.fold(live)
     except NotWhole:
-        damaged = True
+        is_damaged = True
+    path = kept.path
     try:
-        if damaged:
-            kept = set_aside(kept, journals_of=live)
-        _remove_journals(live)
+        if not kept.is_link:
+            _copy(live, path)
+        if is_damaged:
+            path = set_aside(path, journals_of=live)
+        part(live, path)
+        its_rights.open_up(new)
         _sync(live.parent)
-        staged.rename(live)
-    except OSError as error:
+        if not even_in_use:
+            _refuse_if_open(live)
+        _refuse_if_not_kept(live, path, kept)
+        new.rename(live)
+    except (BackupError, OSError) as error:
+        _move_journals(path, live)
+        if not kept.is_link:  # forget_unswapped() would not know the copy
+            path.unlink(missing_ok=True)
+        if isinstance(error, BackupError):
+            raise
         raise BackupError(f"{live} cannot be replaced: {error.strerror}") from error
+    part(live, path)  # once more, for who came at the last moment
     try:
         _sync(live.parent)
     except OSError as error:
         message = f"{live} is replaced, but perhaps not on the disk: {error.strerror}"
-        raise BackupError(message, f"check that disk; what was there is kept as {kept}") from error
-    return kept
+        raise BackupError(message, f"check that disk; the replaced database is kept as {path}") from error
+    return path
+
+
+def part(live: Path, replaced: Path) -> None:
+    """Give the replaced database its journals: those of a process that has opened it since fold(), and goes on with it.
+
+    SQLite has these files open and keeps to them. Only for as long as nobody has the new database at `live` open.
+    Raises BackupError.
+    """
+    try:
+        _move_journals(live, replaced)
+    except OSError as error:
+        raise BackupError(
+            f"{error.filename} is of the replaced database, and cannot be renamed: {error.strerror}",
+            f"before anything else opens {live}: mv {error.filename} beside {replaced}",
+        ) from error
 
 
 def set_aside(kept: Path, journals_of: Path) -> Path:
@@ -94,35 +152,19 @@ def set_aside(kept: Path, journals_of: Path) -> Path:
     if kept.exists():
         kept.rename(damaged)
     _move_journals(journals_of, damaged)
-    Path(f"{journals_of}-shm").unlink(missing_ok=True)
+    Path(f"{damaged}-shm").unlink(missing_ok=True)  # which SQLite makes anew
     return damaged
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether that is the name of a damaged database."""
+    return f".{DAMAGED}-" in path.name
 
 
 def remove(kept: Path) -> None:
     """Remove what is kept at `kept`; itself last, for by its name a run that is killed here is recovered."""
     _remove_journals(kept)
     kept.unlink(missing_ok=True)
-
-
-def put_back(live: Path, kept: Path) -> None:
-    """Undo replace(): what is at `kept` takes its place again, and what took it goes.
-
-    Raises DatabaseInUse, with nothing changed, if a process has the new one open.
-    """
-    try:
-        database.fold(live)
-    except NotWhole:
-        pass  # it goes all the same
-    _remove_journals(live)
-    _sync(live.parent)
-    kept.rename(live)
-    _move_journals(kept, live)
-    _sync(live.parent)
-
-
-def damaged_files(live: Path) -> list[Path]:
-    """What restores kept beside `live` that cannot become a snapshot, the oldest first."""
-    return _beside(live, DAMAGED)
 
 
 def forget_unswapped(live: Path) -> bool:
@@ -136,12 +178,59 @@ def forget_unswapped(live: Path) -> bool:
     return found
 
 
+def _new_name(live: Path) -> Path:
+    while True:
+        name = f"{live.name}.{KEPT}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        if not live.with_name(name).exists() and not _as_damaged(live.with_name(name)).exists():
+            return live.with_name(name)
+        time.sleep(0.1)
+
+
+def _refuse_if_open(live: Path) -> None:
+    # a writer that survived would write to the old file, and lose what it writes
+    if holders := processes.that_have_open(live):
+        hint = f"find it with: sudo fuser -v {live}" if processes.UNSEEN in holders else "end that, then run this again"
+        raise DatabaseInUse(f"database {live} is still open in {', '.join(holders)}", hint)
+
+
+def _refuse_if_not_kept(live: Path, path: Path, kept: Kept) -> None:
+    if live.exists() and not (_is_same(path, live) if kept.is_link else path.exists()):
+        raise DatabaseError(
+            f"{path} is gone or another file, so {live} is not kept", "nothing was replaced; run this again"
+        )
+
+
+def _copy(live: Path, kept: Path) -> None:
+    """In place of a link, on a file system that has none; under that name it is whole."""
+    if not live.exists():
+        return
+    with staging.beside(live) as unfinished:
+        with open(live, "rb") as source, open(unfinished, "wb") as target:
+            shutil.copyfileobj(source, target)
+            target.flush()
+            os.fsync(target.fileno())
+        its_rights = rights.of(live)
+        its_rights.own(unfinished)
+        its_rights.open_up(unfinished)
+        unfinished.rename(kept)
+
+
 def _beside(live: Path, kind: str) -> list[Path]:
     pattern = re.compile(re.escape(f"{live.name}.{kind}-") + r"\d{8}T\d{6}Z")
     try:
-        return sorted(path for path in live.parent.iterdir() if pattern.fullmatch(path.name))
+        found = [path for path in live.parent.iterdir() if pattern.fullmatch(path.name) and _has_time(path)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    # one from the future was kept under a wrong clock, some time ago
+    limit = datetime.now(UTC) + schedule.CLOCK_TOLERANCE
+    return sorted(found, key=lambda path: (kept_since(path) <= limit, path))
+
+
+def _has_time(path: Path) -> bool:
+    try:
+        return bool(kept_since(path))
+    except ValueError:
+        return False
 
 
 def _as_damaged(kept: Path) -> Path:
@@ -149,7 +238,7 @@ def _as_damaged(kept: Path) -> Path:
 
 
 def _is_same(path: Path, live: Path) -> bool:
-    return live.exists() and path.samefile(live)
+    return live.exists() and path.exists() and path.samefile(live)
 
 
 def _move_journals(source: Path, target: Path) -> None:
@@ -161,7 +250,7 @@ def _move_journals(source: Path, target: Path) -> None:
 
 
 def _remove_journals(live: Path) -> None:
-    for suffix in (*JOURNALS, "-shm"):
+    for suffix in JOURNALS:
         Path(f"{live}{suffix}").unlink(missing_ok=True)
 
 

@@ -1,6 +1,7 @@
 """The disks that a backup needs: is the volume there, can it be written, is there room."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from dodeka_db.settings import Settings
 
 # a lock, a tree, an index, a snapshot, and their blocks
 SMALL_FILES_BYTES = 100_000
+# what a backend may write while a restore is at work
+RESERVE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ def for_snapshot(repository: Path, file_bytes: int) -> Room:
     )
 
 
+def for_database(folder: Path, database_bytes: int, remedy: str) -> Room:
+    """A database of that size beside those that are in use in `folder`, which go on growing meanwhile."""
+    needed = database_bytes + database_bytes // 10 + RESERVE_BYTES
+    return Room("no room left for the database", folder, _free(folder), needed, remedy)
+
+
 def is_read_only(folder: Path) -> bool:
     """Whether `folder` is there, on a file system that is mounted read-only."""
     return folder.exists() and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
@@ -65,6 +74,12 @@ def is_of_its_own(repository: Path, databases: list[Path]) -> bool:
     device = _existing(repository).stat().st_dev
     others = [Path("/"), *databases]
     return all(_existing(other).stat().st_dev != device for other in others)
+
+
+def is_mount_point(file: Path) -> bool:
+    """Whether something is mounted at `file` itself (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)."""
+    mounted = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return str(file) in (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), path) for path in mounted)
 
 
 def mount_point(folder: Path) -> Path:
