@@ -214,6 +214,7 @@ def unit_changed(server: Server, *changes: tuple[str, str]) -> Iterator[None]:
         server.run("systemctl", "kill", "--signal=9", UNIT, user="root", check=False)
         server.run("systemctl", "reset-failed", UNIT, user="root", check=False)
         make(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1")
+        server.run("systemctl", "start", UNIT, user="root")
         assert users(server, DEMO) == 30
 
 
@@ -644,6 +645,18 @@ class TestRecovery:
             server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "production")
             assert condition(server) == "inactive" and files_of_demo(server) == {"db.sqlite"}
             server.run("systemctl", "start", UNIT, user="root")
+
+    def test_a_restore_starts_what_an_earlier_one_has_left_stopped(self, server):
+        """The database is gone too, so that recovery could not start it."""
+        make(server, "backup", "ENV=demo")
+        killed_restore(server)
+        server.path(DEMO).unlink()
+        done = server.run(str(PROJECT / "deploy/dodeka-db-backup.sh"), "production", check=False)
+        assert done.returncode == 5
+        assert f"a restore left {UNIT} stopped, and {DEMO} is missing: IT IS DOWN; run the restore again" in done.stderr
+        done = restore_demo(server)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert is_writing(server, DEMO) and files_of_demo(server) == {"db.sqlite"}
 
     def test_by_a_run_with_another_state_folder(self, server):
         """The mark stands beside the database."""

@@ -1,6 +1,7 @@
 """What cron runs: a snapshot that is read back, then the retention policy."""
 
 import logging
+import time
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -30,13 +31,16 @@ def run(settings: Settings, environment: Environment) -> Done:
     failure after the snapshot was stored says so. All done, it raises ServiceError while a service is down that a
     restore left stopped.
     """
-    due = schedule.seconds_until_next(environment.name, datetime.now())
+    began, due = time.monotonic(), schedule.seconds_until_next(environment.name, datetime.now())
+
+    def wait_s() -> int:
+        return max(0, min(settings.lock_wait_s, due - int(time.monotonic() - began)))
+
     with records.failures(settings, job(environment)):
         repository = Repository(settings)
-        doing, wait_s = f"cron run of {environment.name}", min(settings.lock_wait_s, due)
-        with lock.held(staging.state_folder(settings), doing, wait_s):
+        with lock.held(staging.state_folder(settings), f"cron run of {environment.name}", wait_s()):
             down = recover(settings)
-            with lock.beside(environment.live, wait_s):
+            with lock.beside(environment.live, wait_s()):
                 taken = take_snapshot(settings, repository, environment, read_back=True)
             if _is_copied(settings):  # restic keeps its snapshots for it, maybe for hours
                 log.info(

@@ -306,8 +306,7 @@ def _part(service: Service, live: Path, replaced: Path) -> list[str]:
     holders = processes.that_have_open(replaced)
     if not holders:
         return []
-    if not processes.that_have_open(live):
-        swap.part(live, replaced)
+    swap.part(live, replaced)
     service.stop()
     left = processes.that_have_open(replaced)
     service.start()

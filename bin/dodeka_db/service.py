@@ -121,7 +121,7 @@ class Service:
             return
         now = self.look()
         if self._before is None:
-            self.was_stopped = now.is_stopped
+            self.was_stopped = now.is_stopped and not self.is_marked
         self._before = now
         if self.was_stopped:
             return

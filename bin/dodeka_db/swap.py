@@ -93,13 +93,12 @@ def replace(
     Returns the path of the replaced database: that of `kept`, or its name as a damaged one; nothing is at that path if
     nothing was there. Raises DatabaseInUse if a process has `live` open, or another BackupError, with nothing changed.
 
-    `even_in_use`, which takes a link: whoever has `live` open goes on with the replaced database and its journals.
+    `even_in_use`, which takes a link: whoever has `live` open goes on with the replaced database.
     """
     even_in_use = even_in_use and kept.is_link
     try:
-        if not is_damaged and not even_in_use:
-            _refuse_if_open(live)
-            database.fold(live)
+        if not is_damaged:
+            _checkpoint(live, even_in_use)
     except NotWhole:
         is_damaged = True
     path = kept.path
@@ -108,7 +107,6 @@ def replace(
             _copy(live, path)
         if is_damaged:
             path = set_aside(path, journals_of=live)
-        part(live, path)
         its_rights.open_up(new)
         _sync(live.parent)
         if not even_in_use:
@@ -122,7 +120,7 @@ def replace(
         if isinstance(error, BackupError):
             raise
         raise BackupError(f"{live} cannot be replaced: {error.strerror}") from error
-    part(live, path)  # once more, for who came at the last moment
+    part(live, path)
     try:
         _sync(live.parent)
     except OSError as error:
@@ -131,12 +129,23 @@ def replace(
     return path
 
 
-def part(live: Path, replaced: Path) -> None:
-    """Give the replaced database its journals: those of a process that has opened it since fold(), and goes on with it.
+def _checkpoint(live: Path, even_in_use: bool) -> None:
+    try:
+        _refuse_if_open(live)
+        database.fold(live)
+    except DatabaseInUse:
+        if not even_in_use:
+            raise
 
-    SQLite has these files open and keeps to them. Only for as long as nobody has the new database at `live` open.
-    Raises BackupError.
+
+def part(live: Path, replaced: Path) -> None:
+    """Give the replaced database the journals that stand beside the new one at `live`, if nobody has that open.
+
+    They are of a process that has opened the replaced one since it was checkpointed. It may go on with them: SQLite has
+    these files open. Raises BackupError.
     """
+    if not any(Path(f"{live}{suffix}").exists() for suffix in JOURNALS) or processes.that_have_open(live):
+        return
     try:
         _move_journals(live, replaced)
     except OSError as error:
