@@ -24,6 +24,13 @@ script() { # NAME ARGUMENT... : run it, keeping $status, $output and $stderr apa
     run --separate-stderr "$ROOT/bin/dodeka-db-$1.py" "${@:2}"
 }
 
+# What was run has done well, and has nothing to complain of.
+succeeds() {
+    echo "status $status, stdout: $output, stderr: $stderr"
+    [ "$status" -eq 0 ]
+    [ -z "$stderr" ]
+}
+
 # One line on standard error that holds both words, and nothing that looks like a traceback.
 fails_with() { # STATUS TEXT [TEXT]
     echo "status $status, stdout: $output, stderr: $stderr"

@@ -8,11 +8,11 @@ setup() { copy_site; }
 
 @test "the documented paths go on working" {
     run --separate-stderr "$ROOT/deploy/dodeka-db-backup.sh" production
-    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    succeeds
     run --separate-stderr "$ROOT/deploy/dodeka-db-cron.sh"
-    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    succeeds
     run --separate-stderr sh -c "printf 'latest\nyes\n' | '$ROOT/deploy/dodeka-db-restore.sh' demo --from production"
-    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    succeeds
     [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 400 ]
 }
 
@@ -20,11 +20,11 @@ setup() { copy_site; }
     ln -s "$ROOT/deploy/dodeka-db-backup.sh" "$SITE/dodeka-db-backup.sh"
     cd /
     run --separate-stderr env PATH="$SITE:/usr/bin:/bin" dodeka-db-backup.sh demo
-    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    succeeds
     run --separate-stderr env -i DODEKA_BACKUP_ENV="$SITE/backup.env" "$SITE/dodeka-db-backup.sh" demo
-    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    succeeds
     run --separate-stderr env PATH=/nowhere "$SITE/dodeka-db-backup.sh" demo
-    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    succeeds
     [ "$(snapshot_count)" -eq 3 ]
 }
 
@@ -47,7 +47,7 @@ setup() { copy_site; }
 @test "snapshots --json is JSON and nothing else" {
     "$ROOT/bin/dodeka-db-backup.py" production
     script snapshots production --json
-    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    succeeds
     "$ROOT/.venv/bin/python" -c '
 import datetime, json, sys
 (entry,) = json.load(sys.stdin)
@@ -67,13 +67,13 @@ assert datetime.datetime.fromisoformat(entry["time"]).tzinfo and entry["stored_b
 @test "a reader that goes away is no failure" {
     "$ROOT/bin/dodeka-db-backup.py" production
     run --separate-stderr bash -c "set -o pipefail; '$ROOT/bin/dodeka-db-snapshots.py' --json | true"
-    [ "$status" -eq 0 ] && [ -z "$stderr" ]
+    succeeds
 }
 
 @test "--help of every script" {
     for file in "$ROOT"/bin/dodeka-*.py; do
         run --separate-stderr "$file" --help
-        [ "$status" -eq 0 ] && [ -z "$stderr" ]
+        succeeds
         [[ $output == usage:* ]]
     done
 }
