@@ -8,6 +8,8 @@ import pytest
 
 from dodeka_db import processes
 
+import sites
+
 
 @pytest.fixture
 def file(tmp_path):
@@ -36,3 +38,27 @@ def test_another_process_that_has_it_by_another_name(file, tmp_path):
         assert holder.endswith(f" (process {other.pid})") and holder.startswith("python")
         other.communicate(b"\n")
     assert processes.that_have_open(file) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_a_process_of_another_user_that_has_read_nothing(file):
+    """Whose files its owner may not look through: the kernel's lease tells."""
+    os.chown(file, 1234, 1234)
+    os.chmod(file.parent, 0o755)
+    look = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from dodeka_db import processes;"
+    look += "print(processes.that_have_open(Path(sys.argv[2])))"
+    bin_folder = str(sites.ROOT / "bin")
+
+    def seen_by_its_owner() -> str:
+        # a descriptor for the folder, which the test's own path may be closed to others
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            path = f"/proc/self/fd/{folder}/{file.name}"
+            command = ["/usr/bin/python3", "-c", look, bin_folder, path]
+            return subprocess.check_output(command, user=1234, pass_fds=[folder], text=True).strip()
+        finally:
+            os.close(folder)
+
+    assert seen_by_its_owner() == "[]"
+    with open(file):
+        assert seen_by_its_owner() == str([processes.UNSEEN])

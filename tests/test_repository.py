@@ -174,6 +174,21 @@ def test_only_the_past_counts(site):
     assert site.run("restore", "production", "--snapshot", min(future), stdin="no\n").returncode == 7, "but by its ID"
 
 
+def test_all_are_from_the_future(site):
+    """As where the clock is set back: they are not called missing, and one can be named."""
+    site.ok("backup", "production")
+    odd = store_again(site, "2099-01-01 00:00:00")
+    site.restic("forget", next(entry["id"] for entry in site.snapshots() if entry["id"] != odd))
+    for script in ("verify", "restore"):
+        done = site.run(script, "production", "--snapshot", "latest")
+        assert done.returncode == 4
+        assert "all snapshots of production are from the future; check the clock" in done.stderr
+    site.ok("verify", "production", "--snapshot", odd)
+    store_again(site, "2099-01-01 00:00:00", "pre-restore")
+    done = site.run("undo", "production", "--yes")
+    assert done.returncode == 4 and "pre-restore snapshots of production are from the future" in done.stderr
+
+
 def test_an_empty_repository_lists_nothing(site):
     assert site.snapshots() == []
     assert site.ok("snapshots").split() == ["ID", "When", "Ago", "Size", "Format", "Tags"]

@@ -267,7 +267,7 @@ case "$1 $2" in
     stop*) echo inactive > "{log}.state" ;;
     start*) echo active > "{log}.state" ;;
     show*)
-        printf 'LoadState=loaded\nMainPID=0\n'
+        printf 'LoadState=loaded\nMainPID=0\nResult=success\n'
         echo "ActiveState=$(cat "{log}.state")"
         echo "InvocationID=$(cat "{log}.invocation")" ;;
 esac
@@ -294,10 +294,15 @@ def calls(site) -> list[str]:
     return (site.folder / "systemctl.log").read_text().splitlines()
 
 
-LOOK = "show --property=LoadState,ActiveState,MainPID,InvocationID dodeka-backend-production"
+LOOK = "show --property=LoadState,ActiveState,MainPID,InvocationID,Result dodeka-backend-production"
 MARK = "db.sqlite.stopped"
 STOP = "stop dodeka-backend-production"
 START = "start dodeka-backend-production"
+
+
+def actions(site) -> list[str]:
+    """What systemctl was asked to do."""
+    return [call for call in calls(site) if call != LOOK]
 
 
 def with_service(
@@ -311,7 +316,8 @@ def with_service(
 def test_the_service_is_stopped_started_and_watched(stored, systemctl):
     done = with_service(stored, systemctl())
     assert (done.returncode, done.stderr) == (0, "")
-    assert calls(stored) == [LOOK, LOOK, STOP, START, LOOK, LOOK]
+    assert actions(stored) == [STOP, START]
+    assert calls(stored)[-2:] == [LOOK, LOOK]
     assert re.search(r"started dodeka-backend-production, after \d+\.\d s", done.stdout)
 
 
@@ -319,7 +325,7 @@ def test_when_it_does_not_stop_nothing_has_changed(stored, systemctl):
     done = with_service(stored, systemctl(failing="stop"))
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "could not stop dodeka-backend-production: cannot stop for a test" in done.stderr
-    assert calls(stored) == [LOOK, LOOK, STOP, START, LOOK, LOOK]
+    assert actions(stored) == [STOP, START]
     assert members.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite"]
 
@@ -328,7 +334,7 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     done = with_service(stored, systemctl(failing="start"))
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "IT IS DOWN" in done.stderr, done.stderr
-    assert calls(stored) == [LOOK, LOOK, STOP, START, LOOK, LOOK, STOP, START, LOOK, LOOK]
+    assert actions(stored) == [STOP, START, STOP, START]
     assert "the old database is back, and with that" in done.stderr
     assert ": the data was not the reason: IT IS DOWN; to start it: sudo systemctl start dodeka-" in done.stderr
     assert "the new database, with what was written to it, is snapshot " in done.stderr
@@ -346,6 +352,71 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     assert calls(stored)[-3:] == [START, LOOK, LOOK]
     assert beside(stored) == ["db.sqlite"]
     assert "left stopped" not in stored.ok("backup", "demo", DODEKA_SYSTEMCTL=systemctl())
+
+
+def test_a_damaged_database_is_not_put_back(stored, systemctl):
+    """The service does not start with the new one either: that is no reason to go back to garbage."""
+    stored.database().write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
+    done = with_service(stored, systemctl(failing="start"))
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    assert "; the old database was damaged, so the new one stays: IT IS DOWN; to start it: sudo systemctl" in done.stderr
+    assert actions(stored) == [STOP, START]
+    assert members.digest(stored.database()) == stored.before
+    (damaged,) = stored.database().parent.glob("*.damaged-*Z")
+    assert damaged.read_bytes().endswith(b"\xff" * 9000)
+    assert f"; the replaced database is damaged, and kept as it was: {damaged}" in done.stderr
+
+
+def test_a_service_that_ends_well_soon_after_its_start_is_not_forgotten(stored, systemctl):
+    """It is inactive then, and of a start of its own, as one that somebody has stopped on purpose."""
+    ends = f'[ "$1" != start ] || echo inactive > "{stored.folder}/systemctl.log.state"'
+    done = with_service(stored, systemctl(extra=ends))
+    assert done.returncode == 5 and "does not stay up (it is inactive)" in done.stderr and "IT IS DOWN" in done.stderr
+    for _ in range(2):
+        done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl(extra=ends), DODEKA_START_WAIT_S="0")
+        assert done.returncode == 5 and "does not come up" in done.stderr and "IT IS DOWN" in done.stderr
+    assert stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl(), DODEKA_START_WAIT_S="0").returncode == 0
+    assert beside(stored) == ["db.sqlite"]
+
+
+@pytest.mark.parametrize("call", ["link", "show"])
+def test_a_unit_that_was_stopped_stays_so_whatever_fails_first(stored, systemctl, call):
+    """A signal before anything is stopped, or a systemctl that cannot be asked."""
+    program = systemctl(extra='[ "$1" != show ] || [ ! -e "{0}/fail" ] || exit 1'.format(stored.folder))
+    (stored.folder / "systemctl.log.state").write_text("inactive\n")
+    script = [str(ROOT / "bin/dodeka-db-restore.py"), "production", "--snapshot", "latest", "--yes"]
+    if call == "link":
+        script = ["strace", "-o/dev/null", "-einject=link:signal=INT", *script]
+    environ = {**stored.environ, "DODEKA_SYSTEMCTL": program, "DODEKA_START_WAIT_S": "0"}
+    if call == "show":
+        (stored.folder / "fail").touch()
+    done = subprocess.run(script, env=environ, capture_output=True, text=True)
+    assert done.returncode == (130 if call == "link" else 5), done
+    assert actions(stored) == [] if (stored.folder / "systemctl.log").exists() else True
+    assert members.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
+
+
+def test_a_service_is_started_also_where_cleaning_up_fails(stored, systemctl):
+    """A kept file that cannot be settled, and a mark."""
+    program = systemctl()
+    (stored.folder / "systemctl.log.state").write_text("failed\n")
+    stored.database().with_name(MARK).write_text("the first\n")
+    kept = stored.database().with_name("db.sqlite.pre-restore-20260101T000000Z")
+    kept.mkdir()
+    Path(f"{kept}-wal").write_bytes(b"x")
+    done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=program, DODEKA_START_WAIT_S="0")
+    assert done.returncode == 0 and actions(stored) == [START]
+    assert "is not cleaned up yet" in done.stdout and "starting it" in done.stdout
+
+
+@pytest.mark.parametrize("script", [("backup", "production"), ("restore", "production", "--snapshot", "latest", "--yes")])
+def test_no_thread_to_be_had_is_no_traceback(stored, script):
+    command = [str(ROOT / f"bin/dodeka-db-{script[0]}.py"), *script[1:]]
+    inject = ("strace", "-o/dev/null", "-einject=clone3:error=EAGAIN")
+    done = subprocess.run([*inject, *command], env=stored.environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+    assert "this machine has no process left for it, or no memory; see: top" in done.stderr
+    assert members.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
 
 
 def until(file: Path) -> str:
@@ -375,14 +446,13 @@ def test_a_signal_while_the_service_is_down_starts_it_again(stored, systemctl, s
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     assert f"interrupted ({signum.name})" in stderr and stderr.count("\n") == 1
-    assert [call for call in calls(stored) if call != LOOK][-1] == START
+    assert actions(stored)[-1] == START
     if during == "stop":
         assert members.digest(stored.database()) == stored.lost
         assert beside(stored) == ["db.sqlite"]
     else:
         assert members.digest(stored.database()) == stored.before
-        _, kept, mark = beside(stored)
-        assert mark == MARK, "nobody has seen yet that it stays up"
+        _, kept = beside(stored)
         assert f"the replaced database is kept as {stored.database().parent}/{kept}; to put it back: " in stderr
         assert members.digest(stored.database().parent / kept) == stored.lost
 
@@ -495,6 +565,20 @@ class TestUndo:
         site.ok("undo", "production", "--yes")
         assert members.digest(site.database()) == site.before
         assert beside(site) == ["db.sqlite"]
+
+    def test_a_kept_file_that_is_still_written_to_is_neither_put_back_nor_removed(self, kept_site):
+        (kept,) = site_kept(kept_site)
+        with closing(sqlite3.connect(kept, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("INSERT INTO users VALUES ('late', 0, 0, x'00')")
+            done = kept_site.run("undo", "production", "--yes")
+            assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+            assert f"{kept} is still open in python" in done.stderr
+            assert "is not saved yet" in kept_site.ok("backup", "production")
+            assert kept.exists()
+        kept_site.ok("backup", "production")
+        kept_site.ok("undo", "production", "--yes")
+        assert members.count(kept_site.database()) == 11, "the late one too"
 
     def test_a_kept_file_that_was_damaged_since(self, kept_site):
         (kept,) = site_kept(kept_site)
@@ -827,7 +911,7 @@ os.kill(os.getpid(), 9)
         (disk / "filler").unlink()
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
         assert f"no room left on the disk of database {stored.database().resolve()}" in done.stderr
-        assert [call for call in calls(stored) if call != LOOK][-1] == START
+        assert actions(stored)[-1] == START
         assert beside(stored) == ["db.sqlite"]
         now = subprocess.check_output(["sqlite3", stored.database(), "SELECT count(*) FROM outbox"])
         assert int(now) == int(late) + 100, "no commit is lost"

@@ -597,7 +597,7 @@ class TestAsItWasFound:
         """Nobody has wanted that, and it may be what the restore is for."""
         server.run("systemctl", "start", UNIT, user="root")
         with unit_changed(server, ("Restart=on-failure", "Restart=no")):
-            server.run("systemctl", "kill", "--signal=9", UNIT, user="root")
+            server.run("kill", "-KILL", main_pid(server), user="root")
             assert wait_until(lambda: condition(server) == "failed")
             assert restore_demo(server).returncode == 0
             assert is_writing(server, DEMO)

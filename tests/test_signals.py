@@ -40,8 +40,7 @@ def interrupted(machine: Machine, step: Step, name: str) -> tuple[subprocess.Com
         problems.append("the service is down")
     if not machine.is_whole() or (users != [mark] and not is_new(users)):
         problems.append(f"the database is neither: {users}")
-    # the mark goes when somebody has seen that the service stays up: the next run, if this one was not let
-    if set(files) - beside - {"db.sqlite.stopped"} != {"db.sqlite"} or machine.staging():
+    if set(files) - beside != {"db.sqlite"} or machine.staging():
         problems.append(f"left behind: {files} {machine.staging()}")
     if users == [mark] and kept:
         problems.append(f"kept, but nothing was replaced: {files}")

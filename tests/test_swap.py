@@ -94,7 +94,7 @@ def test_a_missing_database(tmp_path, staged):
     new = members.digest(staged)
     kept = replace(tmp_path / "db.sqlite", staged, damaged=True)
     assert members.digest(tmp_path / "db.sqlite") == new
-    assert names(tmp_path) == ["db.sqlite"] and not kept.exists()
+    assert names(tmp_path) == ["db.sqlite"] and kept is None
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
@@ -139,6 +139,32 @@ db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=
     assert members.digest(db) == new
     late = rows(kept.path, "SELECT key FROM users WHERE key IN ('in between', 'afterwards')")
     assert len(late) == 2
+
+
+def test_killed_right_behind_the_rename_of_a_database_in_use(db, staged, monkeypatch):
+    """The old write-ahead log stands beside the new database then, by a second name: the next run takes that away."""
+    new = members.digest(staged)
+    kept, its_rights = swap.keep(db), rights.of(db)
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(swap, "part", killed)
+    with closing(sqlite3.connect(db, isolation_level=None)) as other:
+        other.execute("INSERT INTO users VALUES ('late', 0, 0, x'00')")
+        with pytest.raises(SystemExit):
+            swap.replace(db, staged, kept, False, its_rights, even_in_use=True)
+        assert Path(f"{db}-wal").samefile(f"{kept.path}-wal")
+        assert not swap.forget_unswapped(db)
+        assert not Path(f"{db}-wal").exists() and not Path(f"{db}-shm").exists()
+        assert members.digest(db) == new
+    assert rows(kept.path, "SELECT key FROM users WHERE key = 'late'")
+    assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_kept_file_that_goes_behind_the_rename_is_no_database_that_was_not_there(db, staged, monkeypatch):
+    monkeypatch.setattr(swap, "part", lambda _, kept: kept.unlink())
+    assert replace(db, staged) is not None
 
 
 def test_nothing_is_renamed_when_the_kept_file_is_gone_or_another(db, staged):
@@ -200,6 +226,21 @@ class TestNoHardLinks:
         taken_out = replace(db, kept)
         assert members.count(db) == 301 and members.digest(taken_out) == new
 
+    def test_a_row_that_comes_while_it_is_copied_is_not_lost(self, on_it, monkeypatch):
+        db, staged = on_it
+        copy = swap._copy
+
+        def with_a_writer(live: Path, kept: Path) -> None:
+            copy(live, kept)
+            with closing(sqlite3.connect(live, isolation_level=None)) as connection:
+                connection.execute("INSERT INTO users VALUES ('meanwhile', 0, 0, x'00')")
+
+        monkeypatch.setattr(swap, "_copy", with_a_writer)
+        with pytest.raises(DatabaseError, match="is not kept; nothing was replaced"):
+            replace(db, staged)
+        assert rows(db, "SELECT key FROM users WHERE key = 'meanwhile'")
+        assert names(db.parent) == ["db.sqlite", staged.name]
+
     def test_a_copy_that_was_in_vain_goes(self, on_it):
         db, staged = on_it
         with pytest.raises(BackupError, match="cannot be replaced"):
@@ -223,7 +264,8 @@ class TestNoHardLinks:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_database_file_that_is_a_mount_point(db, tmp_path):
-    other = tmp_path / "other file"
+    """Its name has a blank, which the kernel's list shows as \\040, and bytes that are no text."""
+    other = tmp_path / os.fsdecode(b"other \xff file")
     other.write_bytes(b"")
     subprocess.run(["mount", "--bind", db, other], check=True)
     try:

@@ -79,7 +79,10 @@ def _check_and_compress(export: Path, source: Path, full_check: bool) -> Path:
     compressed = export.with_suffix(".sqlite.zst")
     page_bytes = database.read_header(export).page_bytes
     with ThreadPoolExecutor(1) as beside:
-        checking = beside.submit(_verify, export, source, full_check)
+        try:
+            checking = beside.submit(_verify, export, source, full_check)
+        except RuntimeError as error:  # no thread to be had
+            raise command.no_process("the check of the export") from error
         try:
             with open(export, "rb", command.READ_BYTES) as whole, open(compressed, "xb") as target:
                 frames.compress(whole, target, page_bytes)

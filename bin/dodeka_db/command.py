@@ -7,6 +7,7 @@ interrupts us ends the child first.
 """
 
 import errno
+import gc
 import json
 import os
 import re
@@ -69,7 +70,8 @@ class Completed:
 
 def preload() -> None:
     """Begin to import sh, which run() needs, in a thread: while a database is exported, that costs no time."""
-    threading.Thread(target=_load).start()
+    with suppress(RuntimeError):  # no thread to be had
+        threading.Thread(target=_load).start()
 
 
 def _load() -> None:
@@ -140,10 +142,12 @@ def run(
             raise SetupError(f"{program} cannot be run ({reason})") from error
         except sh.ErrorReturnCode as error:
             exit_code = error.exit_code
-        except BaseException:
+        except BaseException as error:
             if child is not None:
                 with shielded():
                     _end(child, draining=output if reader else None)
+            if isinstance(error, RuntimeError):  # no thread to be had for the watcher
+                raise no_process(program) from error
             raise
         if watcher and (objection := watcher.stop()):
             raise objection
@@ -164,13 +168,19 @@ def _started(command: "sh.Command", *arguments: str, **options: object) -> "sh.R
         try:
             return command(*arguments, **options)
         except OSError as error:
+            gc.enable()  # which sh switches off while it forks
             if error.errno not in (errno.EAGAIN, errno.ENOMEM):
                 raise
-        except RuntimeError:  # sh got no thread to look after the program, which runs
+        except RuntimeError:  # sh got no thread to look after the program, which runs, and has read some of its input
             _kill_children()
+            break
         if pause_s is not None:
             time.sleep(pause_s)
-    raise CannotRun(f"{command} cannot be run: this machine has no process left for it, or no memory", "see: top")
+    raise no_process(str(command))
+
+
+def no_process(what: str) -> CannotRun:
+    return CannotRun(f"{what} cannot be run: this machine has no process left for it, or no memory", "see: top")
 
 
 def _kill_children() -> None:

@@ -6,10 +6,10 @@ from contextlib import nullcontext
 
 from dodeka_db import database, lock, records, staging
 from dodeka_db.database import NotWhole
-from dodeka_db.errors import DatabaseError, SnapshotError
+from dodeka_db.errors import Busy, DatabaseError, SnapshotError
 from dodeka_db.fetch import fetch
 from dodeka_db.incoming import Incoming
-from dodeka_db.repository import Repository, Snapshot, resolve
+from dodeka_db.repository import Repository, Snapshot, of_the_past, resolve
 from dodeka_db.settings import Environment, Settings
 
 log = logging.getLogger("dodeka_db")
@@ -29,11 +29,13 @@ def run(settings: Settings, environment: Environment, wanted: str) -> Snapshot:
             snapshots = repository.snapshots()
             snapshot = resolve(settings, snapshots, environment.name, wanted)
             rows = prove(settings, repository, snapshot)
-        if not snapshot.is_pre_restore and snapshot == resolve(settings, snapshots, environment.name, NEWEST):
+        ordinary = [one for one in of_the_past(snapshots) if not one.is_pre_restore]
+        if snapshot == next((one for one in reversed(ordinary) if one.environment == environment.name), None):
             records.passed(settings, job(environment), {"snapshot": snapshot.short_id})
     try:
-        live = database.row_counts(environment.database)
-    except DatabaseError as error:
+        with lock.beside(environment.live, settings.lock_wait_s):
+            live = database.row_counts(environment.database)
+    except (DatabaseError, Busy) as error:
         log.warning("nothing to compare it with: %s", error.message)
         live = {}
     for line in _beside(rows, live):

@@ -1,11 +1,13 @@
 """What restores left behind: one that was killed, one that could not save what it replaced, a service that is down."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dodeka_db import backup, database, lock, processes, service, staging, swap
 from dodeka_db.database import DatabaseInUse, NotWhole
-from dodeka_db.errors import BackupError, Busy, DatabaseError, ServiceError
+from dodeka_db.errors import BackupError, Busy, DatabaseError, ServiceError, as_line
 from dodeka_db.repository import PRE_RESTORE, Repository
 from dodeka_db.service import DoesNotAnswer, Service
 from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
@@ -22,37 +24,40 @@ def recover(settings: Settings) -> Down:
     What cannot be done is warned of, and tried again by the next run: no backup is left out for it. A service that is
     down is returned as well, for fail_if_down().
     """
-    down = clean_up(settings)
-    for name in ENVIRONMENTS:
-        environment = settings.environment(name)
-        try:
-            with lock.beside(environment.live, wait_s=0):
-                store_kept(settings, environment)
-        except Busy:
-            pass  # clean_up() has said so
-        except (BackupError, OSError) as error:
-            log.warning("what a restore of %s replaced is not saved yet: %s", name, error)
-    return down
+    return _clean_up(settings, saving=True)
 
 
 def clean_up(settings: Settings) -> Down:
-    """Remove files that a killed restore was working on, and start a service that it had stopped; what did not come up."""
+    """The same, but that what restores kept stays where it is."""
+    return _clean_up(settings, saving=False)
+
+
+def _clean_up(settings: Settings, saving: bool) -> Down:
     down = []
     for name in ENVIRONMENTS:
         environment = settings.environment(name)
         unit = service.of(settings, environment)
         try:
             with lock.beside(environment.live, wait_s=0):
-                _clean_up_files(environment.live, unit)
-                _bring_up(settings, environment, unit)
-        except Busy as busy:
-            log.info("nothing is cleaned up behind restores of %s now: %s", name, busy.message)
-        except ServiceError as error:
-            log.warning("%s", error)
-            down.append((unit, error))
-        except (BackupError, OSError) as error:
-            log.warning("what a killed restore of %s left is not cleaned up yet: %s", name, error)
+                with _warning_of("what a killed restore of %s left is not cleaned up yet: %s", name):
+                    _clean_up_files(environment.live, unit)
+                if error := _bring_up(settings, environment, unit):
+                    log.warning("%s", error)
+                    down.append((unit, error))
+                if saving:
+                    with _warning_of("what a restore of %s replaced is not saved yet: %s", name):
+                        store_kept(settings, environment)
+        except (Busy, DatabaseError) as error:
+            log.info("nothing is cleaned up behind restores of %s now: %s", name, error.message)
     return down
+
+
+@contextmanager
+def _warning_of(message: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (BackupError, OSError) as error:
+        log.warning(message, name, as_line(error))
 
 
 def fail_if_down(down: Down) -> None:
@@ -64,6 +69,8 @@ def fail_if_down(down: Down) -> None:
 
 def _clean_up_files(live: Path, unit: Service) -> None:
     staging.remove_left_beside(live)
+    if any(processes.that_have_open(kept) for kept in swap.kept_files(live)) and unit.is_marked:
+        unit.stop()  # it was started before the rename, and runs on the replaced database
     if swap.forget_unswapped(live) or unit.is_marked:
         settle(live)
     for kept in swap.kept_files(live):
@@ -86,24 +93,22 @@ def settle(path: Path) -> None:
         pass  # whoever has it open has done that
 
 
-def _bring_up(settings: Settings, environment: Environment, unit: Service) -> None:
-    """Start and watch a unit that a killed restore left stopped. Raises ServiceError if it does not come up."""
-    if not unit.was_left_stopped():
-        return
+def _bring_up(settings: Settings, environment: Environment, unit: Service) -> ServiceError | None:
+    """Start and watch a unit that a killed restore left stopped; why it is down, if it does not come up."""
     what = f"a restore left {unit.unit} stopped"
-    if not environment.live.exists():
-        raise ServiceError(f"{what}, and {environment.live} is missing: IT IS DOWN", "run the restore again")
-    log.warning("%s: starting it", what)
     try:
+        if not unit.was_left_stopped():
+            return None
+        if not environment.live.exists():
+            return ServiceError(f"{what}, and {environment.live} is missing: IT IS DOWN", "run the restore again")
+        log.warning("%s: starting it", what)
         unit.start()
         unit.watch(settings.start_wait_s, environment.health_url)
     except DoesNotAnswer as error:
         log.warning("it is active again, but %s", error)
-    except BackupError as error:
-        raise ServiceError(
-            f"{what}, and it does not come up: {error.message}: IT IS DOWN",
-            f"{error.hint}; to start it: {unit.how_to_start}",
-        ) from error
+    except (BackupError, OSError) as error:
+        return ServiceError(f"{what}, and it does not come up: {as_line(error)}{unit.if_down()}")
+    return None
 
 
 def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
@@ -114,8 +119,7 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
     """
     became = {}
     for kept in swap.kept_files(environment.live):
-        if holders := processes.that_have_open(kept):
-            raise DatabaseInUse(f"{kept} is still open in {', '.join(holders)}", "end that")
+        swap.refuse_if_open(kept)
         settle(kept)
         try:
             taken = backup.take_snapshot(
@@ -133,6 +137,7 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
             log.warning("the damaged database is kept as it was: %s", damaged)
             became[kept] = f"damaged, and kept as it was: {damaged}"
         else:
+            swap.refuse_if_open(kept)  # since then
             swap.remove(kept)
             became[kept] = f"snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
             log.info("%s is now %s", kept.name, became[kept])

@@ -31,6 +31,7 @@ NO_COMPRESSION = (
     "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
 )
 UPGRADE = "restic migrate upgrade_repo_v2 (BACKUP.md, 'Format')"
+_ABOUT_THE_CLOCK = "check the clock (timedatectl), or name one by its ID"
 RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
 PRE_RESTORE_MONTHS = 6
 
@@ -321,8 +322,8 @@ class Repository:
         return sum(len(group["remove"] or ()) for group in groups or ())
 
     def forget_these(self, snapshots: Sequence[Listed]) -> None:
-        """Forget these snapshots; their space is given back by the next forget()."""
-        self._restic.run("forget", "--", *(snapshot.id for snapshot in snapshots))
+        """Forget these snapshots and prune."""
+        self._restic.run("forget", "--prune", "--", *(snapshot.id for snapshot in snapshots))
 
     def check(self, part: int, parts: int, folder: Path) -> None:
         """Check the repository's structure, and read the data in one of `parts` parts of it, numbered from 1.
@@ -368,6 +369,8 @@ def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wan
     ours = [snapshot for snapshot in snapshots if snapshot.environment == environment]
     if wanted == "latest":
         ordinary = [snapshot for snapshot in of_the_past(ours) if not snapshot.is_pre_restore]
+        if not ordinary and any(not snapshot.is_pre_restore for snapshot in ours):
+            raise SnapshotError(f"all snapshots of {environment} are from the future", _ABOUT_THE_CLOCK)
         if not ordinary:
             first = "make offsite" if settings.is_offsite else f"make backup ENV={environment}"
             raise SnapshotError(f"there is no snapshot of {environment} yet", first)
@@ -392,6 +395,10 @@ def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wan
 def newest_pre_restore(snapshots: list[Snapshot], environment: str) -> Snapshot:
     """What the last restore of `environment` replaced; SnapshotError if there is no such snapshot of the past."""
     kept = [s for s in of_the_past(snapshots) if s.environment == environment and s.is_pre_restore]
+    if not kept and any(s.environment == environment and s.is_pre_restore for s in snapshots):
+        raise SnapshotError(
+            f"all {PRE_RESTORE} snapshots of {environment} are from the future", _ABOUT_THE_CLOCK
+        )
     if not kept:
         raise SnapshotError(
             f"there is nothing to undo: no {PRE_RESTORE} snapshot of {environment}",

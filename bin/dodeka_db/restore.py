@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from dodeka_db import database, lock, processes, recovery, rights, staging, swap
 from dodeka_db import service as services
@@ -88,7 +89,7 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
             down = recovery.clean_up(settings)
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
-            change = _stage(settings, target, origin, staged)
+            change = _stage(settings, target, origin, Path(staged.name))
             before = _identity(live)
         confirm(change)  # without the lock: backups go on while somebody thinks
         with lock.held(state, doing, settings.lock_wait_s), lock.beside(live, settings.lock_wait_s):
@@ -125,6 +126,8 @@ def _from_last_restore(settings: Settings, target: Environment) -> Origin:
 
 
 def _from_kept_file(target: Environment, kept: Path) -> Origin:
+    swap.refuse_if_open(kept)
+
     def write(file: Incoming) -> None:
         file.start_over(kept.stat().st_size)
         log.info("copying %s", kept)
@@ -168,11 +171,12 @@ def _its_rights(settings: Settings, target: Environment, origin: Origin, staged:
         its_rights = rights.of(live) if live.exists() else rights.of_a_new_file(live.parent)
         if source != live:
             of_source = rights.of(source) if source.exists() else rights.of_a_new_file(live.parent)
-            its_rights = its_rights.stricter(of_source)
+            its_rights = its_rights.stricter(of_source.within(source.parent))
         its_rights.own(staged)
     except OSError as error:
         raise DatabaseError(
-            f"{live} belongs to another user ({error.strerror})", "run this as the user that runs the backend"
+            f"{live} belongs to another user or group, or {source.parent} is closed to us ({error.strerror})",
+            "run this as the user that runs the backend, or as root",
         ) from error
     return its_rights
 
@@ -200,16 +204,19 @@ class _Outcome:
         return replace(self, error=type(error)(message, error.hint))
 
 
-def _put_in_place(settings: Settings, service: Service, change: Change, staged: Path) -> None:
+def _put_in_place(settings: Settings, service: Service, change: Change, staged: IO[bytes]) -> None:
     target, origin = change.target, change.origin
     outcome = None
     try:
         with shielded():  # signals wait, but where interruptible() lets them in
+            service.find()
             answered = service.answers(target.health_url)
-            kept, began = _exchange(settings, service, change, staged)
-            outcome = _Outcome(f"{target.name} has the data of {origin.shown}", kept)
+            kept, began = _exchange(settings, service, change, Path(staged.name))
+            staged.close()  # or we ourselves would have the live database open
+            done = f"{target.name} has the data of {origin.shown}{_stays_stopped(service)}"
+            outcome = _Outcome(done, kept)
             outcome = _start(settings, service, target, outcome, answered, began)
-        if origin.kept and outcome.is_new:
+        if origin.kept and outcome.is_new and not processes.that_have_open(origin.kept):
             swap.remove(origin.kept)  # it is the live database again
         where = _save(settings, target, outcome)
     except Interrupted as interruption:
@@ -220,7 +227,7 @@ def _put_in_place(settings: Settings, service: Service, change: Change, staged: 
         raise type(outcome.error)(_joined(outcome.said, where), outcome.error.hint)
     if outcome.kept and swap.is_damaged(outcome.kept):
         log.warning("%s", where)
-    log.info("done: %s%s", outcome.done, _stays_stopped(service))
+    log.info("done: %s", outcome.done)
 
 
 def _exchange(
@@ -241,8 +248,7 @@ def _exchange(
     try:
         with interruptible():
             service.stop()
-        old = _replace(service, live, staged, kept, change.damaged, its_rights)
-        return (old if old.exists() else None), began
+        return _replace(service, live, staged, kept, change.damaged, its_rights), began
     except BaseException as error:
         try:
             swap.forget_unswapped(live)
@@ -253,7 +259,9 @@ def _exchange(
         raise
 
 
-def _replace(service: Service, live: Path, new: Path, kept: Kept, is_damaged: bool, its_rights: Rights) -> Path:
+def _replace(
+    service: Service, live: Path, new: Path, kept: Kept, is_damaged: bool, its_rights: Rights
+) -> Path | None:
     tries_left = STOPS
     while True:
         tries_left -= 1
@@ -278,12 +286,16 @@ def _start(
             if service.managed and not service.was_stopped:
                 log.info("started %s, after %.1f s; watching it", service.unit, time.monotonic() - began)
             service.watch(settings.start_wait_s, target.health_url)
+    except Interrupted:
+        service.is_not_watched()
+        raise
     except DoesNotAnswer as error:
         failure, why = error, "" if answered else "; it did not before either, so the new database stays"
     except DoesNotRun as error:
         failure, why = error, ""
-    except BackupError as error:
-        failure, why = error, "; the data is not the reason, so the new database stays"
+    except (BackupError, OSError) as error:
+        failure = error if isinstance(error, BackupError) else BackupError(as_line(error))
+        why = "; the data is not the reason, so the new database stays"
     else:
         if not holders:
             return outcome
@@ -295,7 +307,7 @@ def _start(
         why = "; the old database was damaged, so the new one stays"
     if not why:
         return _put_back(settings, service, target, outcome, failure)
-    return outcome.failed(failure, f"{outcome.done}, but {failure.message}{why}{_down(service)}")
+    return outcome.failed(failure, f"{outcome.done}, but {failure.message}{why}{service.if_down()}")
 
 
 def _part(service: Service, live: Path, replaced: Path) -> list[str]:
@@ -325,14 +337,16 @@ def _put_back(
     try:
         kept = swap.keep(live)
         service.stop()  # systemd may be trying it again and again
+        swap.refuse_if_open(old)
         recovery.settle(old)
         taken_out = _replace(service, live, old, kept, False, rights.of(old))
     except (BackupError, OSError) as second:
-        swap.forget_unswapped(live)
         problem = f"{failure.message}, and the old database could not be put back: {as_line(second)}"
         with suppress(BackupError):
             service.start()
-        return outcome.failed(failure, f"{outcome.done}, but {problem}{_down(service)}")
+        with suppress(OSError):  # else the next run does it
+            swap.forget_unswapped(live)
+        return outcome.failed(failure, f"{outcome.done}, but {problem}{service.if_down()}")
     back = f"{failure.message}; the old database is back"
     try:
         service.start()
@@ -340,9 +354,9 @@ def _put_back(
         service.watch(settings.start_wait_s, target.health_url)
         said = "and it runs with that"
     except (DoesNotRun, DoesNotAnswer) as second:
-        said = f"and with that {second.message}: the data was not the reason{_down(service)}"
-    except BackupError as second:
-        said = f"and with that {second.message}{_down(service)}"
+        said = f"and with that {second.message}: the data was not the reason{service.if_down()}"
+    except (BackupError, OSError) as second:
+        said = f"and with that {as_line(second)}{service.if_down()}"
     back = _Outcome(f"{back}, {said}", taken_out, "the new database, with what was written to it,", is_new=False)
     return back.failed(failure, back.done)
 
@@ -353,16 +367,9 @@ def _start_again(settings: Settings, service: Service, problem: str) -> None:
         service.start()
         service.watch(settings.start_wait_s, health_url=None)
     except BackupError as second:
-        raise ServiceError(f"{problem}; then {as_line(second)}{_down(service)}") from second
+        raise ServiceError(f"{problem}; then {as_line(second)}{service.if_down()}") from second
     if service.managed and not service.was_stopped:
         log.info("started %s again", service.unit)
-
-
-def _down(service: Service) -> str:
-    try:
-        return f": IT IS DOWN; to start it: {service.how_to_start}" if service.is_down() else ""
-    except BackupError as error:
-        return f": IT IS PERHAPS DOWN ({error.message}); to start it: {service.how_to_start}"
 
 
 def _stays_stopped(service: Service) -> str:

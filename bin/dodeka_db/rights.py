@@ -33,8 +33,23 @@ class Rights:
 
     def stricter(self, other: "Rights") -> "Rights":
         """These, less what `other` does not give to the same user or group; the owner keeps what it has."""
-        entries = {entry: bits & other._permits(entry, self) for entry, bits in self.entries.items()}
+        asked = {**self.entries, **{entry: 0 for entry in other.entries if entry[0] in (_USER, _GROUP)}}
+        entries = {
+            entry: (self.entries[entry] if entry in self.entries else self._permits(entry, self))
+            & other._permits(entry, self)
+            for entry in asked
+        }
+        if len(entries) > len(self.entries):  # named users or groups came in, which takes a mask
+            entries.setdefault((_MASK, _NO_ID), _ALL)
         return replace(self, entries=entries)
+
+    def within(self, folder: Path) -> "Rights":
+        """These, without those of whom `folder` does not let through. Raises OSError."""
+        mode = folder.stat().st_mode
+        closed = {_OTHER} if not mode & stat.S_IXOTH else set()
+        if not mode & stat.S_IXGRP:
+            closed |= {_GROUP_OBJ, _USER, _GROUP}
+        return replace(self, entries={(tag, of): 0 if tag in closed else bits for (tag, of), bits in self.entries.items()})
 
     def own(self, path: Path) -> None:
         """Give the file at `path` this owner and group, and these attributes, but nobody a right yet. Raises OSError."""
@@ -75,7 +90,8 @@ class Rights:
         if (tag, of) == (_GROUP, self.group):
             tag, of = _GROUP_OBJ, _NO_ID
         if (tag, of) not in self.entries or tag == _OTHER:
-            return self.entries[_OTHER, _NO_ID]
+            # whoever that is may be in the group of the file, which may have less than all others
+            return self.entries[_OTHER, _NO_ID] & self.entries[_GROUP_OBJ, _NO_ID]
         return self.entries[tag, of] & self.entries.get((_MASK, _NO_ID), _ALL)
 
 

@@ -16,6 +16,9 @@ log = logging.getLogger("dodeka_db")
 # longer than systemd itself waits before it kills (TimeoutStopSec, TimeoutStartSec: 90 s)
 PATIENCE_S = 120
 POLL_S = 0.25
+# for how long a start is tried that the machine has no process for, and how often
+RETRY_S = 30
+RETRY_EVERY_S = 1
 
 
 class DoesNotRun(ServiceError):
@@ -28,7 +31,7 @@ class DoesNotAnswer(ServiceError):
 
 @dataclass(frozen=True)
 class Condition:
-    """What systemd says of a unit: its LoadState, ActiveState, MainPID (0: none) and InvocationID (one for each start).
+    """What systemd says of a unit: LoadState, ActiveState, MainPID (0: none), InvocationID (one for each start), Result.
 
     https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html
     """
@@ -37,6 +40,7 @@ class Condition:
     state: str
     process: int
     invocation: str
+    result: str
 
     @property
     def is_active(self) -> bool:
@@ -44,7 +48,7 @@ class Condition:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it is so because somebody wanted it: not failed, nor about to be started again."""
+        """Whether somebody wanted it so: it has not failed, nor is it about to be started again."""
         return self.state in ("inactive", "deactivating")
 
     def was_started_since(self, before: "Condition") -> bool:
@@ -61,7 +65,7 @@ class Service:
     def __init__(self, unit: str, systemctl: tuple[str, ...], mark: Path) -> None:
         self.unit, self._systemctl, self._mark = unit, systemctl, mark
         self._before: Condition | None = None
-        self.was_stopped = False
+        self.was_stopped = False  # when it was found
 
     @property
     def managed(self) -> bool:
@@ -71,10 +75,6 @@ class Service:
     def is_marked(self) -> bool:
         """Whether a restore has stopped the unit, and has not seen it up since."""
         return self.managed and self._mark.exists()
-
-    @property
-    def how_to_start(self) -> str:
-        return f"sudo systemctl start {self.unit}"
 
     def check(self) -> None:
         """Raise ServiceError unless systemd knows the unit and lets us stop and start it.
@@ -102,7 +102,7 @@ class Service:
         """How the unit is now. Raises ServiceError."""
         # anyone may ask: without sudo, whose rules may allow no more than stop and start
         ask = (*self._systemctl[self._systemctl_at :], "show")
-        properties = "LoadState,ActiveState,MainPID,InvocationID"
+        properties = "LoadState,ActiveState,MainPID,InvocationID,Result"
         shown = self._run(*ask, f"--property={properties}", self.unit, failing="could not ask about")
         values = dict(line.partition("=")[::2] for line in shown.splitlines())
         return Condition(
@@ -110,22 +110,24 @@ class Service:
             values.get("ActiveState", ""),
             int(values.get("MainPID") or 0),
             values.get("InvocationID", ""),
+            values.get("Result", ""),
         )
 
-    def stop(self) -> None:
-        """Stop the unit and make sure that its main process has ended; ServiceError if it has not.
+    def find(self) -> None:
+        """See how the unit is, for start() to leave it so: one that somebody has stopped stays stopped. Raises ServiceError."""
+        if self.managed:
+            self._before = self.look()
+            self.was_stopped = self._before.is_stopped and not self.is_marked
 
-        How it is found the first time decides what start() does: a unit that somebody has stopped stays stopped.
-        """
+    def stop(self) -> None:
+        """Stop the unit and make sure that its main process has ended; ServiceError if it has not."""
         if not self.managed:
             return
-        now = self.look()
-        if self._before is None:
-            self.was_stopped = now.is_stopped and not self.is_marked
-        self._before = now
-        if self.was_stopped:
+        self._before = now = self.look()
+        if now.state == "inactive":
             return
-        self._write_mark(now)
+        if not self.was_stopped:
+            self._write_mark(now)
         self._run(*self._systemctl, "stop", self.unit, failing="could not stop")
         # asking systemd would take longer than all that is done while the unit is down
         if now.process and Path(f"/proc/{now.process}").exists():
@@ -141,24 +143,26 @@ class Service:
         """
         if not self.managed or self.was_stopped:
             return
-        before, deadline, has_reset = self._before or self.look(), time.monotonic() + PATIENCE_S, False
+        before, deadline, has_reset = self._before or self.look(), time.monotonic() + RETRY_S, False
         while True:
             try:
                 self._run(*self._systemctl, "start", self.unit, failing="could not start")
                 break
             except command.CannotRun as error:
-                if time.monotonic() >= deadline:
-                    raise ServiceError(f"could not start {self.unit}: {error.message}", error.hint) from error
+                failure = ServiceError(f"could not start {self.unit}: {error.message}", error.hint)
             except ServiceError as error:
-                now = self.look()
+                now, failure = self.look(), error
                 if now.is_active:
                     break
-                if now.was_started_since(before):
-                    raise DoesNotRun(error.message, self._hint) from error
-                if has_reset or now.state != "failed":
-                    raise
-                self._reset(error)
-                has_reset = True
+                if now.was_started_since(before) and now.result != "resources":
+                    raise self._does_not_run(error.message) from error
+                if now.state == "failed" and not has_reset:
+                    self._reset(error)
+                    has_reset = True
+                    continue
+            if time.monotonic() >= deadline:
+                raise failure
+            time.sleep(RETRY_EVERY_S)
         if has_reset:
             log.info("its start limit did not let %s start: systemctl reset-failed", self.unit)
 
@@ -170,25 +174,39 @@ class Service:
         """
         if not self.managed or self.was_stopped:
             return
-        deadline = time.monotonic() + wait_s
-        first = self.look()
-        answer = ""
-        while True:
-            now = self.look()
-            if not now.is_active:
-                raise DoesNotRun(f"{self.unit} does not stay up (it is {now.state})", self._hint)
-            if now.process != first.process:
-                raise DoesNotRun(f"{self.unit} does not stay up (it was started again)", self._hint)
-            if health_url and not (answer := _health_problem(health_url)):
-                break
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(POLL_S)
+        answer = self._watched(wait_s, health_url)
         self._remove_mark()
         if answer:
             raise DoesNotAnswer(
                 f"{self.unit} does not answer at its health address within {wait_s} s ({answer})", self._hint
             )
+
+    def is_not_watched(self) -> None:
+        """There is no time to watch() it: that it is active now has to do."""
+        with suppress(BackupError):
+            if self.is_marked and self.look().is_active:
+                self._remove_mark()
+
+    def _watched(self, wait_s: int, health_url: str | None) -> str:
+        """Watch it; what is wrong with the answer of `health_url`, if anything is. Raises DoesNotRun."""
+        deadline = time.monotonic() + wait_s
+        first = self.look()
+        while True:
+            now = self.look()
+            if not now.is_active:
+                raise self._does_not_run(f"{self.unit} does not stay up (it is {now.state})")
+            if now.process != first.process:
+                raise self._does_not_run(f"{self.unit} does not stay up (it was started again)")
+            answer = _health_problem(health_url) if health_url else ""
+            if (health_url and not answer) or time.monotonic() >= deadline:
+                return answer
+            time.sleep(POLL_S)
+
+    def _does_not_run(self, message: str) -> DoesNotRun:
+        """That, with the mark saying that the start which came to nothing was ours."""
+        with suppress(BackupError):
+            self._write_mark(self.look())
+        return DoesNotRun(message, self._hint)
 
     def answers(self, health_url: str | None) -> bool:
         """Whether the unit is active and its `health_url` answers with a 2xx, now."""
@@ -203,9 +221,15 @@ class Service:
         """Whether something else has started the unit since stop()."""
         return self.managed and not self.was_stopped and self.look().is_active
 
-    def is_down(self) -> bool:
-        """Whether the unit ran when it was found, and is not active now."""
-        return self.managed and not self.was_stopped and not self.look().is_active
+    def if_down(self) -> str:
+        """What a message ends with where the unit ran when it was found, and is not active now."""
+        if not self.managed or self.was_stopped:
+            return ""
+        how = f"to start it: sudo systemctl start {self.unit}"
+        try:
+            return "" if self.look().is_active else f": IT IS DOWN; {how}"
+        except BackupError as error:
+            return f": IT IS PERHAPS DOWN ({error.message}); {how}"
 
     def was_left_stopped(self) -> bool:
         """Whether a restore owes the unit a start: it is marked, and nobody has started it since.
@@ -215,7 +239,7 @@ class Service:
         if not self.is_marked:
             return False
         now = self.look()
-        if now.is_active or (now.is_stopped and now.was_started_since(self._marked(now))):
+        if now.is_active or (now.state == "inactive" and now.was_started_since(self._marked(now))):
             self._remove_mark()
             return False
         self._before = now

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from dodeka_db.errors import BackupError, SetupError
 from dodeka_db.interrupts import shielded
@@ -42,17 +43,18 @@ def folder(settings: Settings) -> Iterator[Path]:
 
 
 @contextmanager
-def beside(live: Path) -> Iterator[Path]:
+def beside(live: Path) -> Iterator[IO[bytes]]:
     """A new file (0600) in the folder of `live`, on its file system: one rename can put it in its place.
 
-    It is locked until the end, and by that told from what a killed run left. BackupError if it cannot be made.
+    It is open, and locked by that until the end or until it is closed: so it is told from what a killed run left.
+    BackupError if it cannot be made.
     """
     made = None
     try:
         with shielded():
             made = tempfile.NamedTemporaryFile(prefix=_prefix(live), dir=live.parent, delete=False)
         fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield Path(made.name)
+        yield made
     except OSError as error:
         if made:
             raise
@@ -73,8 +75,8 @@ def remove_left_beside(live: Path) -> None:
             with open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # of a restore that waits for its answer, or has just had it
+        except OSError:
+            continue  # of a restore that waits for its answer, or has just had it; or of another user
 
 
 def _prefix(live: Path) -> str:

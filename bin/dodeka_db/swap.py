@@ -9,6 +9,7 @@ steps that must not change places. The names of the replaced one, in the same fo
 """
 
 import errno
+import filecmp
 import os
 import re
 import shutil
@@ -86,12 +87,12 @@ def keep(live: Path) -> Kept:
 
 def replace(
     live: Path, new: Path, kept: Kept, is_damaged: bool, its_rights: Rights, even_in_use: bool = False
-) -> Path:
+) -> Path | None:
     """Put the database file `new`, which is on the disk to its last byte, in the place of `live`, with `its_rights`.
 
     keep() has been called. SQLite does not get to see a `live` that `is_damaged`: it would take its journals away.
-    Returns the path of the replaced database: that of `kept`, or its name as a damaged one; nothing is at that path if
-    nothing was there. Raises DatabaseInUse if a process has `live` open, or another BackupError, with nothing changed.
+    Returns the path of the replaced database, that of `kept` or its name as a damaged one; None if there was none. Raises
+    DatabaseInUse if a process has `live` open, or another BackupError, with nothing changed.
 
     `even_in_use`, which takes a link: whoever has `live` open goes on with the replaced database.
     """
@@ -101,7 +102,7 @@ def replace(
             _checkpoint(live, even_in_use)
     except NotWhole:
         is_damaged = True
-    path = kept.path
+    path, was_there = kept.path, live.exists()
     try:
         if not kept.is_link:
             _copy(live, path)
@@ -110,8 +111,12 @@ def replace(
         its_rights.open_up(new)
         _sync(live.parent)
         if not even_in_use:
-            _refuse_if_open(live)
-        _refuse_if_not_kept(live, path, kept)
+            refuse_if_open(live)
+            if Path(f"{live}-wal").exists() and not is_damaged:
+                raise DatabaseInUse(f"database {live} was opened by another process meanwhile", "run this again")
+        _refuse_if_not_kept(live, path)
+        if kept.is_link:
+            _link_journals(live, path)
         new.rename(live)
     except (BackupError, OSError) as error:
         _move_journals(path, live)
@@ -120,18 +125,18 @@ def replace(
         if isinstance(error, BackupError):
             raise
         raise BackupError(f"{live} cannot be replaced: {error.strerror}") from error
-    part(live, path)
     try:
+        part(live, path)
         _sync(live.parent)
     except OSError as error:
         message = f"{live} is replaced, but perhaps not on the disk: {error.strerror}"
         raise BackupError(message, f"check that disk; the replaced database is kept as {path}") from error
-    return path
+    return path if was_there else None
 
 
 def _checkpoint(live: Path, even_in_use: bool) -> None:
     try:
-        _refuse_if_open(live)
+        refuse_if_open(live)
         database.fold(live)
     except DatabaseInUse:
         if not even_in_use:
@@ -139,20 +144,14 @@ def _checkpoint(live: Path, even_in_use: bool) -> None:
 
 
 def part(live: Path, replaced: Path) -> None:
-    """Give the replaced database the journals that stand beside the new one at `live`, if nobody has that open.
+    """Take the journals of the replaced database away from the new one at `live`.
 
-    They are of a process that has opened the replaced one since it was checkpointed. It may go on with them: SQLite has
-    these files open. Raises BackupError.
+    They are of a process that has opened the replaced one since it was checkpointed, and may go on with them: SQLite has
+    them open. Where nobody has the new one open, any journal there is of the replaced one. Raises OSError.
     """
-    if not any(Path(f"{live}{suffix}").exists() for suffix in JOURNALS) or processes.that_have_open(live):
-        return
-    try:
+    _unlink_journals(live, replaced)
+    if any(Path(f"{live}{suffix}").exists() for suffix in JOURNALS) and not processes.that_have_open(live):
         _move_journals(live, replaced)
-    except OSError as error:
-        raise BackupError(
-            f"{error.filename} is of the replaced database, and cannot be renamed: {error.strerror}",
-            f"before anything else opens {live}: mv {error.filename} beside {replaced}",
-        ) from error
 
 
 def set_aside(kept: Path, journals_of: Path) -> Path:
@@ -177,13 +176,19 @@ def remove(kept: Path) -> None:
 
 
 def forget_unswapped(live: Path) -> bool:
-    """Remove the second name of what is still at `live`, of a swap that did not come to its rename; was there one?"""
+    """Remove the second name of what is still at `live`, of a swap that did not come to its rename; was there one?
+
+    Of a swap that did come to it, the new database loses the journals of the replaced one.
+    """
     found = False
     for kept in (*_beside(live, KEPT), *_beside(live, DAMAGED)):
         if _is_same(kept, live):
             _move_journals(kept, live)
+            _unlink_journals(kept, live)
             kept.unlink()
             found = True
+        else:
+            _unlink_journals(live, kept)
     return found
 
 
@@ -195,17 +200,18 @@ def _new_name(live: Path) -> Path:
         time.sleep(0.1)
 
 
-def _refuse_if_open(live: Path) -> None:
-    # a writer that survived would write to the old file, and lose what it writes
-    if holders := processes.that_have_open(live):
-        hint = f"find it with: sudo fuser -v {live}" if processes.UNSEEN in holders else "end that, then run this again"
-        raise DatabaseInUse(f"database {live} is still open in {', '.join(holders)}", hint)
+def refuse_if_open(path: Path) -> None:
+    """Raise DatabaseInUse if a process has the database file `path` open: what that writes would be lost."""
+    if holders := processes.that_have_open(path):
+        hint = f"find it with: sudo fuser -v {path}" if processes.UNSEEN in holders else "end that, then run this again"
+        raise DatabaseInUse(f"database {path} is still open in {', '.join(holders)}", hint)
 
 
-def _refuse_if_not_kept(live: Path, path: Path, kept: Kept) -> None:
-    if live.exists() and not (_is_same(path, live) if kept.is_link else path.exists()):
+def _refuse_if_not_kept(live: Path, kept: Path) -> None:
+    # a copy is compared whole: somebody may have written while it was made
+    if live.exists() and not (_is_same(kept, live) or (kept.exists() and filecmp.cmp(live, kept, shallow=False))):
         raise DatabaseError(
-            f"{path} is gone or another file, so {live} is not kept", "nothing was replaced; run this again"
+            f"{kept} is gone or another file, so {live} is not kept", "nothing was replaced; run this again"
         )
 
 
@@ -213,15 +219,14 @@ def _copy(live: Path, kept: Path) -> None:
     """In place of a link, on a file system that has none; under that name it is whole."""
     if not live.exists():
         return
-    with staging.beside(live) as unfinished:
-        with open(live, "rb") as source, open(unfinished, "wb") as target:
-            shutil.copyfileobj(source, target)
-            target.flush()
-            os.fsync(target.fileno())
+    with staging.beside(live) as unfinished, open(live, "rb") as source:
+        shutil.copyfileobj(source, unfinished)
+        unfinished.flush()
+        os.fsync(unfinished.fileno())
         its_rights = rights.of(live)
-        its_rights.own(unfinished)
-        its_rights.open_up(unfinished)
-        unfinished.rename(kept)
+        its_rights.own(Path(unfinished.name))
+        its_rights.open_up(Path(unfinished.name))
+        Path(unfinished.name).rename(kept)
 
 
 def _beside(live: Path, kind: str) -> list[Path]:
@@ -248,6 +253,20 @@ def _as_damaged(kept: Path) -> Path:
 
 def _is_same(path: Path, live: Path) -> bool:
     return live.exists() and path.exists() and path.samefile(live)
+
+
+def _link_journals(source: Path, target: Path) -> None:
+    for suffix in JOURNALS:
+        journal = Path(f"{source}{suffix}")
+        if journal.exists() and not Path(f"{target}{suffix}").exists():
+            os.link(journal, f"{target}{suffix}")
+
+
+def _unlink_journals(names: Path, others: Path) -> None:
+    """Remove those of `names` that have their second name at `others`."""
+    for suffix in JOURNALS:
+        if _is_same(Path(f"{names}{suffix}"), Path(f"{others}{suffix}")):
+            Path(f"{names}{suffix}").unlink()
 
 
 def _move_journals(source: Path, target: Path) -> None:
