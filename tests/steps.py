@@ -124,7 +124,7 @@ class Machine:
     def keep(self) -> None:
         """A file that a restore has kept, of one user called `kept`."""
         file = f"{DEMO}.pre-restore-20260101T000000Z"
-        self.server.sh(f"rm -f {file}* && sqlite3 {DEMO} \".timeout 5000\" \"VACUUM INTO '{file}'\"")
+        self.server.sh(f'rm -f {file}* && sqlite3 {DEMO} ".timeout 5000" "VACUUM INTO \'{file}\'"')
         self.execute("DELETE FROM users", Path(file))
         self.execute("INSERT INTO users VALUES ('kept', 0, 0, x'00')", Path(file))
 

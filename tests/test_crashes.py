@@ -138,7 +138,9 @@ def test_killed_at_every_step_of_recovery_itself(machine, swapped):
     prepare()
     found = steps(machine.trace(backup))
     if swapped:
-        end = max(at for at, step in enumerate(found) if step.name == "unlink" and ".pre-restore-" in step.text)
+        end = max(
+            at for at, step in enumerate(found) if step.name == "unlink" and ".pre-restore-" in step.text
+        )
     else:  # the service is up again, and the mark is gone; what follows is a backup
         end = max(at for at, step in enumerate(found) if step.name == "unlink" and ".stopped" in step.text)
     assert end > 8

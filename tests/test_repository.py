@@ -159,7 +159,10 @@ def test_only_the_past_counts(site):
     """For `latest`, the drill, undo and keys; whoever may add snapshots may give them any time."""
     site.ok("backup", "production")
     (honest,) = site.snapshots()
-    future = {store_again(site, "2099-01-01 00:00:00"), store_again(site, "2099-01-01 00:00:00", "pre-restore")}
+    future = {
+        store_again(site, "2099-01-01 00:00:00"),
+        store_again(site, "2099-01-01 00:00:00", "pre-restore"),
+    }
     assert f"snapshot {honest['short_id']} " in site.ok("verify", "production").splitlines()[-1]
     assert site.run("undo", "production", "--yes").returncode == 4
     restored = site.ok("restore", "production", "--snapshot", "latest", "--yes")
@@ -171,7 +174,9 @@ def test_only_the_past_counts(site):
     }
     assert f"has the data of snapshot {replaced[:8]}" in site.ok("undo", "production", "--yes")
     assert f"downloading snapshot {honest['short_id']}" in site.ok("key-add", "--", "anna")
-    assert site.run("restore", "production", "--snapshot", min(future), stdin="no\n").returncode == 7, "but by its ID"
+    assert site.run("restore", "production", "--snapshot", min(future), stdin="no\n").returncode == 7, (
+        "but by its ID"
+    )
 
 
 def test_all_are_from_the_future(site):
@@ -257,7 +262,9 @@ def test_retention_over_months(site, tmp_path):
     oldest = {min(production)}
     assert kept - oldest == expected_to_stay([*production, new]) - oldest
     assert len(kept) < len(production) / 2
-    assert left("env_production", "pre-restore") == {*lately, *months}, "six months, all of them, and no longer"
+    assert left("env_production", "pre-restore") == {*lately, *months}, (
+        "six months, all of them, and no longer"
+    )
     assert left("env_demo") == set(demo)
     removed = len(production) + 1 - len(kept) + len(expired)
     assert f"{removed} old snapshots removed" in output

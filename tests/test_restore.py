@@ -168,7 +168,9 @@ def test_a_damaged_database_is_restored_and_kept(stored):
     assert members.digest(stored.database()) == stored.before
     assert f"  database {stored.database()} is damaged" in output and "it is kept as it is" in output
     name, wal = [name for name in beside(stored) if "damaged-" in name]
-    assert f"the replaced database is damaged, and kept as it was: {stored.database().parent}/{name}\n" in output
+    assert (
+        f"the replaced database is damaged, and kept as it was: {stored.database().parent}/{name}\n" in output
+    )
     assert not any("pre-restore" in entry["tags"] for entry in stored.snapshots())
     assert wal == f"{name}-wal"
     assert (stored.database().parent / name).read_bytes().endswith(b"\xff" * 9000)
@@ -305,9 +307,7 @@ def actions(site) -> list[str]:
     return [call for call in calls(site) if call != LOOK]
 
 
-def with_service(
-    site, program: str, *arguments: str, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def with_service(site, program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     arguments = arguments or ("--snapshot", "latest", "--yes")
     variables = {"DODEKA_SYSTEMCTL": program, "DODEKA_START_WAIT_S": "0", **variables}
     return site.run("restore", "production", *arguments, **variables)
@@ -336,7 +336,9 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     assert "IT IS DOWN" in done.stderr, done.stderr
     assert actions(stored) == [STOP, START, STOP, START]
     assert "the old database is back, and with that" in done.stderr
-    assert ": the data was not the reason: IT IS DOWN; to start it: sudo systemctl start dodeka-" in done.stderr
+    assert (
+        ": the data was not the reason: IT IS DOWN; to start it: sudo systemctl start dodeka-" in done.stderr
+    )
     assert "the new database, with what was written to it, is snapshot " in done.stderr
     assert members.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite", MARK]
@@ -359,7 +361,10 @@ def test_a_damaged_database_is_not_put_back(stored, systemctl):
     stored.database().write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
     done = with_service(stored, systemctl(failing="start"))
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
-    assert "; the old database was damaged, so the new one stays: IT IS DOWN; to start it: sudo systemctl" in done.stderr
+    assert (
+        "; the old database was damaged, so the new one stays: IT IS DOWN; to start it: sudo systemctl"
+        in done.stderr
+    )
     assert actions(stored) == [STOP, START]
     assert members.digest(stored.database()) == stored.before
     (damaged,) = stored.database().parent.glob("*.damaged-*Z")
@@ -371,7 +376,11 @@ def test_a_service_that_ends_well_soon_after_its_start_is_not_forgotten(stored, 
     """It is inactive then, and of a start of its own, as one that somebody has stopped on purpose."""
     ends = f'[ "$1" != start ] || echo inactive > "{stored.folder}/systemctl.log.state"'
     done = with_service(stored, systemctl(extra=ends))
-    assert done.returncode == 5 and "does not stay up (it is inactive)" in done.stderr and "IT IS DOWN" in done.stderr
+    assert (
+        done.returncode == 5
+        and "does not stay up (it is inactive)" in done.stderr
+        and "IT IS DOWN" in done.stderr
+    )
     for _ in range(2):
         done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl(extra=ends), DODEKA_START_WAIT_S="0")
         assert done.returncode == 5 and "does not come up" in done.stderr and "IT IS DOWN" in done.stderr
@@ -409,7 +418,9 @@ def test_a_service_is_started_also_where_cleaning_up_fails(stored, systemctl):
     assert "is not cleaned up yet" in done.stdout and "starting it" in done.stdout
 
 
-@pytest.mark.parametrize("script", [("backup", "production"), ("restore", "production", "--snapshot", "latest", "--yes")])
+@pytest.mark.parametrize(
+    "script", [("backup", "production"), ("restore", "production", "--snapshot", "latest", "--yes")]
+)
 def test_no_thread_to_be_had_is_no_traceback(stored, script):
     command = [str(ROOT / f"bin/dodeka-db-{script[0]}.py"), *script[1:]]
     inject = ("strace", "-o/dev/null", "-einject=clone3:error=EAGAIN")
@@ -453,7 +464,9 @@ def test_a_signal_while_the_service_is_down_starts_it_again(stored, systemctl, s
     else:
         assert members.digest(stored.database()) == stored.before
         _, kept = beside(stored)
-        assert f"the replaced database is kept as {stored.database().parent}/{kept}; to put it back: " in stderr
+        assert (
+            f"the replaced database is kept as {stored.database().parent}/{kept}; to put it back: " in stderr
+        )
         assert members.digest(stored.database().parent / kept) == stored.lost
 
 
@@ -629,7 +642,7 @@ def test_when_the_old_database_cannot_be_put_back_it_is_said_where_it_is(stored,
     """Somebody opens the new one as soon as it is there; it does not start."""
     holder = stored.folder / "holder"
     hold = f'exec 9< "{stored.database()}"; sleep 1000 > /dev/null 2>&1 & echo $! >> "{holder}"; exec 9<&-'
-    asleep = f'until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
+    asleep = 'until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done'
     done = with_service(
         stored, systemctl(extra=f"if [ $1 = start ]; then {hold}; {asleep}; {failed(stored)}; fi")
     )
@@ -855,7 +868,11 @@ while True:
         began = time.monotonic()
         said = self.refused(stored, systemctl, RESTIC=str(slow))
         assert time.monotonic() - began < 30
-        assert "cannot write " in said and "No space left on device; free some room, or " in said and "nothing was changed" in said
+        assert (
+            "cannot write " in said
+            and "No space left on device; free some room, or " in said
+            and "nothing was changed" in said
+        )
 
     def test_a_large_snapshot_stops_no_writer(self, stored, disk, systemctl):
         """60 MB onto 16 MB, while the backend commits all the time."""

@@ -29,7 +29,9 @@ def take_over(its_rights: rights.Rights, file: Path) -> None:
 
 
 def acl(file: Path) -> list[str]:
-    shown = subprocess.check_output(["getfacl", "--omit-header", "--numeric", "--no-effective", file], text=True)
+    shown = subprocess.check_output(
+        ["getfacl", "--omit-header", "--numeric", "--no-effective", file], text=True
+    )
     return shown.split()
 
 
@@ -116,14 +118,20 @@ class TestTheStricter:
         staged.chmod(0o600)
         set_acl(staged, "u:77:r")
         take_over(rights.of(live).stricter(rights.of(staged)), live)
-        assert [entry for entry in acl(live) if "::" not in entry] == ["user:77:r--", "user:1234:---", "group:2345:---"]
+        assert [entry for entry in acl(live) if "::" not in entry] == [
+            "user:77:r--",
+            "user:1234:---",
+            "group:2345:---",
+        ]
 
     def test_who_is_named_there_to_be_kept_out_stays_out(self, live, staged):
         live.chmod(0o644)
         staged.chmod(0o604)
         set_acl(staged, "u:1234:---")
         take_over(rights.of(live).stricter(rights.of(staged)), live)
-        assert "user:1234:---" in acl(live) and "other::---" in acl(live), "for others may be in its group, which has none"
+        assert "user:1234:---" in acl(live) and "other::---" in acl(live), (
+            "for others may be in its group, which has none"
+        )
 
     @pytest.mark.parametrize(("folder_mode", "result"), [(0o755, 0o664), (0o750, 0o660), (0o700, 0o600)])
     def test_a_folder_that_lets_nobody_through(self, live, tmp_path, folder_mode, result):

@@ -329,7 +329,9 @@ def test_a_unit_that_takes_for_ever_to_stop(server):
         done = server.run(str(PROJECT / ".venv/bin/python"), "-c", code, check=False)
         assert done.returncode == 5
         assert f"could not stop {UNIT} within 5 s" in done.stderr and done.stderr.count("\n") == 1
-        assert users(server, DEMO) == 0 and files_of_demo(server) == {"db.sqlite", MARK}, "it is to be started"
+        assert users(server, DEMO) == 0 and files_of_demo(server) == {"db.sqlite", MARK}, (
+            "it is to be started"
+        )
 
 
 def test_a_service_that_cannot_be_started_gets_its_old_database_back(server):
@@ -373,7 +375,10 @@ def test_a_service_that_comes_up_with_neither_is_said_to_be_down(server):
         done = restore_demo(server, DODEKA_START_WAIT_S="10")
         assert done.returncode == 5
         assert "the old database is back, and with that" in done.stderr and done.stderr.count("\n") == 1
-        assert f"the data was not the reason: IT IS DOWN; to start it: sudo systemctl start {UNIT}" in done.stderr
+        assert (
+            f"the data was not the reason: IT IS DOWN; to start it: sudo systemctl start {UNIT}"
+            in done.stderr
+        )
         assert users(server, DEMO) == 0
         assert files_of_demo(server) == {"db.sqlite", MARK}
 
@@ -432,14 +437,18 @@ class TestHealth:
             assert done.returncode == 5
             refused = "does not answer at its health address within 1 s ([Errno 111] Connection refused)"
             assert f"{refused}; it did not before either, so the new database stays" in done.stderr
-            assert re.search(r"; the replaced database is snapshot [0-9a-f]{8}, tagged pre-restore", done.stderr)
+            assert re.search(
+                r"; the replaced database is snapshot [0-9a-f]{8}, tagged pre-restore", done.stderr
+            )
             assert "DOWN" not in done.stderr and "127.0.0.1" not in done.stderr
             assert users(server, DEMO) == 30 and server.active(UNIT)
             assert files_of_demo(server) == {"db.sqlite"}
             make(server, "undo", "ENV=demo", "YES=1")
             assert users(server, DEMO) == 0
 
-    def test_what_was_written_while_it_was_watched_is_not_lost_when_the_old_database_is_put_back(self, server, health):
+    def test_what_was_written_while_it_was_watched_is_not_lost_when_the_old_database_is_put_back(
+        self, server, health
+    ):
         with unit_changed(server):
             old = server.path(DEMO).stat().st_ino
             written = []
@@ -457,7 +466,8 @@ class TestHealth:
             done = restore_demo(server, **self.variables(health, 1))
             assert done.returncode == 5 and written
             (saved,) = re.findall(
-                "the new database, with what was written to it, is snapshot ([0-9a-f]{8}), tagged pre-restore", done.stderr
+                "the new database, with what was written to it, is snapshot ([0-9a-f]{8}), tagged pre-restore",
+                done.stderr,
             )
             assert users(server, DEMO) == 0 and files_of_demo(server) == {"db.sqlite"}
             assert registered(server) == []
@@ -533,7 +543,8 @@ class TestADamagedDatabaseIsNotPutBack:
             assert wait_until(lambda: condition(server) == "failed")
             if not may_reset:
                 rules = "\n".join(
-                    f"backend ALL=(root) NOPASSWD: /usr/bin/systemctl {verb} {UNIT}" for verb in ("stop", "start")
+                    f"backend ALL=(root) NOPASSWD: /usr/bin/systemctl {verb} {UNIT}"
+                    for verb in ("stop", "start")
                 )
                 server.path(SUDOERS).write_text(f"{rules}\n")
             try:
@@ -579,7 +590,9 @@ class TestAsItWasFound:
             assert files_of_demo(server) == {"db.sqlite"}
 
     def test_after_a_refused_restore(self, server):
-        holder = server.sh(f"/usr/bin/python3 /home/backend/backend.py {DEMO} > /dev/null 2>&1 & echo $!").strip()
+        holder = server.sh(
+            f"/usr/bin/python3 /home/backend/backend.py {DEMO} > /dev/null 2>&1 & echo $!"
+        ).strip()
         time.sleep(0.5)
         done = restore_demo(server)
         server.run("kill", holder, user="root")
@@ -619,7 +632,9 @@ class TestRecovery:
             for script in ("cron", "cron", "backup"):
                 done = server.run(str(PROJECT / f"deploy/dodeka-db-{script}.sh"), "production", check=False)
                 assert done.returncode == 5 and done.stderr.count("\n") == 1
-                said = f"error: a restore left {UNIT} stopped, and it does not come up: {UNIT} does not stay up"
+                said = (
+                    f"error: a restore left {UNIT} stopped, and it does not come up: {UNIT} does not stay up"
+                )
                 assert said in done.stderr and "IT IS DOWN" in done.stderr
                 assert f"sudo systemctl start {UNIT}" in done.stderr
                 stored = re.findall(r"snapshot ([0-9a-f]{8})", done.stdout)
@@ -653,7 +668,10 @@ class TestRecovery:
         server.path(DEMO).unlink()
         done = server.run(str(PROJECT / "deploy/dodeka-db-backup.sh"), "production", check=False)
         assert done.returncode == 5
-        assert f"a restore left {UNIT} stopped, and {DEMO} is missing: IT IS DOWN; run the restore again" in done.stderr
+        assert (
+            f"a restore left {UNIT} stopped, and {DEMO} is missing: IT IS DOWN; run the restore again"
+            in done.stderr
+        )
         done = restore_demo(server)
         assert (done.returncode, done.stderr) == (0, "")
         assert is_writing(server, DEMO) and files_of_demo(server) == {"db.sqlite"}
@@ -734,7 +752,9 @@ class TestTwoStateFolders:
             server.sh("rm -f /tmp/go", user="root")
             server.run("systemctl", "start", UNIT, user="root")
             restore = subprocess.Popen(
-                server.command(str(PROJECT / "bin/dodeka-db-restore.py"), "demo", "--snapshot", "latest", "--yes"),
+                server.command(
+                    str(PROJECT / "bin/dodeka-db-restore.py"), "demo", "--snapshot", "latest", "--yes"
+                ),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -792,7 +812,9 @@ class TestTwoStateFolders:
 
 
 def test_a_kept_file_that_is_removed_before_it_was_saved_fails_the_restore(server):
-    with unit_changed(server, ("ExecStart=", f"ExecStartPre=/bin/sh -c 'rm {DEMO}.pre-restore-*'\nExecStart=")):
+    with unit_changed(
+        server, ("ExecStart=", f"ExecStartPre=/bin/sh -c 'rm {DEMO}.pre-restore-*'\nExecStart=")
+    ):
         done = restore_demo(server)
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert "but something else removed " in done.stderr and "before it was saved" in done.stderr
@@ -810,7 +832,9 @@ class TestNoProcess:
         make(server, "undo", "ENV=demo", "YES=1")
         return sum(line.startswith(f"{call}(") for line in calls[:swapped]) + 1
 
-    @pytest.mark.parametrize("call", ["clone", "clone3"], ids=["for the program", "for the thread that sh wants"])
+    @pytest.mark.parametrize(
+        "call", ["clone", "clone3"], ids=["for the program", "for the thread that sh wants"]
+    )
     def test_once(self, server, call):
         with unit_changed(server):
             script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes".split()
@@ -830,7 +854,9 @@ class TestNoProcess:
         )
         command = (str(PROJECT / ".venv/bin/python"), "-c", code)
         with unit_changed(server):
-            inject = f"-einject=clone:error=EAGAIN:when={self.number_of_the_start(server, 'clone', *command)}+"
+            inject = (
+                f"-einject=clone:error=EAGAIN:when={self.number_of_the_start(server, 'clone', *command)}+"
+            )
             done = server.run("strace", "-o/dev/null", inject, *command, check=False)
             assert done.returncode == 1 and done.stderr.count("\n") == 1, done
             assert f"could not start {UNIT}: sudo cannot be run" in done.stderr.replace("/usr/bin/", "")
@@ -925,7 +951,14 @@ class TestRights:
         server.run("chmod", "644", str(DEMO))
         terminal = Terminal(
             server,
-            *(str(PROJECT / "bin/dodeka-db-restore.py"), "demo", "--from", "production", "--snapshot", "latest"),
+            *(
+                str(PROJECT / "bin/dodeka-db-restore.py"),
+                "demo",
+                "--from",
+                "production",
+                "--snapshot",
+                "latest",
+            ),
         )
         terminal.until("Type 'yes' to go on:")
         (staged,) = server.path(DEMO.parent).glob("*.restoring-*")

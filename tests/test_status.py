@@ -551,7 +551,13 @@ def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
 
     def state(count: int, *tags: str) -> status.State:
         entries = [
-            Listed(f"{number:064x}", now - timedelta(minutes=number), "demo", ("env_demo", *tags), f"host {number % 2}")
+            Listed(
+                f"{number:064x}",
+                now - timedelta(minutes=number),
+                "demo",
+                ("env_demo", *tags),
+                f"host {number % 2}",
+            )
             for number in reversed(range(count))
         ]
         return status._snapshots(site.settings, site.settings.environment("demo"), entries)[0]

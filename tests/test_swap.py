@@ -124,7 +124,9 @@ db = sqlite3.connect({str(db)!r}, isolation_level=None)
 db.execute("INSERT INTO users VALUES ('in between', 0, 0, x'00')"); print(flush=True); input()
 db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=True); input()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         other.stdout.readline()
         with pytest.raises(database.DatabaseInUse):
             swap.replace(db, staged, kept, False, its_rights)
