@@ -171,7 +171,9 @@ def _started(command: "sh.Command", *arguments: str, **options: object) -> "sh.R
             gc.enable()  # which sh switches off while it forks
             if error.errno not in (errno.EAGAIN, errno.ENOMEM):
                 raise
-        except RuntimeError:  # sh got no thread to look after the program, which runs, and has read some of its input
+        except (
+            RuntimeError
+        ):  # sh got no thread to look after the program, which runs, and has read some of its input
             _kill_children()
             break
         if pause_s is not None:
@@ -180,7 +182,9 @@ def _started(command: "sh.Command", *arguments: str, **options: object) -> "sh.R
 
 
 def no_process(what: str) -> CannotRun:
-    return CannotRun(f"{what} cannot be run: this machine has no process left for it, or no memory", "see: top")
+    return CannotRun(
+        f"{what} cannot be run: this machine has no process left for it, or no memory", "see: top"
+    )
 
 
 def _kill_children() -> None:

@@ -57,7 +57,9 @@ def prove(settings: Settings, repository: Repository, snapshot: Snapshot) -> dic
         copy = folder / "drill.sqlite"
         shown = f"the database in snapshot {snapshot.short_id}"
         with open(copy, "xb", buffering=0) as file:
-            fetch(repository, snapshot, Incoming(file, shown, "set DODEKA_STATE to another disk"), cached=False)
+            fetch(
+                repository, snapshot, Incoming(file, shown, "set DODEKA_STATE to another disk"), cached=False
+            )
         log.info("checking")
         try:
             database.verify(copy, shown)

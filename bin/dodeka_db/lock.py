@@ -47,7 +47,9 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
     except OSError as error:
         raise SetupError(f"lock {file} cannot be opened: {error.strerror}", "check who owns it") from error
     try:
-        _wait(descriptor, file, wait_s, lambda: os.pread(descriptor, 1000, 0).decode(errors="replace").strip())
+        _wait(
+            descriptor, file, wait_s, lambda: os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+        )
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{doing}, process {os.getpid()}, since {since}\n".encode(), 0)
@@ -69,7 +71,8 @@ def beside(live: Path, wait_s: int) -> Iterator[None]:
         return
     except OSError as error:
         raise DatabaseError(
-            f"folder {live.parent} cannot be read: {error.strerror}", "run this as the user that runs the backend"
+            f"folder {live.parent} cannot be read: {error.strerror}",
+            "run this as the user that runs the backend",
         ) from error
     try:
         _wait(descriptor, live.parent, wait_s, lambda: _holder_of(descriptor))

@@ -100,7 +100,9 @@ def _bring_up(settings: Settings, environment: Environment, unit: Service) -> Se
         if not unit.was_left_stopped():
             return None
         if not environment.live.exists():
-            return ServiceError(f"{what}, and {environment.live} is missing: IT IS DOWN", "run the restore again")
+            return ServiceError(
+                f"{what}, and {environment.live} is missing: IT IS DOWN", "run the restore again"
+            )
         log.warning("%s: starting it", what)
         unit.start()
         unit.watch(settings.start_wait_s, environment.health_url)

@@ -105,9 +105,7 @@ def _from_snapshot(repository: Repository, target: Environment, snapshot: Snapsh
         shown += f" of {snapshot.environment}"
     if repository.is_offsite:
         shown += " of the off-site repository"
-    return Origin(
-        shown, snapshot.environment, snapshot.time, lambda file: fetch(repository, snapshot, file)
-    )
+    return Origin(shown, snapshot.environment, snapshot.time, lambda file: fetch(repository, snapshot, file))
 
 
 def _from_last_restore(settings: Settings, target: Environment) -> Origin:
@@ -357,7 +355,9 @@ def _put_back(
         said = f"and with that {second.message}: the data was not the reason{service.if_down()}"
     except (BackupError, OSError) as second:
         said = f"and with that {as_line(second)}{service.if_down()}"
-    back = _Outcome(f"{back}, {said}", taken_out, "the new database, with what was written to it,", is_new=False)
+    back = _Outcome(
+        f"{back}, {said}", taken_out, "the new database, with what was written to it,", is_new=False
+    )
     return back.failed(failure, back.done)
 
 

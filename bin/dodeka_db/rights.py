@@ -49,7 +49,10 @@ class Rights:
         closed = {_OTHER} if not mode & stat.S_IXOTH else set()
         if not mode & stat.S_IXGRP:
             closed |= {_GROUP_OBJ, _USER, _GROUP}
-        return replace(self, entries={(tag, of): 0 if tag in closed else bits for (tag, of), bits in self.entries.items()})
+        return replace(
+            self,
+            entries={(tag, of): 0 if tag in closed else bits for (tag, of), bits in self.entries.items()},
+        )
 
     def own(self, path: Path) -> None:
         """Give the file at `path` this owner and group, and these attributes, but nobody a right yet. Raises OSError."""
@@ -75,7 +78,9 @@ class Rights:
                 os.removexattr(file, _ACL)
             user, group, others = (self.entries[tag, _NO_ID] for tag in (_USER_OBJ, _GROUP_OBJ, _OTHER))
             mode = user << 6 | group << 3 | others
-            if stat.S_IMODE(os.fstat(file).st_mode) != mode:  # some file systems have one mode for all, and refuse
+            if (
+                stat.S_IMODE(os.fstat(file).st_mode) != mode
+            ):  # some file systems have one mode for all, and refuse
                 os.fchmod(file, mode)
 
     def _permits(self, entry: Entry, asked: "Rights") -> int:

@@ -271,7 +271,9 @@ class Service:
             self._mark.write_text(f"{now.invocation}\n")
             self._mark.chmod(0o644)  # another user's run reads it
         except OSError as error:
-            raise BackupError(f"{self._mark} cannot be written: {error.strerror}", "nothing was changed") from error
+            raise BackupError(
+                f"{self._mark} cannot be written: {error.strerror}", "nothing was changed"
+            ) from error
 
     def _marked(self, now: Condition) -> Condition:
         try:

@@ -113,7 +113,9 @@ def replace(
         if not even_in_use:
             refuse_if_open(live)
             if Path(f"{live}-wal").exists() and not is_damaged:
-                raise DatabaseInUse(f"database {live} was opened by another process meanwhile", "run this again")
+                raise DatabaseInUse(
+                    f"database {live} was opened by another process meanwhile", "run this again"
+                )
         _refuse_if_not_kept(live, path)
         if kept.is_link:
             _link_journals(live, path)
@@ -203,13 +205,19 @@ def _new_name(live: Path) -> Path:
 def refuse_if_open(path: Path) -> None:
     """Raise DatabaseInUse if a process has the database file `path` open: what that writes would be lost."""
     if holders := processes.that_have_open(path):
-        hint = f"find it with: sudo fuser -v {path}" if processes.UNSEEN in holders else "end that, then run this again"
+        hint = (
+            f"find it with: sudo fuser -v {path}"
+            if processes.UNSEEN in holders
+            else "end that, then run this again"
+        )
         raise DatabaseInUse(f"database {path} is still open in {', '.join(holders)}", hint)
 
 
 def _refuse_if_not_kept(live: Path, kept: Path) -> None:
     # a copy is compared whole: somebody may have written while it was made
-    if live.exists() and not (_is_same(kept, live) or (kept.exists() and filecmp.cmp(live, kept, shallow=False))):
+    if live.exists() and not (
+        _is_same(kept, live) or (kept.exists() and filecmp.cmp(live, kept, shallow=False))
+    ):
         raise DatabaseError(
             f"{kept} is gone or another file, so {live} is not kept", "nothing was replaced; run this again"
         )

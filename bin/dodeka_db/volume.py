@@ -80,7 +80,9 @@ def is_mount_point(file: Path) -> bool:
     """Whether something is mounted at `file` itself (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)."""
     mounts = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
     mounted = (line.split()[4] for line in mounts.splitlines())
-    return str(file) in (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), path) for path in mounted)
+    return str(file) in (
+        re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), path) for path in mounted
+    )
 
 
 def mount_point(folder: Path) -> Path:
