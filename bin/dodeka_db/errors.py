@@ -60,6 +60,10 @@ class RepositoryDamaged(BackupError):
     exit_code = 8
 
 
+class RepositoryFull(BackupError):
+    """The file system that the repository is on has no room left, or a quota of it is reached."""
+
+
 class RepositoryMissing(BackupError):
     """There is no restic repository at the place that the settings name (restic's own code)."""
 

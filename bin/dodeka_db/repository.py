@@ -17,6 +17,7 @@ from dodeka_db import command, restic, schedule, volume
 from dodeka_db.errors import (
     BackupError,
     RepositoryDamaged,
+    RepositoryFull,
     RepositoryMissing,
     SetupError,
     SnapshotError,
@@ -167,7 +168,7 @@ class Repository:
             try:
                 self._restic.run(*words, source=source)
                 return
-            except restic.RepositoryFull as full:
+            except RepositoryFull as full:
                 if source.repository_shown not in full.message:
                     raise
         # a volume that fails or is full has no place for a lock, and is the one whose snapshots have to be elsewhere

@@ -19,6 +19,7 @@ from dodeka_db.errors import (
     BackupError,
     Refused,
     RepositoryDamaged,
+    RepositoryFull,
     RepositoryLocked,
     RepositoryMissing,
     SetupError,
@@ -57,10 +58,6 @@ _NO_ANSWER = re.compile(
     r"\bEOF\b|unsupported protocol|tls:|ssh command|sftp session|rclone exited|HTTP to rclone",
     re.I,
 )
-
-
-class RepositoryFull(BackupError):
-    """The file system that the repository is on has no room left."""
 
 
 class Restic:
