@@ -86,7 +86,7 @@ cron: .venv/.runtime ## what cron runs: a snapshot of ENV (production), then ret
 	@bin/dodeka-db-cron.py $${ENV:+"$$ENV"}
 
 .PHONY: status
-status: .venv/.runtime ## is all well? the worst first, with what mends it
+status: .venv/.runtime ## is all well? the worst first, with what fixes it
 	@bin/dodeka-db-status.py
 
 .PHONY: snapshots

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, lock, offsite, passwords, restic, settings, staging
+from dodeka_db import console, failures, lock, offsite, passwords, restic, settings, staging
 from dodeka_db.errors import Refused, SetupError, Unreachable, WrongPassword
 from dodeka_db.repository import NO_COMPRESSION, UPGRADE, Config, Repository
 from dodeka_db.settings import Settings
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             config = _config_of(here, repository, made)
             pattern = _pattern(other) if config is None or here.is_offsite else None
             if here.is_offsite and not pattern:
-                raise restic.missing(other)
+                raise failures.missing(other)
             offsite.check_apart(config, pattern)
         except BaseException:
             if made:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config is None:  # from here on the password may be the repository's, even if this fails
             repository.init(like=other if pattern else None)
             if repository.config() is None:  # it must open
-                raise restic.missing(here)
+                raise failures.missing(here)
     if config:
         state = "was there already, nothing to do"
     else:
@@ -93,7 +93,7 @@ def _check_folder(here: Settings) -> None:
         raise SetupError(f"folder {folder.parent} is missing", "mount the backup volume, then run this again")
     # 0.14 would add a second key with another content
     if folder and not (folder / "config").exists() and any((folder / "keys").glob("*")):
-        raise restic.cut_off(here)
+        raise failures.cut_off(here)
 
 
 def _make_password_file(here: Settings) -> Path | None:

@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     snapshots = repository.snapshots()
     wanted = arguments.snapshot
     if wanted is None:
-        print(console.table([snapshot for snapshot in snapshots if snapshot.environment == source.name]))
+        choice = [snapshot for snapshot in snapshots if snapshot.environment == source.name]
+        print(console.table(choice, repository.sizes(choice)))
         wanted = console.ask(f"Snapshot of {source.name} to restore (an ID, or 'latest'):")
     snapshot = resolve(origin, snapshots, source.name, wanted)  # once, before anything is changed
 

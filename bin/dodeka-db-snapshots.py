@@ -20,21 +20,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.output_is_data()
 
     here = settings.load()
+    repository = Repository(offsite.of(here) if arguments.offsite else here)
     snapshots = [
         snapshot
-        for snapshot in Repository(offsite.of(here) if arguments.offsite else here).snapshots()
+        for snapshot in repository.snapshots()
         if arguments.environment in (None, snapshot.environment)
     ]
+    sizes = repository.sizes(snapshots)
     if arguments.json:
-        console.show(json.dumps([_as_json(snapshot) for snapshot in snapshots], indent=2))
+        console.show(
+            json.dumps([_as_json(snapshot, sizes.get(snapshot.id)) for snapshot in snapshots], indent=2)
+        )
     else:
-        console.show(console.table(snapshots))
+        console.show(console.table(snapshots, sizes))
     return 0
 
 
-def _as_json(snapshot: Snapshot) -> dict[str, object]:
+def _as_json(snapshot: Snapshot, size: int | None) -> dict[str, object]:
     return {
         **vars(snapshot),
+        "stored_bytes": size,
         "short_id": snapshot.short_id,
         "format": snapshot.format,
         "time": snapshot.time.isoformat(),

@@ -46,8 +46,8 @@ def _as_text(lines: Sequence[Line], overall: State) -> str:
     shown = [SUMMARIES[overall], ""]
     for line in lines:
         shown.append(f"{NAMES[line.state]:<4} {line.environment:<11} {line.subject:<15} {line.text}".rstrip())
-        if line.mend:
-            shown.append(f"{'':<32} mend: {line.mend}")
+        if line.fix:
+            shown.append(f"{'':<32} fix: {line.fix}")
     return "\n".join(shown)
 
 
@@ -58,7 +58,7 @@ def _as_json(lines: Sequence[Line], overall: State) -> str:
             "environment": line.environment or None,
             "subject": line.subject,
             "text": line.text,
-            "mend": line.mend or None,
+            "fix": line.fix or None,
             **line.figures,
         }
         for line in lines

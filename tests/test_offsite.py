@@ -261,7 +261,6 @@ def test_an_append_only_server(twin, tmp_path):
         assert time.monotonic() - started < restic.GIVE_UP_S
         assert not list((server.served / "locks").iterdir())
         assert len(twin.listed_there("demo", **at(server))) == 13
-        assert "the server refuses us" not in twin.ok("offsite", OFFSITE_RETENTION="none", **at(server))
         said = twin.ok("offsite", OFFSITE_RETENTION="none", **at(server))
         assert re.search(
             r"done: 0 snapshots copied, \w+ of demo read back, retention left to the server, ", said

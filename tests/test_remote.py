@@ -103,6 +103,30 @@ def test_a_wrong_credential(site, remote):
     assert remote.secret not in record
 
 
+def test_a_certificate_that_nobody_vouches_for(site, tmp_path):
+    """It is neither the network nor a password, and no waiting makes it better."""
+    words = "openssl req -x509 -nodes -newkey rsa:2048 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1".split()
+    files = ("-keyout", tmp_path / "key", "-out", tmp_path / "certificate")
+    subprocess.run([*words, *files], check=True, capture_output=True)
+    (tmp_path / "remote").mkdir()
+    server = Rest(tmp_path / "remote", f"--cert={tmp_path}/certificate", f"--key={tmp_path}/key")
+    variables = {"RESTIC_REPOSITORY": server.url.replace("http://", "https://")}
+    try:
+        server.start()
+        for words in (["backup", "demo"], ["snapshots"]):
+            started = time.monotonic()
+            done = site.run(*words, **variables)
+            assert (done.returncode, len(done.stderr.splitlines())) == (69, 1)
+            assert "x509" in done.stderr and "is its certificate right, and the clock" in done.stderr
+            assert "network up" not in done.stderr
+            assert time.monotonic() - started < 20
+        trusted = {**variables, "RESTIC_CACERT": str(tmp_path / "certificate")}  # as the message says
+        site.ok("init", **trusted)
+        site.ok("backup", "demo", **trusted)
+    finally:
+        server.stop()
+
+
 def test_no_secret_is_in_a_process_list(site, remote):
     seen, ended = [], threading.Event()
 

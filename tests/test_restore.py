@@ -256,7 +256,7 @@ def test_a_repository_that_lost_a_pack(stored):
         file.write(os.urandom(64))
     done = stored.run("restore", "production", "--snapshot", "latest", "--yes")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
-    assert "cannot be read from repository" in done.stderr and "restic check --read-data" in done.stderr
+    assert "cannot be read from repository" in done.stderr and "see BACKUP.md, 'Damaged'" in done.stderr
     assert members.digest(stored.database()) == stored.lost
 
 

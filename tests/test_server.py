@@ -1022,6 +1022,25 @@ def test_a_password_file_of_somebody_else(server):
         server.run("chown", "backend:", "/mnt/backup/.restic-password", user="root")
 
 
+@pytest.mark.parametrize("what", ["a file", "a folder"])
+def test_files_of_root_in_the_repository_are_named_with_what_gives_them_back(server, what):
+    """As after one `restic rebuild-index` of root's: restic 0.14 to 0.16 try for minutes to read what they may not."""
+    pattern = "index -type f" if what == "a file" else "locks -maxdepth 0"
+    server.sh(f"cd /mnt/backup/restic && chown -R root: $(find {pattern}) && chmod 700 locks", user="root")
+    try:
+        for words in (["backup", "production"], ["verify", "production"], ["status"]):
+            began = time.monotonic()
+            done = server.run(str(PROJECT / f"bin/dodeka-db-{words[0]}.py"), *words[1:], check=False)
+            assert time.monotonic() - began < 20
+            fix = "sudo chown -R backend: /mnt/backup/restic"
+            named = "repository /mnt/backup/restic has files that this user may not read or write: "
+            assert named in done.stdout + done.stderr and fix in done.stdout + done.stderr, done
+            assert done.returncode == (1 if words == ["status"] else 6)
+    finally:
+        server.sh("chown -R backend: /mnt/backup/restic", user="root")
+    server.run(str(PROJECT / "bin/dodeka-db-backup.py"), "production")
+
+
 def test_root_does_not_write_into_the_repository_of_backend(server):
     done = make(server, "backup", "ENV=production", user="root", check=False)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""make status on a whole server: all is well, then each line is made bad in turn, seen bad, and mended as it says."""
+"""make status on a whole server: all is well, then each line is made bad in turn, seen bad, and fixed as it says."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cheap_key import reseal
 from dodeka_db import growth, records, status
-from dodeka_db.repository import Listed
+from dodeka_db.repository import Snapshot
 from server import PROJECT, ROOT, Server
 from sites import Site
 
@@ -98,7 +98,7 @@ class TestWell:
         done = server.run(STATUS)
         lines = done.stdout.splitlines()
         assert lines[0] == "All is well."
-        assert not re.search(r"^(BAD|\?)|mend:", done.stdout, re.MULTILINE)
+        assert not re.search(r"^(BAD|\?)|fix:", done.stdout, re.MULTILINE)
         (newest,) = [line for line in lines if re.match(r"ok +production +snapshots ", line)]
         kept, replaced = counted(server, "production")
         said = rf"the newest, [0-9a-f]{{8}}, was taken \d+ \w+ ago; {kept} kept, and {replaced} of what"
@@ -150,7 +150,7 @@ class TestWell:
         assert lines["production", "size"]["stored_bytes"] > 10_000
         assert lines[None, "volume"]["volume_free_bytes"] > 10_000_000
         for line in found["lines"]:
-            assert {"state", "environment", "subject", "text", "mend"} <= set(line)
+            assert {"state", "environment", "subject", "text", "fix"} <= set(line)
 
     def test_prometheus(self, server):
         """Read by the parser of Prometheus' own Python library."""
@@ -289,7 +289,7 @@ def sh(script: str) -> Callable[[Server], None]:
     return lambda server: server.sh(script, user="root")
 
 
-# what is broken, how, the lines that are bad then, words of the first one, and how it is mended (None: as it says)
+# what is broken, how, the lines that are bad then, words of the first one, and how it is fixed (None: as it says)
 CASES = {
     "no snapshot": (forget_all, ["demo snapshots"], "there is none yet", None),
     "the newest is old": (only_old, ["demo snapshots"], "was taken 31 minutes ago", None),
@@ -418,8 +418,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_line_made_bad_is_seen_and_mended_as_it_says(server, case):
-    break_it, bad, words, mend = CASES[case]
+def test_each_line_made_bad_is_seen_and_fixed_as_it_says(server, case):
+    break_it, bad, words, fix = CASES[case]
     break_it(server)
     try:
         code, found = look(server)
@@ -435,17 +435,17 @@ def test_each_line_made_bad_is_seen_and_mended_as_it_says(server, case):
             line for line in shown if [line["environment"] or "", line["subject"]] == bad[0].split(" ", 1)
         ]
         assert words in line["text"]
-        assert all(line["mend"] for line in shown)
+        assert all(line["fix"] for line in shown)
         text = server.run(STATUS, check=False).stdout.splitlines()
         assert text[0] == "Something needs attention." and text[2].startswith("BAD ")
-        assert f"mend: {shown[0]['mend']}" in text[3]
+        assert f"fix: {shown[0]['fix']}" in text[3]
         prometheus = server.run(STATUS, "--prometheus", check=False).stdout
         assert "dodeka_backup_status 1\n" in prometheus
     finally:
-        if mend:
-            mend(server)
-    if not mend:
-        command = line["mend"].split(": ")[-1]  # behind "see what failed; then"
+        if fix:
+            fix(server)
+    if not fix:
+        command = line["fix"].split(": ")[-1]  # behind "see what failed; then"
         answers = "yes\n" if "install" in command else ""
         server.sh(f"cd {PROJECT}; {command}", stdin=answers, PATH=RESTIC["PATH"])
     assert_all_is_well(server)
@@ -461,7 +461,7 @@ class TestElsewhere:
             found, "well"
         )
         (line,) = [line for line in found["lines"] if line["subject"] == "restic"]
-        assert line["text"] == "/none/restic is not installed" and line["mend"] == "make setup"
+        assert line["text"] == "/none/restic is not installed" and line["fix"] == "make setup"
 
     def test_little_room_for_exports(self, server):
         server.sh(
@@ -486,7 +486,7 @@ class TestElsewhere:
         code, found = look(server, said, RESTIC_REPOSITORY="rest:http://127.0.0.1:9/")
         assert code == 2 and of_state(found, "bad") == []
         (line,) = [line for line in found["lines"] if line["subject"] == "repository"]
-        assert line["state"] == "unknown" and line["mend"] is None
+        assert line["state"] == "unknown" and line["fix"] is None
         assert "volume" not in [line["subject"] for line in found["lines"]], "that is another machine's"
 
     def test_a_folder_that_cannot_be_read(self, server):
@@ -551,12 +551,13 @@ def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
 
     def state(count: int, *tags: str) -> status.State:
         entries = [
-            Listed(
+            Snapshot(
                 f"{number:064x}",
                 now - timedelta(minutes=number),
                 "demo",
                 ("env_demo", *tags),
                 f"host {number % 2}",
+                "/dodeka-demo.sqlite.zst",
             )
             for number in reversed(range(count))
         ]
@@ -564,7 +565,7 @@ def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
 
     assert state(60) is status.State.WELL
     assert state(100) is status.State.BAD
-    newest = Listed("f" * 64, now, "demo", ("env_demo",), "host")
-    kept = [Listed(f"{n:064x}", now, "demo", ("env_demo", "pre-restore"), "host") for n in range(200)]
+    newest = Snapshot("f" * 64, now, "demo", ("env_demo",), "host", "/x")
+    kept = [Snapshot(f"{n:064x}", now, "demo", ("env_demo", "pre-restore"), "host", "/x") for n in range(200)]
     demo = site.settings.environment("demo")
     assert status._snapshots(site.settings, demo, [*kept, newest])[0] is status.State.WELL

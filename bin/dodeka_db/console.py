@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
@@ -166,8 +166,8 @@ def summary(taken: "Taken") -> str:
     )
 
 
-def table(snapshots: Sequence["Snapshot"]) -> str:
-    """Snapshots as lines under each other: ID, when, how long ago, size, format, tags."""
+def table(snapshots: Sequence["Snapshot"], sizes: Mapping[str, int]) -> str:
+    """Snapshots as lines under each other: ID, when, how long ago, size by ID (a damaged one has none), format, tags."""
     rows = [("ID", "When", "Ago", "Size", "Format", "Tags")]
     for snapshot in snapshots:
         rows.append(
@@ -175,7 +175,7 @@ def table(snapshots: Sequence["Snapshot"]) -> str:
                 snapshot.short_id,
                 when(snapshot.time),
                 ago(snapshot.time),
-                size(snapshot.stored_bytes),
+                size(sizes[snapshot.id]) if snapshot.id in sizes else "?",
                 snapshot.format,
                 ",".join(snapshot.tags),
             )

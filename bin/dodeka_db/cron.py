@@ -2,8 +2,10 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from dodeka_db import growth, lock, records, retention, schedule, staging
 from dodeka_db.backup import Taken, take_snapshot
@@ -14,6 +16,7 @@ from dodeka_db.repository import Repository
 from dodeka_db.settings import Environment, Settings
 
 log = logging.getLogger("dodeka_db")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,15 @@ def run(settings: Settings, environment: Environment) -> Done:
                 removed = 0
             else:
                 log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
-                removed = _retain(repository, environment, taken)
-            growth.sample(settings, repository, environment)
+                removed = _behind(
+                    taken, "the retention", "applied", lambda: retention.apply(repository, environment)
+                )
+            _behind(
+                taken,
+                "a look at all snapshots",
+                "done",
+                lambda: growth.sample(settings, repository, environment),
+            )
         fail_if_down(down)
         records.passed(settings, job(environment))
     return Done(taken, removed)
@@ -68,13 +78,14 @@ def _is_copied(settings: Settings) -> bool:
     return holder is not None and holder.doing == lock.COPY
 
 
-def _retain(repository: Repository, environment: Environment, taken: Taken) -> int:
+def _behind(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:
+    """Do `work`, called `what`, behind a snapshot that is safe: a failure says so, or that it was not `done`."""
     try:
-        return retention.apply(repository, environment)
+        return work()
     except (BackupError, OSError) as error:
-        message = f"snapshot {taken.snapshot_id} is safe, but the retention failed: {as_line(error)}"
+        message = f"snapshot {taken.snapshot_id} is safe, but {what} failed: {as_line(error)}"
         kind = type(error) if isinstance(error, BackupError) else BackupError
         raise kind(message) from error
     except Interrupted as interruption:
-        interruption.note = f"snapshot {taken.snapshot_id} is safe, but the retention was not applied"
+        interruption.note = f"snapshot {taken.snapshot_id} is safe, but {what} was not {done}"
         raise

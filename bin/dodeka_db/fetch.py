@@ -20,12 +20,11 @@ def fetch(repository: Repository, snapshot: Snapshot, target: Incoming, cached: 
     """
 
     def write(source: BinaryIO) -> None:
-        target.start_over(snapshot.stored_bytes)  # compressed, it is at least that long
+        target.start_over()
         if snapshot.format == "zst":
             frames.decompress(source, target)
         else:
             shutil.copyfileobj(source, target)
 
-    target.start_over(snapshot.stored_bytes)
     log.info("downloading snapshot %s (%s)", snapshot.short_id, snapshot.format)
     repository.dump(snapshot, write, cached)

@@ -4,7 +4,7 @@ import logging
 from datetime import datetime, timedelta
 
 from dodeka_db import records
-from dodeka_db.errors import BackupError, as_line
+from dodeka_db.errors import BackupError, RepositoryDamaged, as_line
 from dodeka_db.repository import Repository
 from dodeka_db.settings import Environment, Settings
 
@@ -19,10 +19,13 @@ KEPT_SAMPLES = 31
 def sample(settings: Settings, repository: Repository, environment: Environment) -> None:
     """Write the stored size down, if that was not done within a day. To be called under the lock.
 
-    A figure for make status alone: that it cannot be had is a warning, and fails no run.
+    A figure for make status alone: that it cannot be had is a warning, and fails no run. But to count it restic walks through
+    all snapshots: raises RepositoryDamaged if it cannot, for nothing else of every day would notice.
     """
     try:
         _sample(settings, repository, environment)
+    except RepositoryDamaged:
+        raise
     except (BackupError, OSError) as error:
         log.warning("the stored size is not known: %s", as_line(error))
 

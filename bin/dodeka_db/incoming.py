@@ -20,12 +20,11 @@ class Incoming:
         self._head, self._written_bytes = b"", 0
         self._database_bytes: int | None = None  # until the header has come
 
-    def start_over(self, at_least_bytes: int) -> None:
-        """Begin, or begin again, with an empty file. BackupError if a database of that size has no room."""
+    def start_over(self) -> None:
+        """Begin, or begin again, with an empty file."""
         self._head, self._written_bytes, self._database_bytes = b"", 0, None
         self._file.seek(0)
         self._file.truncate()
-        self._check_room(at_least_bytes)
 
     def write(self, block: bytes) -> None:
         """Append `block`. The first bytes of all are the database's header, which says how many will come.
@@ -57,10 +56,7 @@ class Incoming:
         except NotWhole as error:
             raise SnapshotError(error.message, _HINT) from error
         self._database_bytes = header.pages * header.page_bytes
-        self._check_room(self._database_bytes)
-
-    def _check_room(self, database_bytes: int) -> None:
-        volume.for_database(Path(self._file.name).parent, database_bytes, self._remedy).check()
+        volume.for_database(Path(self._file.name).parent, self._database_bytes, self._remedy).check()
 
 
 _HINT = "choose another snapshot"

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from dodeka_db import drill, lock, records, retention, staging
-from dodeka_db.errors import BackupError, Refused, SetupError, as_line
-from dodeka_db.repository import Config, Listed, Repository, Snapshot, of_the_past, resolve
+from dodeka_db import drill, failures, lock, records, retention, staging
+from dodeka_db.errors import BackupError, Refused, RepositoryDamaged, SetupError, as_line
+from dodeka_db.repository import Config, Repository, Snapshot, of_the_past, resolve
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 log = logging.getLogger("dodeka_db")
@@ -71,14 +71,21 @@ def run(settings: Settings) -> Done:
             with lock.held(staging.state_folder(settings), lock.COPY, settings.lock_wait_s):
                 pass  # a run that did not see us when it began has ended
             check_apart(here.config(), elsewhere.config())
-            wanted = [snapshot for snapshot in here.listed() if not snapshot.is_pre_restore]
+            listed = here.listed()
             before = {snapshot.id for snapshot in elsewhere.listed()}
             log.info("copying what is missing to %s", there.repository_shown)
-            elsewhere.copy_from(settings)
+            damaged = elsewhere.copy_from(settings, listed)
+            wanted = [one for one in listed if not one.is_pre_restore and one not in damaged]
             snapshots = elsewhere.snapshots()
             copied = sum(snapshot.id not in before for snapshot in snapshots)
             proven = _prove(there, elsewhere, wanted, snapshots)
             removed = _retain(there, elsewhere, copied)
+        if damaged:
+            ids = ", ".join(snapshot.short_id for snapshot in damaged)
+            raise RepositoryDamaged(
+                f"{copied} snapshots are copied, but {ids} of {settings.repository_shown} cannot be: damaged",
+                f"see {failures.DAMAGED}",
+            )
         records.passed(
             settings, JOB, {"to": there.repository_shown, "snapshots": [one.short_id for one in proven]}
         )
@@ -86,7 +93,7 @@ def run(settings: Settings) -> Done:
 
 
 def _prove(
-    there: Settings, elsewhere: Repository, wanted: list[Listed], snapshots: list[Snapshot]
+    there: Settings, elsewhere: Repository, wanted: list[Snapshot], snapshots: list[Snapshot]
 ) -> list[Snapshot]:
     proven = []
     for name in ENVIRONMENTS:

@@ -1,19 +1,17 @@
 """A restic repository: what is in it, and what is done with it. The one place that knows restic's commands and JSON."""
 
-import json
 import logging
 import os
 import pwd
 import re
-import socket
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
-from dodeka_db import command, restic, schedule, volume
+from dodeka_db import command, failures, restic, schedule, volume
 from dodeka_db.errors import (
     BackupError,
     RepositoryDamaged,
@@ -22,6 +20,7 @@ from dodeka_db.errors import (
     SetupError,
     SnapshotError,
 )
+from dodeka_db.locks import Lock
 from dodeka_db.restic import Restic
 from dodeka_db.settings import ENVIRONMENTS, FORMATS, Environment, Settings
 
@@ -38,14 +37,18 @@ PRE_RESTORE_MONTHS = 6
 
 
 @dataclass(frozen=True)
-class Listed:
-    """One snapshot of an environment, as restic lists it."""
+class Snapshot:
+    """One snapshot of an environment, as restic lists it.
+
+    `path` is that of the database's file, as it was stored; empty where it holds no file of that name.
+    """
 
     id: str
     time: datetime
     environment: str
     tags: tuple[str, ...]
     host: str
+    path: str
 
     @property
     def short_id(self) -> str:
@@ -54,17 +57,6 @@ class Listed:
     @property
     def is_pre_restore(self) -> bool:
         return PRE_RESTORE in self.tags
-
-
-AnyListed = TypeVar("AnyListed", bound=Listed)
-
-
-@dataclass(frozen=True)
-class Snapshot(Listed):
-    """One with a database in it: `path` is where its file stands inside, `stored_bytes` that file's size."""
-
-    path: str
-    stored_bytes: int
 
     @property
     def format(self) -> str:
@@ -97,22 +89,6 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Lock:
-    """A lock of restic's own in the repository: whose, on which host, since when (renewed while it lives)."""
-
-    process: int
-    host: str
-    renewed: datetime
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether `restic unlock` would remove it."""
-        here = self.host == socket.gethostname()
-        gone = here and not Path(f"/proc/{self.process}").exists()
-        return gone or datetime.now().astimezone() - self.renewed > restic.STALE
-
-
-@dataclass(frozen=True)
 class Stored:
     """What `store` did: the new snapshot's ID (8 digits or more), its file's path, how much it added.
 
@@ -134,6 +110,7 @@ class Repository:
     def __init__(self, settings: Settings, locking: bool = True) -> None:
         self._settings = settings
         self._restic = Restic(settings, locking)
+        self.unreadable: list[str] = []
         check_password_file(settings)
         check_owner(settings)
 
@@ -145,10 +122,13 @@ class Repository:
     def config(self) -> Config | None:
         """How the repository was made; None if there is none. Raises WrongPassword if another one is needed."""
         try:
-            found = self._restic.parsed(self._restic.run("cat", "config"))
+            return self._restic.ask(
+                lambda found: Config(found["id"], int(found["version"]), found["chunker_polynomial"]),
+                "cat",
+                "config",
+            )
         except RepositoryMissing:
             return None
-        return Config(found["id"], found["version"], found["chunker_polynomial"])
 
     def init(self, like: Settings | None = None) -> None:
         """Create it; with the chunking of the repository that `like` names, so that copies between them deduplicate.
@@ -160,32 +140,45 @@ class Repository:
         else:
             self._restic.run("init", "--copy-chunker-params", source=like)
 
-    def copy_from(self, source: Settings) -> None:
-        """Copy the snapshots of all environments that the repository of `source` has and this one lacks: one call."""
-        words = ("copy", "--tag", "db_dodeka")
+    def copy_from(self, source: Settings, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+        """Copy those of `snapshots`, all that the repository of `source` has, that this one lacks; the damaged ones.
+
+        One call, as long as none that is to be copied is damaged.
+        """
+
+        def copy(some: Sequence[Snapshot]) -> None:
+            are_all = len(some) == len(snapshots)
+            self._copy(source, *(("--tag", "db_dodeka") if are_all else ("--", *(one.id for one in some))))
+
+        return self._each_whole(snapshots, copy)
+
+    def _copy(self, source: Settings, *which: str) -> None:
         folder = source.local_repository
         if not (folder and volume.is_read_only(folder)):
             try:
-                self._restic.run(*words, source=source)
+                self._restic.run("copy", *which, source=source)
                 return
             except RepositoryFull as full:
                 if source.repository_shown not in full.message:
                     raise
         # a volume that fails or is full has no place for a lock, and is the one whose snapshots have to be elsewhere
-        self._restic.run(*words, "--no-lock", source=source)
+        self._restic.run("copy", "--no-lock", *which, source=source)
 
     def keys(self) -> list[Key]:
         """Who can open it, the oldest first."""
-        found = [
-            Key(
-                id=entry["id"],
-                name=entry["userName"],
-                host=entry["hostName"],
-                made=_moment(entry["created"]),
-                is_in_use=entry["current"],
-            )
-            for entry in self._restic.parsed(self._restic.run("key", "list", "--json"))
-        ]
+        found = self._restic.ask(
+            lambda entries: [
+                Key(
+                    id=entry["id"],
+                    name=entry["userName"],
+                    host=entry["hostName"],
+                    made=restic.moment(entry["created"]),
+                    is_in_use=bool(entry["current"]),
+                )
+                for entry in _list(entries)
+            ],
+            *("key", "list", "--json"),
+        )
         return sorted(found, key=lambda key: key.made)
 
     def add_key(self, name: str, password_file: Path) -> None:
@@ -209,37 +202,27 @@ class Repository:
             *(("--compression", "off") if is_compressed else ()),
             *("--tag", ",".join((*environment.tags, *extra_tags))),
             stdin=file,
+        ).stdout
+        return self._restic.parsed(
+            lambda summary: _stored(summary, f"/{name}", is_compressed), _summary(output)
         )
-        for line in reversed(output.splitlines()):
-            try:
-                message = json.loads(line)
-            except ValueError:
-                continue
-            if message.get("message_type") == "summary":
-                packed = message.get("data_added_packed")  # from restic 0.17 on
-                return Stored(
-                    message["snapshot_id"],
-                    f"/{name}",
-                    message["data_added"] if packed is None else packed,
-                    is_compressed or packed is not None,
-                )
-        restic.version(self._settings)  # perhaps it is no restic at all
-        raise BackupError("restic backup ended without naming its snapshot", "see: make snapshots")
 
-    def listed(self) -> list[Listed]:
-        """Every environment's snapshots, the oldest first, without what is in them: one call."""
-        found = [
-            Listed(
-                id=entry["id"],
-                time=_moment(entry["time"]),
-                environment=environment,
-                tags=tuple(entry["tags"]),
-                host=entry["hostname"],
-            )
-            for entry in self._restic_list("snapshots")
-            for environment in ENVIRONMENTS
-            if {"db_dodeka", f"env_{environment}"} <= set(entry.get("tags") or ())
-        ]
+    def listed(self) -> list[Snapshot]:
+        """Every environment's snapshots, the oldest first, also those that hold no database: one call.
+
+        Those that restic has, but cannot read its own files of, are `unreadable` from then on, by their IDs.
+        """
+        done = self._restic.run("snapshots", "--json", "--tag", "db_dodeka")
+        self.unreadable = failures.unreadable_snapshots(done.stderr)
+        found = self._restic.parsed(
+            lambda entries: [
+                _snapshot(entry, environment)
+                for entry in _list(entries)
+                for environment in ENVIRONMENTS
+                if {"db_dodeka", f"env_{environment}"} <= set(entry.get("tags") or ())
+            ],
+            done.stdout,
+        )
         return sorted(found, key=lambda snapshot: snapshot.time)
 
     def check_writable(self) -> None:
@@ -251,7 +234,7 @@ class Repository:
         if not folder:
             return
         if not (folder / "config").exists():
-            raise restic.missing(self._settings)
+            raise failures.missing(self._settings)
         if volume.is_read_only(folder):
             raise BackupError(
                 f"repository {shown} is on a file system that is mounted read-only",
@@ -261,18 +244,75 @@ class Repository:
             raise SetupError(f"repository {shown} cannot be written", "run this as the user that owns it")
 
     def snapshots(self) -> list[Snapshot]:
-        """Those that hold a database, the oldest first.
+        """Those that hold a database, the oldest first: one call, which reads nothing of what is in them. Warns of unreadable ones."""
+        found = [snapshot for snapshot in self.listed() if snapshot.path]
+        for snapshot_id in self.unreadable:
+            log.warning(
+                "snapshot %s is damaged, so it is not listed; see %s", snapshot_id[:8], failures.DAMAGED
+            )
+        return found
 
-        Two calls whatever their number: `snapshots` knows no file sizes before restic 0.17, `find` does.
+    def sizes(self, snapshots: Sequence[Snapshot]) -> dict[str, int]:
+        """How many bytes the database's file has in each of `snapshots`, by the snapshot's ID.
+
+        `snapshots` knows no sizes before restic 0.17, `find` does: one call. One that is damaged is left out, and warned of.
         """
-        listed = self.listed()
-        found = self._restic_list("find", *(f"dodeka-*{ending}" for ending in FORMATS.values()))
-        files = {entry["snapshot"]: entry["matches"][0] for entry in found}
-        return [
-            Snapshot(**vars(entry), path=files[entry.id]["path"], stored_bytes=files[entry.id].get("size", 0))
-            for entry in listed
-            if entry.id in files
-        ]
+        found: dict[str, int] = {}
+
+        def look(some: Sequence[Snapshot]) -> None:
+            named = [word for snapshot in some for word in ("--snapshot", snapshot.id)]
+            found.update(self._sizes(*(("--tag", "db_dodeka") if len(some) == len(snapshots) else named)))
+
+        try:
+            damaged = self._each_whole(snapshots, look)
+        except failures.IndexDamaged as error:
+            log.warning("no size is known: %s", error)
+            return {}
+        for snapshot in snapshots:
+            if snapshot.id not in found and snapshot not in damaged:
+                damaged.append(snapshot)  # restic has named it among what it found, and gone on
+        for snapshot in damaged:
+            log.warning(
+                *(
+                    "snapshot %s of %s is damaged; see %s",
+                    snapshot.short_id,
+                    snapshot.environment,
+                    failures.DAMAGED,
+                )
+            )
+        return found
+
+    def _sizes(self, *among: str) -> dict[str, int]:
+        names = [f"dodeka-*{ending}" for ending in FORMATS.values()]
+        output = self._restic.run("find", "--json", *among, *names).stdout
+        return self._restic.parsed(
+            lambda entries: {
+                entry["snapshot"]: int(entry["matches"][0].get("size", 0))
+                for entry in _list(entries)
+                if entry["matches"]
+            },
+            failures.without_damage(output),
+        )
+
+    def _each_whole(
+        self, snapshots: Sequence[Snapshot], work: Callable[[Sequence[Snapshot]], None]
+    ) -> list[Snapshot]:
+        """Do `work` for all `snapshots` that are whole, in as few calls as that takes; those that are damaged.
+
+        Raises what else `work` raises, and IndexDamaged, for then none can be read.
+        """
+        if not snapshots:
+            return []
+        try:
+            work(snapshots)
+            return []
+        except failures.IndexDamaged:
+            raise
+        except RepositoryDamaged:
+            if len(snapshots) == 1:
+                return list(snapshots)
+        half = len(snapshots) // 2
+        return self._each_whole(snapshots[:half], work) + self._each_whole(snapshots[half:], work)
 
     def dump(self, snapshot: Snapshot, reader: Callable[[BinaryIO], None], cached: bool = True) -> None:
         """Let `reader` have the file in `snapshot` as it comes; on a second try from its start again.
@@ -281,7 +321,23 @@ class Repository:
         SnapshotError if it cannot be read to its end, and else what `reader` raises.
         """
         options = () if cached else ("--no-cache",)
-        self._restic.run("dump", *options, "--", snapshot.id, snapshot.path, reader=reader)
+        self._restic.run("dump", *options, "--", snapshot.id, self._path_in(snapshot), reader=reader)
+
+    def _path_in(self, snapshot: Snapshot) -> str:
+        """Where the file is in the snapshot: one that was named by a relative path is at the top, whatever its own path."""
+        name = snapshot.path.rpartition("/")[2]
+        if snapshot.path == f"/{name}":
+            return snapshot.path
+        lines = self._restic.run("ls", "--json", "--", snapshot.id).stdout.splitlines()
+        paths = self._restic.parsed(
+            lambda entries: [
+                entry["path"] for entry in entries if entry.get("type") == "file" and entry["name"] == name
+            ],
+            b"[" + b",".join(lines) + b"]",
+        )
+        if not paths:
+            raise SnapshotError(f"snapshot {snapshot.short_id} does not hold {name}", "choose another one")
+        return paths[0]
 
     def read_back(self, stored: Stored, file: BinaryIO) -> None:
         """Compare what is in the repository with the `file` that was `stored`. Raises RepositoryDamaged.
@@ -303,7 +359,7 @@ class Repository:
         except SnapshotError as error:
             raise RepositoryDamaged(
                 f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {error.message}",
-                f"restic check --read-data names the damaged packs, then {self._restic.repair(['PACK'])}",
+                f"see {failures.DAMAGED}",
             ) from error
 
     def forget(self, environment: Environment) -> int:
@@ -317,12 +373,14 @@ class Repository:
             *("forget", "--json", "--prune", "--group-by", "tags"),
             *("--tag", f"db_dodeka,env_{environment.name}", "--keep-tag", PRE_RESTORE),
             *keep,
-        )
+        ).stdout
         # 0.14 and 0.18 print prune's progress behind the JSON, and nothing at all where there is no snapshot
-        groups, _ = json.JSONDecoder().raw_decode(output.decode() or "null")
-        return sum(len(group["remove"] or ()) for group in groups or ())
+        first = output.partition(b"\n")[0] or b"[]"
+        return self._restic.parsed(
+            lambda groups: sum(len(group["remove"] or ()) for group in groups or ()), first
+        )
 
-    def forget_these(self, snapshots: Sequence[Listed]) -> None:
+    def forget_these(self, snapshots: Sequence[Snapshot]) -> None:
         """Forget these snapshots and prune."""
         self._restic.run("forget", "--prune", "--", *(snapshot.id for snapshot in snapshots))
 
@@ -337,27 +395,44 @@ class Repository:
     def stored_bytes(self, environment: Environment) -> int:
         """How many bytes of the repository the snapshots of `environment` need, what they share counted once."""
         tags = f"db_dodeka,env_{environment.name}"
-        return self._restic.parsed(self._restic.run("stats", "--json", "--mode", "raw-data", "--tag", tags))[
-            "total_size"
-        ]
-
-    def locks(self) -> list[Lock]:
-        """restic's own locks that are there now."""
-        found = []
-        for lock_id in self._restic.run("list", "locks").decode().split():
-            try:
-                lock = self._restic.parsed(self._restic.run("cat", "lock", lock_id))
-            except BackupError:
-                continue  # gone meanwhile
-            found.append(Lock(lock["pid"], lock["hostname"], _moment(lock["time"])))
-        return found
-
-    def _restic_list(self, verb: str, *pattern: str) -> list[dict]:
-        # where there is none, some versions say null and some nothing
-        return (
-            self._restic.parsed(self._restic.run(verb, "--json", "--tag", "db_dodeka", *pattern) or b"null")
-            or []
+        return self._restic.ask(
+            lambda stats: int(stats["total_size"]), *("stats", "--json", "--mode", "raw-data", "--tag", tags)
         )
+
+    def locks(self) -> tuple[list[Lock], list[str]]:
+        """restic's own locks that are there now, and the IDs of those whose content cannot be read."""
+        return self._restic.locks()
+
+
+def _list(found: object) -> list:
+    if not isinstance(found, list):
+        raise TypeError(found)
+    return found
+
+
+def _snapshot(entry: dict, environment: str) -> Snapshot:
+    is_database = re.compile(
+        r"(.*/)?dodeka-[^/]*(" + "|".join(map(re.escape, FORMATS.values())) + ")"
+    ).fullmatch
+    return Snapshot(
+        id=str(entry["id"]),
+        time=restic.moment(entry["time"]),
+        environment=environment,
+        tags=tuple(entry["tags"]),
+        host=str(entry["hostname"]),
+        path=next(filter(is_database, entry["paths"]), ""),
+    )
+
+
+def _summary(output: bytes) -> bytes:
+    """The line of a backup's output that is the summary; all of it where none is."""
+    return next((line for line in reversed(output.splitlines()) if b'"summary"' in line), output)
+
+
+def _stored(summary: dict, path: str, is_compressed: bool) -> Stored:
+    packed = summary.get("data_added_packed")  # from restic 0.17 on
+    added = summary["data_added"] if packed is None else packed
+    return Stored(str(summary["snapshot_id"]), path, int(added), is_compressed or packed is not None)
 
 
 def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
@@ -408,25 +483,13 @@ def newest_pre_restore(snapshots: list[Snapshot], environment: str) -> Snapshot:
     return kept[-1]
 
 
-def of_the_past(snapshots: Sequence[AnyListed]) -> list[AnyListed]:
+def of_the_past(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     """Those that a clock may have made that is right, give or take a little.
 
     The others were made under a wrong clock, or by somebody who chose their time: none of them is the newest of anything.
     """
     limit = datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
     return [snapshot for snapshot in snapshots if snapshot.time <= limit]
-
-
-def _moment(text: str) -> datetime:
-    """A time as restic writes it (RFC 3339, years 0000 to 9999; local without a zone), in the time zone of this machine.
-
-    A time within two days of what datetime can hold becomes the nearest one that every time zone can show.
-    """
-    if text.startswith("0000"):  # a year that datetime does not have
-        text = f"0001-01-01{text[10:]}"
-    moment = datetime.fromisoformat(text)
-    earliest, latest = datetime(1, 1, 3, tzinfo=moment.tzinfo), datetime(9999, 12, 29, tzinfo=moment.tzinfo)
-    return min(max(moment, earliest), latest).astimezone()
 
 
 def check_password_file(settings: Settings) -> None:

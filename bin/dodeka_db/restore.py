@@ -127,7 +127,7 @@ def _from_kept_file(target: Environment, kept: Path) -> Origin:
     swap.refuse_if_open(kept)
 
     def write(file: Incoming) -> None:
-        file.start_over(kept.stat().st_size)
+        file.start_over()
         log.info("copying %s", kept)
         with open(kept, "rb") as source:
             shutil.copyfileobj(source, file)

@@ -1,4 +1,4 @@
-"""Is all well? One line for each thing that has to be, with what is wrong and the command that mends it.
+"""Is all well? One line for each thing that has to be, with what is wrong and the command that fixes it.
 
 Looks only: takes no lock, on this machine or in the repository, and changes nothing.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from dodeka_db import (
     cron,
     drill,
+    failures,
     growth,
     installed,
     integrity,
@@ -27,13 +28,13 @@ from dodeka_db import (
     volume,
 )
 from dodeka_db.console import ago, size
-from dodeka_db.errors import BackupError, RepositoryMissing, WrongPassword, as_line
+from dodeka_db.errors import BackupError, RepositoryDamaged, RepositoryMissing, WrongPassword, as_line
 from dodeka_db.repository import (
     NO_COMPRESSION,
     RETENTION,
     UPGRADE,
-    Listed,
     Repository,
+    Snapshot,
     check_owner,
     check_password_file,
     of_the_past,
@@ -56,13 +57,13 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Line:
-    """One thing: how it is, of which environment (empty: of all), in words; what mends it; figures by name."""
+    """One thing: how it is, of which environment (empty: of all), in words; what fixes it; figures by name."""
 
     state: State
     environment: str
     subject: str
     text: str
-    mend: str = ""
+    fix: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -103,10 +104,10 @@ def _everything(settings: Settings) -> Iterator[Line]:
     password = _guarded("", "password", lambda: _password(settings))
     yield password
     repository = Repository(settings, locking=False) if restic.state is password.state is State.WELL else None
-    listed: list[Listed] = []
+    listed: list[Snapshot] = []
     line = _guarded("", "repository", lambda: _repository(settings, repository, listed))
     yield line
-    can_be_read = line.state is State.WELL
+    can_be_read = line.state is State.WELL or bool(repository and repository.unreadable)
     if can_be_read and settings.format == "pages":
         yield _guarded("", "format", lambda: _format(repository))
     rates: list[float] = []
@@ -130,7 +131,7 @@ def _everything(settings: Settings) -> Iterator[Line]:
     yield _guarded("", "state folder", lambda: _state_folder(settings, environments))
     yield _guarded("", "lock", lambda: _lock(settings))
     if can_be_read:
-        yield _guarded("", "restic's locks", lambda: _restic_locks(repository))
+        yield _guarded("", "restic's locks", lambda: _restic_locks(settings, repository))
     yield _guarded("", "crontab", _crontab)
     yield _guarded("", "logrotate", _logrotate)
 
@@ -138,6 +139,8 @@ def _everything(settings: Settings) -> Iterator[Line]:
 def _guarded(environment: str, subject: str, look_at: Callable[[], tuple]) -> Line:
     try:
         state, *rest = look_at()
+    except RepositoryDamaged as error:
+        return Line(State.BAD, environment, subject, error.message, error.hint)
     except Exception as error:  # one odd thing must not take the whole screen away
         return Line(State.UNKNOWN, environment, subject, as_line(error))
     return Line(state, environment, subject, *rest)
@@ -176,7 +179,7 @@ def _is_mounted(settings: Settings) -> bool:
     return repository is None or volume.is_of_its_own(repository, databases)
 
 
-def _repository(settings: Settings, repository: Repository | None, listed: list[Listed]) -> tuple:
+def _repository(settings: Settings, repository: Repository | None, listed: list[Snapshot]) -> tuple:
     if repository is None:
         return State.UNKNOWN, "not opened, for what is wrong with restic or the password"
     try:
@@ -192,6 +195,13 @@ def _repository(settings: Settings, repository: Repository | None, listed: list[
         if settings.local_repository is None:
             return State.UNKNOWN, error.message  # the network, perhaps
         return State.BAD, error.message, error.hint or "see what restic says: BACKUP.md, 'Errors'"
+    if repository.unreadable:
+        ids = ", ".join(one[:8] for one in repository.unreadable)
+        return (
+            State.BAD,
+            f"{settings.repository_shown} opens, but snapshot {ids} is damaged",
+            f"see {failures.DAMAGED}",
+        )
     return State.WELL, f"{settings.repository_shown} opens"
 
 
@@ -202,7 +212,7 @@ def _format(repository: Repository) -> tuple:
     return State.WELL, "pages, and the repository compresses"
 
 
-def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Listed]) -> tuple:
+def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Snapshot]) -> tuple:
     ordinary = [snapshot for snapshot in listed if not snapshot.is_pre_restore]
     figures = {"snapshots": len(ordinary), "pre_restore_snapshots": len(listed) - len(ordinary)}
     if not ordinary:
@@ -241,7 +251,7 @@ def _size(
     settings: Settings,
     repository: Repository,
     environment: Environment,
-    listed: Sequence[Listed],
+    listed: Sequence[Snapshot],
     rates: list[float],
 ) -> tuple:
     stored = repository.stored_bytes(environment) if listed else 0
@@ -413,8 +423,11 @@ def _lock(settings: Settings) -> tuple:
     return State.WELL, text
 
 
-def _restic_locks(repository: Repository) -> tuple:
-    locks = repository.locks()
+def _restic_locks(settings: Settings, repository: Repository) -> tuple:
+    locks, unreadable = repository.locks()
+    if unreadable:
+        error = failures.lock_unreadable(settings, unreadable[0])
+        return State.BAD, error.message, error.hint
     shown = ", ".join(f"PID {one.process} on {one.host}" for one in locks)
     if any(one.is_stale for one in locks):
         return State.BAD, f"left by a restic that was killed: {shown}", "make check"
