@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from dodeka_db import interrupts
-from dodeka_db.errors import BackupError, NotConfirmed, as_line
+from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_line
 from dodeka_db.settings import ENVIRONMENTS
 
 if TYPE_CHECKING:  # not every script needs what these import
@@ -76,9 +76,21 @@ def nobody_reads() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser that answers bad usage with one line and exit code 2."""
-    return _Parser(description=description, allow_abbrev=False)
+def parser(
+    description: str, *exit_codes: int, meanings: Mapping[int, str] = MEANINGS
+) -> argparse.ArgumentParser:
+    """An argument parser that answers bad usage with one line and exit code 2; its help ends with the script's exit codes.
+
+    `exit_codes` are those that the script has besides ALWAYS; what they mean is in `meanings`.
+    """
+    codes = sorted({*ALWAYS, *exit_codes} & set(meanings))
+    lines = "\n".join(f"  {code:>3}  {meanings[code]}" for code in codes)
+    return _Parser(
+        description=description,
+        epilog=f"exit codes:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def environment_name(value: str) -> str:
@@ -102,8 +114,13 @@ def begin(environment: str) -> None:
 def ask(question: str) -> str:
     """The answer to `question`, from a terminal or a pipe; raises NotConfirmed where there is none."""
     print(question, end=" ", flush=True)
-    with interrupts.suspendable():
-        answer = sys.stdin.readline()
+    try:
+        with interrupts.suspendable():
+            answer = sys.stdin.readline()
+    except interrupts.Interrupted as interruption:
+        print(flush=True)  # behind the question, and the ^C that a terminal shows
+        interruption.note = "nothing was changed"
+        raise
     if not sys.stdin.isatty():
         print(flush=True)
     if not answer.strip():

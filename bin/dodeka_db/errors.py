@@ -2,6 +2,32 @@
 
 from dodeka_db.interrupts import Interrupted
 
+# what a script's exit code means, as BACKUP.md lists them too
+MEANINGS = {
+    0: "everything was done",
+    1: "something else failed: a full disk, restic, the machine",
+    2: "the command line makes no sense",
+    3: "a database is missing, empty, damaged, unreadable or in use",
+    4: "a snapshot is unknown, of another environment, or damaged",
+    5: "the service could not be found, stopped or started",
+    6: "something is not set up: a setting, a program, the password file",
+    7: "a question was not answered with yes; nothing was changed",
+    8: "the repository is damaged: something in it cannot be read",
+    10: "there is no repository",
+    11: "the repository is locked",
+    12: "the password does not open the repository",
+    69: "the repository's server does not answer",
+    75: "another run did not end within the waiting time",
+    77: "the repository's server does not let us in, or lets nothing be removed",
+    129: "interrupted: the terminal was closed",
+    130: "interrupted: Ctrl-C",
+    131: "interrupted: Ctrl-\\",
+    143: "interrupted: SIGTERM",
+}
+# what any script may end with, and any that opens a repository
+ALWAYS = (0, 1, 2, 6, 129, 130, 131, 143)
+OF_A_REPOSITORY = (8, 10, 11, 12, 69, 75, 77)
+
 
 class BackupError(Exception):
     """A run that could not do what it should.
