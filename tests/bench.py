@@ -146,7 +146,7 @@ def page(results: Sequence[Result]) -> str:
         f"`make bench` wrote this, on {len(os.sched_getaffinity(0))} cores with restic {version} and Python"
         f" {platform.python_version()}. *documented* is the pipeline of the shell scripts (`sqlite3` with `VACUUM INTO`,"
         " `zstd --rsyncable`, `restic backup`), which checks nothing; *zst* and *pages* are `make backup` with either"
-        " `DODEKA_FORMAT`. A cron run also reads its snapshot back, and applies the retention: that is not in these"
+        " `DODEKA_FORMAT`, which reads its snapshot back. A cron run also applies the retention: that is not in these"
         " figures.",
         f"Each took {SNAPSHOTS} snapshots of the same database, in turn, with the use of some minutes between them:"
         " 3 profiles change, 3 sessions begin, the 3 oldest expire, 3 mails are queued, every other time there is a new"

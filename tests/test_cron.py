@@ -324,6 +324,15 @@ class TestNothingIsRemovedOnFaith:
         assert records(crowded, "cron-production")["failed"] is None
         crowded.restic("check", "--read-data")  # the others are whole again too: it is the same content
 
+    def test_a_backup_by_hand_is_read_back_too(self, crowded):
+        self.damage(crowded)
+        done = crowded.run("backup", "production")
+        assert done.returncode == 8
+        assert re.search(
+            r"error: snapshot [0-9a-f]{8} does not read back, and nothing was removed: ", done.stderr
+        )
+        assert "done:" not in done.stdout
+
     def test_restic_s_cache_does_not_stand_in_for_the_repository(self, site):
         """What the run itself has just written is damaged before it is read back; the cache has the tree."""
         wrapper = site.folder / "damaging-restic"

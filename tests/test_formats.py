@@ -358,7 +358,7 @@ def test_restic_is_started_no_more_often_than_needed(site):
     counting.chmod(0o755)
     for format in FORMATS:
         site.ok("backup", "production", RESTIC=str(counting), DODEKA_FORMAT=format)
-    assert log.read_text().split() == ["backup", "backup"]
+    assert log.read_text().split() == ["backup", "dump", "backup", "dump"]
     log.unlink()
     site.ok("cron", "production", RESTIC=str(counting))
     site.ok("cron", "production", RESTIC=str(counting))

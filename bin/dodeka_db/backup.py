@@ -1,4 +1,4 @@
-"""Take one snapshot of an environment: export, check, compress, store."""
+"""Take one snapshot of an environment: export, check, compress, store, read back."""
 
 import logging
 import os
@@ -35,13 +35,12 @@ def take_snapshot(
     environment: Environment,
     source: Path | None = None,
     extra_tags: tuple[str, ...] = (),
-    read_back: bool = False,
     full_check: bool = False,
 ) -> Taken:
-    """Export the environment's database and store it as a new snapshot. To be called under the lock.
+    """Export the environment's database, store it as a new snapshot, and compare that with what was exported.
 
-    `source` is another database file that is to be stored as this environment's; with `read_back` the
-    snapshot is compared with what was exported; with `full_check` a large database is checked in full too.
+    To be called under the lock. `source` is another database file that is to be stored as this environment's; with
+    `full_check` a large database is checked in full too.
     Raises DatabaseError if there is nothing whole to export, BackupError if there is no room or it cannot be
     stored, RepositoryDamaged if it does not read back.
     """
@@ -66,9 +65,8 @@ def take_snapshot(
         log.info("storing it in %s", settings.repository_shown)
         with open(finished, "rb") as file:
             stored = repository.store(file, environment, extra_tags)
-            if read_back:
-                log.info("reading it back")
-                repository.read_back(stored, file)
+            log.info("reading it back")
+            repository.read_back(stored, file)
     return Taken(stored, exported_bytes)
 
 

@@ -44,7 +44,7 @@ def run(settings: Settings, environment: Environment) -> Done:
         with lock.held(staging.state_folder(settings), f"cron run of {environment.name}", wait_s()):
             down = recover(settings)
             with lock.beside(environment.live, wait_s()):
-                taken = take_snapshot(settings, repository, environment, read_back=True)
+                taken = take_snapshot(settings, repository, environment)
             if _is_copied(settings):  # restic keeps its snapshots for it, maybe for hours
                 log.info(
                     "snapshot %s is stored; the off-site copy is at work, so nothing is removed",

@@ -130,8 +130,7 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
                 environment,
                 source=kept,
                 extra_tags=(PRE_RESTORE,),
-                read_back=True,  # for then the only other copy goes,
-                full_check=True,  # and undo would refuse what does not pass
+                full_check=True,  # undo would refuse what does not pass
             )
         except NotWhole as error:
             damaged = swap.set_aside(kept, journals_of=kept)
