@@ -10,7 +10,7 @@ import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import command, console, installed, settings, staging
 from dodeka_db.errors import SetupError
 from dodeka_db.installed import LOG_FOLDER, LOGROTATE, SERVER_ROOT
-from dodeka_db.settings import ROOT
+from dodeka_db.settings import ROOT, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"this is {ROOT}, but the crontab runs the scripts in {SERVER_ROOT}",
             f"clone this repository to {SERVER_ROOT} and run 'make install' there",
         )
+    here = settings.load()
     _install_log_folder()
     _install_logrotate()
-    _install_crontab(arguments.yes)
+    _install_crontab(here, arguments.yes)
     return 0
 
 
@@ -49,7 +50,7 @@ def _install_logrotate() -> None:
     _show_and_run("logrotate", *sudo, "install", "-o", "root", "-g", "root", "-m", "644", *files)
 
 
-def _install_crontab(yes: bool) -> None:
+def _install_crontab(here: Settings, yes: bool) -> None:
     shipped = installed.CRONTAB
     there = installed.crontab()
     if there == shipped.read_text():
@@ -63,7 +64,7 @@ def _install_crontab(yes: bool) -> None:
         if not yes:
             console.confirm("Replace the crontab?")
     if there:
-        kept = staging.state_folder(settings.load()) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
+        kept = staging.state_folder(here) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
         kept.write_text(there)
         print(f"crontab: the old one is kept as {kept}")
     _show_and_run("crontab", "crontab", str(shipped))

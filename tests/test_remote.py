@@ -307,3 +307,60 @@ def test_whatever_stands_in_front_of_the_host_is_not_shown(site, user_info):
     sheet = impatient(site, "recovery-sheet", **variables).stdout
     for secret in (user_info.removeprefix("dodeka:"), "pass/word"):
         assert secret not in done.stderr + done.stdout + sheet
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can be kept out of a folder and have it all the same"
+)
+class TestOurOwnCache:
+    """Whatever fails in it, no server is to blame."""
+
+    @pytest.fixture
+    def caught(self, site, rest) -> Iterator[dict[str, str]]:
+        """A restic that root's rights do not help, and a cache that a run of another user has written into."""
+        limited = site.folder / "limited-restic"
+        kept_out = "--bounding-set=-dac_override,-dac_read_search"
+        limited.write_text(f'#!/bin/sh\nexec setpriv {kept_out} {RESTIC} "$@"\n')
+        limited.chmod(0o755)
+        variables = {**rest.variables, "RESTIC": str(limited)}
+        site.ok("backup", "demo", **variables)
+        cache = site.state / "restic-cache"
+        ours = {path for path in cache.rglob("*")}
+        execute(site.database("demo"), "DELETE FROM users")
+        site.ok("backup", "demo", **variables)
+        site.ok("snapshots", **variables)
+        theirs = set(cache.rglob("*")) - ours
+        assert theirs
+        for path in theirs:
+            if path.is_file():
+                path.unlink()  # so that restic wants to write it again
+            else:
+                os.chown(path, 12345, 12345)
+                path.chmod(0o700)
+        return variables
+
+    def test_files_of_another_user(self, site, caught):
+        began = time.monotonic()
+        done = site.run("cron", "demo", **caught)
+        assert time.monotonic() - began < IMPATIENT_S
+        assert done.returncode == 6
+        cache = site.state / "restic-cache"
+        assert (
+            f"restic's cache {cache} cannot be used: permission denied; sudo chown -R root: {cache}"
+            in done.stderr
+        )
+        subprocess.run(["chown", "-R", "root:", cache], check=True)
+        site.ok("cron", "demo", **caught)
+
+    def test_a_full_disk(self, site, rest, small_disk):
+        cache = small_disk / "cache"
+        subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/filler"], stderr=subprocess.DEVNULL)
+        done = site.run("cron", "production", RESTIC_CACHE_DIR=str(cache), **rest.variables)
+        version = tuple(map(int, re.findall(r"\d+", subprocess.getoutput(f"{RESTIC} version"))[:2]))
+        if version < (0, 19):  # which go on without one
+            assert done.returncode == 0
+            return
+        assert done.returncode == 6
+        assert (
+            f"restic's cache {cache} cannot be used: no space left on device; look at its disk" in done.stderr
+        )

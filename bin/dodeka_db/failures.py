@@ -6,10 +6,11 @@ restic has exit codes of its own from 0.17 on (https://restic.readthedocs.io/en/
 
 import logging
 import os
-import pwd
 import re
+import shlex
 from pathlib import Path
 
+from dodeka_db import owner
 from dodeka_db.command import Completed
 from dodeka_db.errors import (
     BackupError,
@@ -76,12 +77,14 @@ def of(settings: Settings, verb: str, done: Completed) -> BackupError:
     failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {short(done.failure)}")
     if done.exit_code < 0:
         return failed
+    if of_cache := _of_our_cache(settings, said):
+        return of_cache
     if lock := re.search(r"<lock/([0-9a-f]+)>\)?: invalid data returned", said):
         return lock_unreadable(settings, lock[1])
     if done.exit_code == 11 or "already locked" in said:
-        owner = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
+        holder = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
         return RepositoryLocked(
-            f"repository {where} is locked{f' by {owner[1]}' if owner else ''}",
+            f"repository {where} is locked{f' by {holder[1]}' if holder else ''}",
             "wait for that run to end: BACKUP.md, 'Locked'",
         )
     if done.exit_code == 12 or "wrong password" in said:
@@ -140,6 +143,8 @@ def of_words(settings: Settings, said: str, reason: str) -> BackupError | None:
 
 def of_attempt(settings: Settings, line: re.Match, reason: str) -> BackupError | None:
     """Why restic need not try again what `line`, a match of TROUBLE, says; None where another attempt may do."""
+    if of_cache := _of_our_cache(settings, reason):
+        return of_cache
     if "bucket does not exist" in reason:  # restic 0.18 and 0.19 go on trying
         return missing(settings)
     if settings.local_repository is None:
@@ -168,6 +173,21 @@ def without_damage(output: bytes) -> bytes:
 def is_damage(said: str) -> bool:
     """Whether restic names damage in what it `said`."""
     return bool(_DAMAGE.search(said))
+
+
+def _of_our_cache(settings: Settings, said: str) -> SetupError | None:
+    """What to raise where a failure is one of the cache, which is a folder of ours: no server has a part in that."""
+    cache = settings.variables["RESTIC_CACHE_DIR"]
+    reasons = "permission denied|read-only file system|no space left on device|disk quota exceeded|input/output error"
+    # without a cache restic goes on, and clears up what it can
+    failed = rf"^(?!unable to open cache|error clearing).*{re.escape(cache)}(?:/\S*)?: ({reasons})"
+    match = re.search(failed, said, re.MULTILINE)
+    if not match:
+        return None
+    fix = "look at its disk, or set RESTIC_CACHE_DIR to another one"
+    if match[1] == "permission denied":
+        fix = f"sudo chown -R {owner.name(os.geteuid())}: {shlex.quote(cache)}"
+    return SetupError(f"restic's cache {cache} cannot be used: {match[1]}", fix)
 
 
 def _of_server(settings: Settings, done: Completed) -> BackupError | None:
@@ -223,13 +243,10 @@ def missing(settings: Settings) -> RepositoryMissing:
 def foreign(settings: Settings, reason: str) -> SetupError:
     """Files of a local repository are another user's: some restic was run as root."""
     folder = settings.local_repository
-    try:
-        owner = pwd.getpwuid(folder.stat().st_uid).pw_name
-    except (OSError, KeyError):
-        owner = pwd.getpwuid(os.geteuid()).pw_name
+    of_whom = owner.name(folder.stat().st_uid if folder.exists() else os.geteuid())
     return SetupError(
         f"repository {settings.repository_shown} has files that this user may not read or write: {short(reason)}",
-        f"sudo chown -R {owner}: {folder}",
+        f"sudo chown -R {of_whom}: {shlex.quote(str(folder))}",
     )
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pwd
 import re
 import stat
 from collections.abc import Callable, Sequence
@@ -112,7 +111,6 @@ class Repository:
         self._restic = Restic(settings, locking)
         self.unreadable: list[str] = []
         check_password_file(settings)
-        check_owner(settings)
 
     @property
     def is_offsite(self) -> bool:
@@ -515,19 +513,3 @@ def check_password_file(settings: Settings) -> None:
         raise SetupError(f"password file {file} can be read by others", f"chmod 600 {file}")
     if empty:
         raise SetupError(f"password file {file} is empty", "put the repository's password back into it")
-
-
-def check_owner(settings: Settings) -> None:
-    """Raise SetupError for root in another user's repository: what root writes, that user could not read."""
-    folder = settings.local_repository
-    if folder is None or os.geteuid() != 0:
-        return
-    if not folder.exists():
-        folder = folder.parent
-    if not folder.exists() or folder.stat().st_uid == 0:
-        return
-    try:
-        owner = pwd.getpwuid(folder.stat().st_uid).pw_name
-    except KeyError:
-        owner = f"#{folder.stat().st_uid}"
-    raise SetupError(f"{folder} belongs to {owner}, not to root", f"run this as {owner}")

@@ -174,7 +174,7 @@ def _its_rights(settings: Settings, target: Environment, origin: Origin, staged:
     except OSError as error:
         raise DatabaseError(
             f"{live} belongs to another user or group, or {source.parent} is closed to us ({error.strerror})",
-            "run this as the user that runs the backend, or as root",
+            "run this as the user that runs the backend",
         ) from error
     return its_rights
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from dodeka_db import owner
 from dodeka_db.errors import SetupError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,14 @@ class Settings:
         return Path(self.repository)
 
     @property
+    def places(self) -> list[Path]:
+        """Where a run may write: repositories that are folders, password files, state, cache, and beside the databases."""
+        both = [one for one in (self, self.offsite) if one]
+        places = [place for one in both for place in (one.local_repository, one.password_file) if place]
+        places += [self.state, Path(self.variables["RESTIC_CACHE_DIR"])]
+        return places + [self.environment(name).live.parent for name in ENVIRONMENTS]
+
+    @property
     def repository_shown(self) -> str:
         """The repository's address as it may stand in a message: without a password."""
         return self.masked(self.repository)
@@ -145,7 +154,8 @@ class Settings:
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings file (DODEKA_BACKUP_ENV names another one) and the environment, which wins.
 
-    Raises SetupError for a file that cannot be read or understood and for a value that makes no sense.
+    Raises SetupError for a file that cannot be read or understood, for a value that makes no sense, and for root where
+    something of all this belongs to another user.
     """
     environ = os.environ if environ is None else environ
     named = environ.get("DODEKA_BACKUP_ENV")
@@ -184,7 +194,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         variables=variables,
     )
     _check_address("RESTIC_REPOSITORY", repository)
-    return replace(settings, offsite=_offsite(settings, values, home))
+    settings = replace(settings, offsite=_offsite(settings, values, home))
+    owner.check(settings.places)
+    return settings
 
 
 def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Settings | None:
