@@ -296,7 +296,7 @@ def calls(site) -> list[str]:
     return (site.folder / "systemctl.log").read_text().splitlines()
 
 
-LOOK = "show --property=LoadState,ActiveState,MainPID,InvocationID,Result dodeka-backend-production"
+LOOK = "show --property=LoadState,ActiveState,MainPID,InvocationID,Result,ActiveEnterTimestampMonotonic dodeka-backend-production"
 MARK = "db.sqlite.stopped"
 STOP = "stop dodeka-backend-production"
 START = "start dodeka-backend-production"

@@ -1178,3 +1178,93 @@ class TestCron:
 def snapshots(server: Server, environment: str) -> set[str]:
     listed = json.loads(server.run(f"{PROJECT}/bin/dodeka-db-snapshots.py", environment, "--json").stdout)
     return {entry["short_id"] for entry in listed}
+
+
+class TestTheBackendWritesElsewhere:
+    """For weeks nobody would see it: what is backed up is there, and whole."""
+
+    SAID = rf"{UNIT} does not have {re.escape(str(DEMO))} open, but "
+
+    def seen(self, server, what: str) -> None:
+        said = re.compile(self.SAID + what)
+        for script in ("backup", "cron"):
+            output = server.run(str(PROJECT / f"bin/dodeka-db-{script}.py"), "demo").stdout
+            assert re.search(rf"warning: {said.pattern}.*: what it writes is in no snapshot; ", output)
+            assert re.search(r" done: snapshot [0-9a-f]{8}, ", output)
+        shown = server.run(str(PROJECT / "bin/dodeka-db-status.py"), "--json", check=False).stdout
+        (line,) = [
+            line
+            for line in json.loads(shown)["lines"]
+            if (line["environment"], line["subject"]) == ("demo", "service")
+        ]
+        assert line["state"] == "bad" and said.match(line["text"]) and line["mend"]
+        pid = main_pid(server)
+        for words in (("restore", "SNAPSHOT=latest", "YES=1"), ("undo", "YES=1")):
+            done = make(server, words[0], "ENV=demo", *words[1:], check=False)
+            assert re.search(rf"error: {said.pattern}.*; nothing was changed; save that first", done.stderr)
+        assert main_pid(server) == pid
+
+    @pytest.fixture(autouse=True)
+    def _clean(self, server):
+        yield
+        server.run("systemctl", "restart", UNIT, user="root")
+        assert is_writing(server, DEMO)
+
+    def test_in_a_file_that_was_replaced(self, server):
+        """And what BACKUP.md says saves what was written to it."""
+        server.sh(
+            f"cd {DEMO.parent}; sqlite3 db.sqlite \"VACUUM INTO 'new'\"; mv new db.sqlite; rm db.sqlite-*"
+        )
+        self.seen(server, r"\S+ \(deleted\): /proc/\d+/fd/\d+")
+        (text,) = re.findall(r"```sh\n(  pid=.*?)```", (ROOT / "BACKUP.md").read_text(), re.DOTALL)
+        opened = server.run("sh", "-c", f"ls -l /proc/{main_pid(server)}/fd", user="root").stdout
+        numbers = [re.search(rf"(\d+) -> \S+{name} \(deleted\)", opened)[1] for name in ("e", "-wal")]
+        text = (
+            text.replace("production", "demo")
+            .replace("sudo ", "")
+            .replace("'SELECT count(*) FROM users'", "")
+        )
+        for number, shown in zip(numbers, ("/fd/5", "/fd/6"), strict=True):
+            text = text.replace(shown, f"/fd/{number}")
+        assert "ok" in server.sh(text, user="root", HOME="/tmp").splitlines()
+        assert server.active(UNIT)
+        live, saved = (
+            int(server.run("sqlite3", file, "SELECT count(*) FROM outbox", user="root").stdout)
+            for file in (str(DEMO), "/tmp/saved.sqlite")
+        )
+        assert saved > live
+        server.sh("rm /tmp/saved.sqlite*", user="root")
+
+    def test_in_a_file_that_was_moved_away(self, server):
+        server.sh(
+            f"cd {DEMO.parent}; sqlite3 db.sqlite \"VACUUM INTO 'new'\";"
+            "for file in db.sqlite*; do mv $file old${file#db.sqlite}; done; mv new db.sqlite"
+        )
+        self.seen(server, f"{DEMO.parent}/old")
+        server.sh(f"rm {DEMO.parent}/old*")
+
+    def test_in_another_folder_than_the_settings_say(self, server):
+        server.sh(
+            f"cd {DEMO.parents[2]}; mkdir -p /tmp/copy/envs; cp -a envs/* /tmp/copy/envs; rm /tmp/copy/envs/*/*-*"
+        )
+        done = server.run(str(PROJECT / "bin/dodeka-db-backup.py"), "demo", DODEKA_BACKEND="/tmp/copy")
+        assert (
+            f"{UNIT} does not have /tmp/copy/envs/demo/db.sqlite open, but {DEMO}: what it writes"
+            in done.stdout
+        )
+        server.sh("rm -r /tmp/copy")
+
+    def test_one_that_has_been_started_a_moment_ago(self, server):
+        """It takes some seconds before it opens anything."""
+        drop_in = server.path(f"/etc/systemd/system/{UNIT}.service.d/slow.conf")
+        drop_in.parent.mkdir(exist_ok=True)
+        drop_in.write_text(
+            f"[Service]\nExecStart=\nExecStart=/bin/sh -c 'sleep 5; exec python3 /home/backend/backend.py {DEMO}'\n"
+        )
+        try:
+            server.run("systemctl", "daemon-reload", user="root")
+            server.run("systemctl", "restart", UNIT, user="root")
+            assert "warning" not in server.run(str(PROJECT / "bin/dodeka-db-backup.py"), "demo").stdout
+        finally:
+            drop_in.unlink()
+            server.run("systemctl", "daemon-reload", user="root")

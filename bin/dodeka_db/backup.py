@@ -3,10 +3,11 @@
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dodeka_db import command, database, staging, volume
+from dodeka_db import command, database, service, staging, volume
 from dodeka_db.errors import BackupError
 from dodeka_db.repository import Repository, Stored
 from dodeka_db.settings import Environment, Settings
@@ -67,7 +68,15 @@ def take_snapshot(
             stored = repository.store(file, environment, extra_tags)
             log.info("reading it back")
             repository.read_back(stored, file)
+    if source == environment.database:
+        _warn_of_strays(settings, environment)
     return Taken(stored, exported_bytes)
+
+
+def _warn_of_strays(settings: Settings, environment: Environment) -> None:
+    with suppress(BackupError):  # that systemd does not answer, make status says
+        if stray := service.of(settings, environment).strays_from(environment.live):
+            log.warning("%s: what it writes is in no snapshot; see BACKUP.md, 'Written elsewhere'", stray)
 
 
 def _check_and_compress(export: Path, source: Path, full_check: bool) -> Path:

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import signal
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 UNSEEN = "another process"  # one of another user, whose files we may not look at
@@ -36,6 +38,41 @@ def has_open(process: int, file: Path) -> bool:
     except FileNotFoundError:
         return False
     return any(os.path.samestat(opened, wanted) for opened in _open_files(process))
+
+
+def group(process: int) -> list[int]:
+    """`process` and all others of its control group: of a unit's main process, all that the unit has started."""
+    its_own = _control_group(process)
+    others = (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != process)
+    return [process, *(other for other in others if its_own and _control_group(other) == its_own)]
+
+
+def databases(process: int) -> list[str] | None:
+    """The SQLite databases that `process` has open, by the names that Linux gives; of one that is deleted also the path by
+    which it can still be read. None where we may not look.
+    """
+    folder, found = f"/proc/{process}/fd", []
+    try:
+        descriptors = os.listdir(folder)
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        path = f"{folder}/{descriptor}"
+        with suppress(OSError):  # closed meanwhile
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                continue
+            with open(path, "rb") as file:
+                if file.read(16) == b"SQLite format 3\0":
+                    name = os.readlink(path)
+                    found.append(f"{name}: {path}" if name.endswith(" (deleted)") else name)
+    return sorted(set(found))
+
+
+def _control_group(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cgroup").read_text()
+    except OSError:
+        return ""  # it has ended
 
 
 def _is_alone(file: Path) -> bool | None:

@@ -83,6 +83,8 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
     service = services.of(settings, target)
     service.check()
     live = target.live
+    if stray := service.strays_from(live):
+        raise ServiceError(f"{stray}; nothing was changed", "save that first: BACKUP.md, 'Written elsewhere'")
     state, doing = staging.state_folder(settings), f"restore of {target.name}"
     with ExitStack() as stack:
         with lock.held(state, doing, settings.lock_wait_s):

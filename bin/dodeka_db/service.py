@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dodeka_db import command
+from dodeka_db import command, processes
 from dodeka_db.errors import BackupError, ServiceError
 from dodeka_db.settings import Environment, Settings
 
@@ -19,6 +19,9 @@ POLL_S = 0.25
 # for how long a start is tried that the machine has no process for, and how often
 RETRY_S = 30
 RETRY_EVERY_S = 1
+# how long after its start a unit has its database open; and for how long one is looked at that has not
+OPENS_S = 10
+LOOK_S = 2
 
 
 class DoesNotRun(ServiceError):
@@ -31,7 +34,8 @@ class DoesNotAnswer(ServiceError):
 
 @dataclass(frozen=True)
 class Condition:
-    """What systemd says of a unit: LoadState, ActiveState, MainPID (0: none), InvocationID (one for each start), Result.
+    """What systemd says of a unit: LoadState, ActiveState, MainPID (0: none), InvocationID (one for each start), Result, and
+    since when it is active, in s of time.monotonic().
 
     https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html
     """
@@ -41,6 +45,7 @@ class Condition:
     process: int
     invocation: str
     result: str
+    since: float
 
     @property
     def is_active(self) -> bool:
@@ -102,7 +107,7 @@ class Service:
         """How the unit is now. Raises ServiceError."""
         # anyone may ask: without sudo, whose rules may allow no more than stop and start
         ask = (*self._systemctl[self._systemctl_at :], "show")
-        properties = "LoadState,ActiveState,MainPID,InvocationID,Result"
+        properties = "LoadState,ActiveState,MainPID,InvocationID,Result,ActiveEnterTimestampMonotonic"
         shown = self._run(*ask, f"--property={properties}", self.unit, failing="could not ask about")
         values = dict(line.partition("=")[::2] for line in shown.splitlines())
         return Condition(
@@ -111,7 +116,31 @@ class Service:
             int(values.get("MainPID") or 0),
             values.get("InvocationID", ""),
             values.get("Result", ""),
+            int(values.get("ActiveEnterTimestampMonotonic") or 0) / 1e6,
         )
+
+    def strays_from(self, live: Path) -> str:
+        """What is wrong where the unit is active and does not have the database `live` open; empty if nothing, or if we may not see.
+
+        Raises ServiceError.
+        """
+        now = self.look() if self.managed else None
+        if not now or not now.is_active or not now.process:
+            return ""
+        deadline = max(time.monotonic() + LOOK_S, now.since + OPENS_S)
+        while not processes.has_open(now.process, live):
+            group = processes.group(now.process)
+            opened = [processes.databases(process) for process in group]
+            if None in opened or any(processes.has_open(process, live) for process in group):
+                return ""
+            if time.monotonic() < deadline:
+                time.sleep(POLL_S)
+                continue
+            if self.look().process != now.process:
+                return ""
+            others = sorted({name for names in opened for name in names})
+            return f"{self.unit} does not have {live} open, but {', '.join(others) or 'no database at all'}"
+        return ""
 
     def find(self) -> None:
         """See how the unit is, for start() to leave it so: one that somebody has stopped stays stopped. Raises ServiceError."""

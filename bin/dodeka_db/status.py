@@ -350,6 +350,9 @@ def _service(settings: Settings, environment: Environment) -> tuple:
     now = unit.look()
     state = now.state if now.load == "loaded" else now.load
     if state == "active":
+        stray = unit.strays_from(environment.live)
+        if stray:
+            return State.BAD, stray, "BACKUP.md, 'Written elsewhere'"
         return State.WELL, f"{unit.unit} is active"
     if state in ("not-found", "masked"):
         return (
