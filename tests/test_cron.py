@@ -441,6 +441,96 @@ class TestARunDidAllItShouldOrFailed:
         assert on_a_disk("snapshots", "demo").returncode == 0
         assert on_a_disk("verify", "demo").returncode == 0
 
+    @pytest.fixture
+    def filled(self, site, small_disk):
+        """A disk of the repository's own, which snapshots have filled that the policy does not keep; where it is."""
+        subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+        repository = small_disk / "restic"
+        subprocess.run(["cp", "-a", site.repository, repository], check=True)
+        for name in ("production", "demo"):
+            tags = f"db,db_sqlite,db_dodeka,env_{name}"
+            file = site.folder / f"dodeka-{name}.sqlite.zst"
+            for minute in range(16):
+                file.write_bytes(os.urandom(60_000))
+                time_ = datetime.now() - timedelta(days=3, minutes=minute)
+                site.restic(
+                    *(
+                        "-r",
+                        str(repository),
+                        "backup",
+                        "--quiet",
+                        "--time",
+                        f"{time_:%F %T}",
+                        "--tag",
+                        tags,
+                        str(file),
+                    )
+                )
+        return repository
+
+    def leave_free(self, disk: Path, count_kb: int) -> None:
+        status = os.statvfs(disk)
+        used_kb = (status.f_blocks - status.f_bfree) * status.f_frsize // 1024
+        subprocess.run(["mount", "-o", f"remount,size={used_kb + count_kb}k", disk], check=True)
+
+    def kept(self, site, repository: Path) -> set[str]:
+        listed = json.loads(site.restic("-r", str(repository), "snapshots", "--json", "--no-lock").stdout)
+        return {one["id"] for one in listed}
+
+    @pytest.mark.parametrize("free_kb", [0, 4, 120, 300], ids="{} kB free".format)
+    def test_a_volume_that_the_snapshots_have_filled(self, site, small_disk, filled, free_kb):
+        """The retention frees some, and removes nothing that the policy keeps."""
+        before = self.kept(site, filled)
+        kept = set()
+        for name in ("production", "demo"):
+            policy = (
+                "--keep-last=10",
+                "--keep-hourly=24",
+                "--keep-daily=7",
+                "--keep-weekly=4",
+                "--keep-monthly=6",
+            )
+            said = site.restic(
+                *(
+                    "-r",
+                    str(filled),
+                    "forget",
+                    "--dry-run",
+                    "--json",
+                    "--group-by",
+                    "tags",
+                    "--tag",
+                    f"env_{name}",
+                ),
+                *policy,
+            )
+            groups, _ = json.JSONDecoder().raw_decode(said.stdout)
+            kept |= {one["id"] for group in groups for one in group["keep"]}
+        assert kept < before
+        self.leave_free(small_disk, free_kb)
+        output = site.ok("cron", "production", RESTIC_REPOSITORY=str(filled))
+        is_early = "applying the retention policy first, then trying once more" in output
+        assert is_early == (free_kb < 300)
+        after = self.kept(site, filled)
+        if is_early:
+            assert len(kept - after) <= 1, "the new snapshot may be the end of another one's time"
+            assert re.search(r", \d\d old snapshots removed, ", output)
+        assert len(after - before) == 1
+        site.restic("-r", str(filled), "check", "--read-data")
+        site.ok("verify", "production", RESTIC_REPOSITORY=str(filled))
+
+    @pytest.mark.parametrize("free_kb", [0, 120])
+    def test_a_volume_that_something_else_has_filled(self, site, small_disk, on_a_disk, free_kb):
+        before = self.kept(site, small_disk / "restic")
+        self.leave_free(small_disk, free_kb)
+        done = on_a_disk("cron", "production")
+        assert done.returncode == 1
+        assert re.search(
+            r"error: .*, also after the retention policy, by which 0 old snapshots went; see BACKUP.md, 'The volume is full'",
+            done.stderr,
+        )
+        assert self.kept(site, small_disk / "restic") == before
+
     def test_a_volume_that_fills_up_while_restic_writes(self, on_a_disk, small_disk, site):
         slow = site.folder / "filling-restic"
         slow.write_text(
@@ -449,7 +539,7 @@ class TestARunDidAllItShouldOrFailed:
         slow.chmod(0o755)
         done = on_a_disk("cron", "production", RESTIC=str(slow))
         assert done.returncode == 1
-        assert f"the disk of repository {small_disk}/restic is full; free some" in done.stderr
+        assert f"the disk of repository {small_disk}/restic is full, also after the retention" in done.stderr
         (small_disk / "filler").unlink()
         assert on_a_disk("cron", "production").returncode == 0
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from dodeka_db import growth, lock, records, retention, schedule, staging
 from dodeka_db.backup import Taken, take_snapshot
-from dodeka_db.errors import BackupError, as_line
+from dodeka_db.errors import BackupError, RepositoryFull, as_line
 from dodeka_db.interrupts import Interrupted
 from dodeka_db.recovery import fail_if_down, recover
 from dodeka_db.repository import Repository
-from dodeka_db.settings import Environment, Settings
+from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
 
 log = logging.getLogger("dodeka_db")
 Result = TypeVar("Result")
@@ -44,16 +44,15 @@ def run(settings: Settings, environment: Environment) -> Done:
         with lock.held(staging.state_folder(settings), f"cron run of {environment.name}", wait_s()):
             down = recover(settings)
             with lock.beside(environment.live, wait_s()):
-                taken = take_snapshot(settings, repository, environment)
+                taken, removed = _store(settings, repository, environment)
             if _is_copied(settings):  # restic keeps its snapshots for it, maybe for hours
                 log.info(
                     "snapshot %s is stored; the off-site copy is at work, so nothing is removed",
                     taken.snapshot_id,
                 )
-                removed = 0
             else:
                 log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
-                removed = _behind(
+                removed += _behind(
                     taken, "the retention", "applied", lambda: retention.apply(repository, environment)
                 )
             _behind(
@@ -76,6 +75,24 @@ def _is_copied(settings: Settings) -> bool:
     """Whether the off-site copy is reading the repository."""
     holder = lock.holder(settings.offsite.state) if settings.offsite else None
     return holder is not None and holder.doing == lock.COPY
+
+
+def _store(settings: Settings, repository: Repository, environment: Environment) -> tuple[Taken, int]:
+    """The snapshot, and how many old ones had to make room for it: where there is none, the retention comes first."""
+    try:
+        return take_snapshot(settings, repository, environment), 0
+    except RepositoryFull as full:
+        if _is_copied(settings):
+            raise
+        log.warning("%s: applying the retention policy first, then trying once more", full.message)
+    removed = 0
+    try:
+        for name in ENVIRONMENTS:
+            removed += retention.apply(repository, settings.environment(name))
+        return take_snapshot(settings, repository, environment), removed
+    except RepositoryFull as full:
+        message = f"{full.message}, also after the retention policy, by which {removed} old snapshots went"
+        raise RepositoryFull(message, "see BACKUP.md, 'The volume is full'") from full
 
 
 def _behind(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:

@@ -366,21 +366,43 @@ class Repository:
         Snapshots of one set of tags are one group, whatever host they are from: a server that gets another name goes on
         with the same group. Pre-restore snapshots stay: forget_these() is for them.
         """
+        return len(self._expired(environment, "--prune"))
+
+    def forget_these(self, snapshots: Sequence[Snapshot]) -> None:
+        """Forget these snapshots and prune."""
+        self._restic.run("forget", "--prune", "--", *(snapshot.id for snapshot in snapshots))
+
+    def forget_without_room(self, environment: Environment, snapshots: Sequence[Snapshot]) -> None:
+        """Do both on a disk that is full: no pack is written anew, so that only what is unused as a whole is given back.
+
+        Where there is no room for restic's lock either, the file of one of those snapshots goes first, past restic, which
+        would remove it as well.
+        """
+        ids = [*(one.id for one in snapshots), *self._expired(environment, "--dry-run", "--no-lock")]
+        folder = self._settings.local_repository
+        if ids:
+            try:
+                self._restic.run("forget", "--", *ids)
+            except RepositoryFull:
+                if not folder:
+                    raise
+                (folder / "snapshots" / ids[0]).unlink(missing_ok=True)
+                self._restic.run("forget", "--", *ids)
+        self._restic.run("prune", "--max-repack-size", "0")
+
+    def _expired(self, environment: Environment, *options: str) -> list[str]:
+        """The IDs that the policy does not keep, by a forget with `options`."""
         keep = [word for period, count in RETENTION.items() for word in (f"--keep-{period}", str(count))]
         output = self._restic.run(
-            *("forget", "--json", "--prune", "--group-by", "tags"),
+            *("forget", "--json", *options, "--group-by", "tags"),
             *("--tag", f"db_dodeka,env_{environment.name}", "--keep-tag", PRE_RESTORE),
             *keep,
         ).stdout
         # 0.14 and 0.18 print prune's progress behind the JSON, and nothing at all where there is no snapshot
         first = output.partition(b"\n")[0] or b"[]"
         return self._restic.parsed(
-            lambda groups: sum(len(group["remove"] or ()) for group in groups or ()), first
+            lambda groups: [str(one["id"]) for group in groups or () for one in group["remove"] or ()], first
         )
-
-    def forget_these(self, snapshots: Sequence[Snapshot]) -> None:
-        """Forget these snapshots and prune."""
-        self._restic.run("forget", "--prune", "--", *(snapshot.id for snapshot in snapshots))
 
     def check(self, part: int, parts: int, folder: Path) -> None:
         """Check the repository's structure, and read the data in one of `parts` parts of it, numbered from 1.

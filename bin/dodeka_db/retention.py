@@ -3,7 +3,8 @@
 import logging
 from datetime import datetime, timedelta
 
-from dodeka_db.repository import PRE_RESTORE_MONTHS, Repository, of_the_past
+from dodeka_db.errors import RepositoryFull
+from dodeka_db.repository import PRE_RESTORE_MONTHS, Repository, Snapshot, of_the_past
 from dodeka_db.settings import Environment
 
 log = logging.getLogger("dodeka_db")
@@ -14,7 +15,7 @@ def apply(repository: Repository, environment: Environment) -> int:
 
     None, with a warning, while one is from the future. Raises what restic's failure is.
     """
-    listed = [snapshot for snapshot in repository.listed() if snapshot.environment == environment.name]
+    listed = _listed(repository, environment)
     future = [snapshot for snapshot in listed if snapshot not in of_the_past(listed)]
     if future:
         newest = future[-1]  # it counts as the latest: the policy would have the true latest removed
@@ -30,9 +31,18 @@ def apply(repository: Repository, environment: Environment) -> int:
     # restic's own --keep-within counts from the newest one of a group, so the last of them would stay for ever
     since = _months_before(datetime.now().astimezone(), PRE_RESTORE_MONTHS)
     expired = [snapshot for snapshot in listed if snapshot.is_pre_restore and snapshot.time < since]
-    if expired:
-        repository.forget_these(expired)
-    return len(expired) + repository.forget(environment)
+    try:
+        if expired:
+            repository.forget_these(expired)
+        return len(expired) + repository.forget(environment)
+    except RepositoryFull:
+        log.warning("there is no room to prune as usual: only what is unused as a whole is removed")
+        repository.forget_without_room(environment, expired)
+        return len(listed) - len(_listed(repository, environment))
+
+
+def _listed(repository: Repository, environment: Environment) -> list[Snapshot]:
+    return [snapshot for snapshot in repository.listed() if snapshot.environment == environment.name]
 
 
 def _months_before(moment: datetime, months: int) -> datetime:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dodeka_db.errors import BackupError
+from dodeka_db.errors import BackupError, RepositoryFull
 from dodeka_db.settings import Settings
 
 # a lock, a tree, an index, a snapshot, and their blocks
@@ -23,15 +23,16 @@ class Room:
     free_bytes: int
     needed_bytes: int
     remedy: str
+    failure: type[BackupError] = BackupError
 
     @property
     def is_enough(self) -> bool:
         return self.free_bytes >= self.needed_bytes
 
     def check(self) -> None:
-        """Raise BackupError unless it is enough."""
+        """Raise `failure` unless it is enough."""
         if not self.is_enough:
-            raise BackupError(
+            raise self.failure(
                 f"{self.lack} in {self.folder}: {self.free_bytes // 1000} kB are free,"
                 f" {self.needed_bytes // 1000} kB may be needed",
                 f"free some, or {self.remedy}",
@@ -53,9 +54,8 @@ def for_export(settings: Settings, database_bytes: int) -> Room:
 def for_snapshot(repository: Path, file_bytes: int) -> Room:
     """In a local `repository` a snapshot takes its file's size at most, and restic's own small files."""
     needed = file_bytes + SMALL_FILES_BYTES
-    return Room(
-        "no room left for a snapshot", repository, _free(repository), needed, "enlarge the backup volume"
-    )
+    lack, remedy = "no room left for a snapshot", "enlarge the backup volume"
+    return Room(lack, repository, _free(repository), needed, remedy, RepositoryFull)
 
 
 def for_database(folder: Path, database_bytes: int, remedy: str) -> Room:
