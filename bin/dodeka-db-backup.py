@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, lock, settings, staging
-from dodeka_db.backup import take_snapshot
+from dodeka_db.backup import fail_if_defective, take_snapshot
 from dodeka_db.recovery import fail_if_down, recover
 from dodeka_db.repository import Repository
 
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             taken = take_snapshot(here, repository, environment)
     console.log.info("done: %s, %.1f s", console.summary(taken), time.monotonic() - started)
     fail_if_down(down)
+    fail_if_defective(taken, environment)
     return 0
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dodeka_db import command, database, service, staging, volume
-from dodeka_db.errors import BackupError
+from dodeka_db.database import CannotExport, Findings
+from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.repository import Repository, Stored
 from dodeka_db.settings import Environment, Settings
 
@@ -20,10 +21,11 @@ FULL_CHECK_BYTES = 20_000_000
 
 @dataclass(frozen=True)
 class Taken:
-    """A snapshot that was taken: what the repository says of it, and the size of the export."""
+    """A snapshot that was taken: what the repository says of it, the size of the export, and what is wrong with it."""
 
     stored: Stored
     exported_bytes: int
+    findings: Findings
 
     @property
     def snapshot_id(self) -> str:
@@ -36,12 +38,11 @@ def take_snapshot(
     environment: Environment,
     source: Path | None = None,
     extra_tags: tuple[str, ...] = (),
-    full_check: bool = False,
 ) -> Taken:
     """Export the environment's database, store it as a new snapshot, and compare that with what was exported.
 
-    To be called under the lock. `source` is another database file that is to be stored as this environment's; with
-    `full_check` a large database is checked in full too.
+    To be called under the lock. `source` is another database file that is to be stored as this environment's. What is wrong
+    with a database that can be read through is warned of.
     Raises DatabaseError if there is nothing whole to export, BackupError if there is no room or it cannot be
     stored, RepositoryDamaged if it does not read back.
     """
@@ -52,13 +53,13 @@ def take_snapshot(
     with staging.folder(settings) as folder:
         export = folder / "export.sqlite"
         log.info("exporting %s", source)
+        warnings = _export(settings, source, export)
         if settings.format == "pages":
-            database.copy(source, export)
-            _verify(export, source, full_check)
-            finished = export
+            finished, findings = export, _verify(export, source)
         else:
-            database.export(source, export)
-            finished = _check_and_compress(export, source, full_check)
+            finished, findings = _check_and_compress(export, source)
+        for line in (*warnings, *(f"database {source}: {line}" for line in findings.lines())):
+            log.warning("%s", line)
         exported_bytes = export.stat().st_size
         if settings.local_repository:
             volume.for_snapshot(settings.local_repository, finished.stat().st_size).check()
@@ -70,7 +71,7 @@ def take_snapshot(
             repository.read_back(stored, file)
     if source == environment.database:
         _warn_of_strays(settings, environment)
-    return Taken(stored, exported_bytes)
+    return Taken(stored, exported_bytes, findings)
 
 
 def _warn_of_strays(settings: Settings, environment: Environment) -> None:
@@ -79,7 +80,29 @@ def _warn_of_strays(settings: Settings, environment: Environment) -> None:
             log.warning("%s: what it writes is in no snapshot; see BACKUP.md, 'Written elsewhere'", stray)
 
 
-def _check_and_compress(export: Path, source: Path, full_check: bool) -> Path:
+def fail_if_defective(taken: Taken, environment: Environment) -> None:
+    """Raise DatabaseError, with the snapshot safe, if SQLite's check found defects in the environment's database."""
+    if taken.findings.defects:
+        raise DatabaseError(
+            f"snapshot {taken.snapshot_id} is safe, but database {environment.database} has defects:"
+            f" {taken.findings.defects_shown}",
+            "not a restore but REINDEX fixes an index: BACKUP.md, 'Damaged'",
+        )
+
+
+def _export(settings: Settings, source: Path, export: Path) -> list[str]:
+    """Export in the format that is set, as far as this SQLite can; what is to be warned of once it is known to be whole."""
+    if settings.format == "zst":
+        try:
+            database.export(source, export)
+            return []
+        except CannotExport as error:
+            reason = f"{error.message}; the snapshot holds its pages, with what is left of deleted rows"
+    database.copy(source, export)
+    return [] if settings.format == "pages" else [reason]
+
+
+def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
     from dodeka_db import frames  # zstandard, which pages do not need
 
     log.info("compressing")
@@ -87,7 +110,7 @@ def _check_and_compress(export: Path, source: Path, full_check: bool) -> Path:
     page_bytes = database.read_header(export).page_bytes
     with ThreadPoolExecutor(1) as beside:
         try:
-            checking = beside.submit(_verify, export, source, full_check)
+            checking = beside.submit(_verify, export, source)
         except RuntimeError as error:  # no thread to be had
             raise command.no_process("the check of the export") from error
         try:
@@ -98,10 +121,9 @@ def _check_and_compress(export: Path, source: Path, full_check: bool) -> Path:
                 f"cannot write {compressed}: {os.strerror(error.errno or 0)}",
                 "free some room, or set DODEKA_STATE",
             ) from error
-        checking.result()
-    return compressed
+        return compressed, checking.result()
 
 
-def _verify(export: Path, source: Path, full_check: bool) -> None:
+def _verify(export: Path, source: Path) -> Findings:
     is_large = export.stat().st_size > FULL_CHECK_BYTES
-    database.verify(export, f"database {source}", quick=is_large and not full_check)
+    return database.verify(export, f"database {source}", quick=is_large)

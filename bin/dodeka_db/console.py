@@ -144,6 +144,11 @@ def describe(change: "Change") -> str:
     lines.append(f"This goes {_back(origin.time)} ({origin.time.astimezone():%A %d %B %Y %H:%M}).")
     lines.append(f"It puts {origin.shown} in the place of {target.database}:")
     lines += [f"  {line}" for line in _differences(change)]
+    if change.fixed:
+        lines.append(
+            f"Its indexes were damaged, and are rebuilt: {len(change.fixed)} defects, {change.fixed[0]}"
+        )
+    lines += [f"Not all is well with it: {line}" for line in change.findings.lines()]
     return "\n".join(lines)
 
 
@@ -158,14 +163,17 @@ def _differences(change: "Change") -> list[str]:
     lines = []
     for table, then in change.then.items():
         now = change.now.get(table)
-        if now is None:
+        if then is None or (now is None and table in change.now):
+            lines.append(f"{table}: SQLite cannot count its rows here")
+        elif now is None:
             lines.append(f"{table}: {_counted(then, 'row')}, a table that is not there now")
         elif then != now:
             more = f"{then - now} more" if then > now else f"{now - then} fewer"
             lines.append(f"{table}: {_counted(then, 'row')}, {more} than now")
     for table, now in change.now.items():
         if table not in change.then:
-            lines.append(f"{table}: goes, a table that has {_counted(now, 'row')} now")
+            has = "rows that cannot be counted" if now is None else _counted(now, "row")
+            lines.append(f"{table}: goes, a table that has {has} now")
     return sorted(lines) or ["every table has as many rows as now"]
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from dodeka_db import growth, lock, records, retention, schedule, staging
-from dodeka_db.backup import Taken, take_snapshot
+from dodeka_db.backup import Taken, fail_if_defective, take_snapshot
 from dodeka_db.errors import BackupError, RepositoryFull, as_line
 from dodeka_db.interrupts import Interrupted
 from dodeka_db.recovery import fail_if_down, recover
@@ -32,7 +32,7 @@ def run(settings: Settings, environment: Environment) -> Done:
 
     Raises Busy when another run holds the lock until the next one is due, and whatever a step raises; a
     failure after the snapshot was stored says so. All done, it raises ServiceError while a service is down that a
-    restore left stopped.
+    restore left stopped, and DatabaseError if SQLite's check found defects in the database.
     """
     began, due = time.monotonic(), schedule.seconds_until_next(environment.name, datetime.now())
 
@@ -62,6 +62,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 lambda: growth.sample(settings, repository, environment),
             )
         fail_if_down(down)
+        fail_if_defective(taken, environment)
         records.passed(settings, job(environment))
     return Done(taken, removed)
 

@@ -1,9 +1,12 @@
-"""SQLite: export a live database, prove that a file is one, count its rows, prepare it for being replaced."""
+"""SQLite: export a live database, say what is wrong with a file, count its rows, prepare it for being replaced."""
 
+import errno
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,10 @@ from dodeka_db.errors import BackupError, DatabaseError
 
 MAGIC = b"SQLite format 3\0"
 HEADER_BYTES = 100
+THIS_SQLITE = f"SQLite {sqlite3.sqlite_version}"
+# of the lines that SQLite's check would find
+MOST_DEFECTS = 100
+SHOWN_DEFECTS = 3
 
 
 class DatabaseInUse(DatabaseError):
@@ -19,7 +26,11 @@ class DatabaseInUse(DatabaseError):
 
 
 class NotWhole(DatabaseError):
-    """There is no whole database: it is missing, empty, damaged, or something else."""
+    """There is no database whose rows can all be read: it is missing, empty, damaged, or something else."""
+
+
+class CannotExport(DatabaseError):
+    """VACUUM INTO cannot copy this database; its pages can be copied, perhaps."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,37 @@ class Header:
     page_bytes: int
     pages: int
     wal: bool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong with a database that can be read through.
+
+    `orphans`: how many rows of one table refer to no row of another one, by the names of the two; SQLite lets them be.
+    `defects`: what SQLite's check says, each line once. `unchecked`: why this SQLite cannot do all of that check, or "".
+    """
+
+    orphans: Mapping[tuple[str, str], int]
+    defects: tuple[str, ...]
+    unchecked: str
+
+    @property
+    def defects_shown(self) -> str:
+        """The first defects, and how many more there are."""
+        more = len(self.defects) - SHOWN_DEFECTS
+        return ", ".join(self.defects[:SHOWN_DEFECTS]) + (f", and {more} more" if more > 0 else "")
+
+    def lines(self) -> list[str]:
+        """All that was found, for a log or a question."""
+        lines = [
+            f"rows of {child} that refer to no row of {parent}: {count}"
+            for (child, parent), count in self.orphans.items()
+        ]
+        if self.defects:
+            lines.append(f"SQLite's check says: {self.defects_shown}")
+        if self.unchecked:
+            lines.append(f"{THIS_SQLITE} cannot check all of it: {self.unchecked}")
+        return lines
 
 
 def read_header(path: Path, shown: str = "") -> Header:
@@ -47,7 +89,7 @@ def read_header(path: Path, shown: str = "") -> Header:
             f"{shown} is missing", "check DODEKA_BACKEND, or restore it: BACKUP.md, 'Restore'"
         ) from error
     except OSError as error:
-        raise DatabaseError(f"{shown} cannot be read: {error.strerror}", _WHO) from error
+        raise DatabaseError(f"{shown} cannot be read: {error.strerror}", _next_step(error)) from error
     if not head:
         raise NotWhole(f"{shown} is empty (0 bytes)", _RESTORE)
     return header_of(head, shown)
@@ -69,12 +111,20 @@ def export(source: Path, target: Path) -> None:
     """Write a compacted copy of the database `source`, which may be in use, to the new file `target`.
 
     `VACUUM INTO` reads in one transaction: the copy is of one moment, and in WAL mode no writer waits for
-    it (https://www.sqlite.org/lang_vacuum.html#vacuuminto). Raises DatabaseError, or BackupError when there
-    is no room for the copy.
+    it (https://www.sqlite.org/lang_vacuum.html#vacuuminto). It needs every function, collation and bit of
+    syntax that the schema names, and indexes that can be read: CannotExport, with no `target`, where copy() may do
+    better. Raises DatabaseError, or BackupError when there is no room for the copy.
     """
     with _exporting(source, target) as connection:
-        connection.execute("PRAGMA synchronous=OFF")  # of the copy, which need not survive a power cut
-        connection.execute("VACUUM INTO ?", (str(target),))
+        connection.execute("PRAGMA writable_schema=OFF")  # or it would leave out what it cannot parse
+        try:
+            connection.execute("PRAGMA synchronous=OFF")  # of the copy, which need not survive a power cut
+            connection.execute("VACUUM INTO ?", (str(target),))
+        except sqlite3.Error as error:
+            if not (_is_beyond_us(error) or _is_damage(error)):
+                raise
+            target.unlink(missing_ok=True)
+            raise CannotExport(f"{THIS_SQLITE} cannot compact database {source}: {_plain(error)}") from error
 
 
 def copy(source: Path, target: Path) -> None:
@@ -113,8 +163,8 @@ def size_bytes(path: Path) -> int:
         return connection.execute("PRAGMA page_count").fetchone()[0] * header.page_bytes
 
 
-def verify(path: Path, shown: str, quick: bool = False) -> None:
-    """Prove that the file `path`, which nobody else uses, is a whole database; NotWhole if not.
+def verify(path: Path, shown: str, quick: bool = False) -> Findings:
+    """What is wrong with the database in the file `path`, which nobody else uses; NotWhole if it cannot be read through.
 
     `shown` is what a message calls it. With `quick` the indexes are not compared with their tables, which takes
     most of the time (https://www.sqlite.org/pragma.html#pragma_quick_check). The size is checked first: SQLite
@@ -125,34 +175,101 @@ def verify(path: Path, shown: str, quick: bool = False) -> None:
     if size != header.pages * header.page_bytes:
         expected = header.pages * header.page_bytes
         raise NotWhole(f"{shown} has {size} bytes where its header says {expected}", _RESTORE)
-    # immutable: no -wal and -shm beside it; right only because the file is ours alone
-    with _opened(path, "mode=ro&immutable=1", shown) as connection:
-        check = "quick_check" if quick else "integrity_check"
-        problem = connection.execute(f"PRAGMA {check}(1)").fetchone()[0]
-        if problem != "ok":
-            problem = " ".join(problem.removeprefix("*** in database main ***").split())
-            raise NotWhole(f"{shown} is damaged: {problem}", _RESTORE)
-        orphan = connection.execute("PRAGMA foreign_key_check").fetchone()
-        if orphan:
-            row = f"a row of {orphan[0]} refers to none in {orphan[2]}"
-            raise NotWhole(f"{shown} is damaged: {row}", _RESTORE)
+    # not read-only: then SQLite would leave CHECKs out
+    with _opened(path, "mode=rw", shown) as connection:
+        findings = _check(connection, "quick_check" if quick else "integrity_check")
+        if findings.defects or findings.unchecked:  # else that check has read everything
+            try:
+                _read_through(connection)
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                problem = findings.defects_shown or _plain(error)
+                raise NotWhole(f"{shown} is damaged: {problem}", _RESTORE) from error
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise NotWhole(f"{shown} holds no tables", _RESTORE)
+    return findings
 
 
-def row_counts(path: Path) -> dict[str, int]:
-    """How many rows each table of the database at `path`, which may be in use, has. Raises DatabaseError."""
+def _check(connection: sqlite3.Connection, check: str) -> Findings:
+    defects, orphans, unchecked = [], Counter(), []
+
+    def rows(sql: str) -> Iterator[tuple]:
+        try:
+            yield from connection.execute(sql)
+        except sqlite3.DatabaseError as error:
+            if _is_beyond_us(error):
+                unchecked.append(_plain(error))
+            elif _is_damage(error):
+                defects.append(_plain(error))
+            else:
+                raise
+
+    # here a schema that cannot be parsed is an error: of half of one the check says what is not so
+    connection.execute("PRAGMA writable_schema=OFF")
+    lines = [line for (line,) in rows(f"PRAGMA {check}({MOST_DEFECTS})")]
+    if unchecked:  # for the sake of one table, or of its CHECKs
+        connection.execute("PRAGMA ignore_check_constraints=ON")
+        for (name,) in list(rows(_TABLES)):
+            lines += [line for (line,) in rows(f"PRAGMA {check}({_quoted(name)})")]
+    for child, _row, parent, _key in rows("PRAGMA foreign_key_check"):
+        orphans[_plain(child), _plain(parent)] += 1
+    found = (_plain(line) for several in lines for line in several.splitlines())
+    defects += [line for line in found if line != "ok" and not line.startswith("*** in database")]
+    return Findings(orphans, tuple(dict.fromkeys(defects)), ", ".join(dict.fromkeys(unchecked)))
+
+
+def _read_through(connection: sqlite3.Connection) -> None:
+    """Read every row of every table that this SQLite can read, past the indexes. Raises sqlite3.DatabaseError."""
+    connection.execute("PRAGMA writable_schema=ON")
+    for (name,) in connection.execute(_TABLES).fetchall():
+        # without what is generated, maybe by a function that is not there
+        columns = connection.execute(f"PRAGMA table_info({_quoted(name)})").fetchall()
+        selected = ", ".join(_quoted(column[1]) for column in columns)
+        connection.text_factory = bytes  # text need not be UTF-8
+        try:
+            for _row in connection.execute(f"SELECT {selected or 1} FROM main.{_quoted(name)} NOT INDEXED"):
+                pass
+        except sqlite3.DatabaseError as error:
+            if not _is_beyond_us(error):
+                raise
+        connection.text_factory = str
+
+
+def reindex(path: Path, shown: str) -> None:
+    """Rebuild every index of the database `path`, which nobody else uses, that can be rebuilt. Raises BackupError.
+
+    One cannot where rows do not differ that should, or where this SQLite has not what it needs: it stays as it is.
+    """
+    with _opened(path, "mode=rw", shown) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+        indexes = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
+        for (name,) in indexes:
+            try:
+                connection.execute(f"REINDEX main.{_quoted(name)}")
+            except sqlite3.DatabaseError as error:
+                if not (
+                    _is_beyond_us(error) or _is_damage(error) or isinstance(error, sqlite3.IntegrityError)
+                ):
+                    raise
+
+
+def row_counts(path: Path) -> dict[str, int | None]:
+    """How many rows each table of the database at `path`, which may be in use, has. Raises DatabaseError.
+
+    None where this SQLite cannot tell.
+    """
     read_header(path)
-    tables = (
-        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow')"
-        " AND name NOT GLOB 'sqlite_*'"
-    )
-    counts = {}
+    counts: dict[str, int | None] = {}
     with _opened(path, "mode=ro", f"database {path}") as connection:
         connection.execute("BEGIN")  # all of them at one moment
-        for (name,) in connection.execute(tables).fetchall():
-            quoted = name.replace('"', '""')
-            counts[name] = connection.execute(f'SELECT count(*) FROM main."{quoted}"').fetchone()[0]
+        for (name,) in connection.execute(f"{_TABLES} AND name NOT GLOB 'sqlite_*'").fetchall():
+            try:
+                (counts[name],) = connection.execute(f"SELECT count(*) FROM main.{_quoted(name)}").fetchone()
+            except sqlite3.DatabaseError as error:
+                if not _is_beyond_us(error):
+                    raise
+                counts[name] = None
     return counts
 
 
@@ -168,8 +285,13 @@ def match_journal_mode(staged: Path, live: Path) -> None:
 
 def check_access(path: Path) -> None:
     """Raise DatabaseError unless we may read and write the file `path`."""
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise DatabaseError(f"database {path} cannot be written", _WHO)
+    try:
+        with open(path, "r+b"):
+            pass
+    except OSError as error:
+        raise DatabaseError(
+            f"database {path} cannot be written: {error.strerror}", _next_step(error)
+        ) from error
 
 
 def fold(path: Path) -> None:
@@ -203,33 +325,109 @@ def _opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
         with closing(
             sqlite3.connect(f"{path.as_uri()}?{query}", uri=True, isolation_level=None, timeout=2)
         ) as connection:
+            # what a newer SQLite wrote into the schema does not keep this one from the rest; nothing is written there
+            # (https://www.sqlite.org/pragma.html#pragma_writable_schema)
+            connection.execute("PRAGMA writable_schema=ON")
             yield connection
     except sqlite3.Error as error:
-        raise _failure(shown, error) from error
+        raise _failure(path, shown, error) from error
     except UnicodeDecodeError as error:
         # sqlite3's own, where a damaged name stands in a message of SQLite
         raise NotWhole(f"{shown} is damaged: a name in it is no text", _RESTORE) from error
+    except MemoryError as error:
+        raise BackupError(f"{shown}: this machine has no memory left for SQLite", "look with: top") from error
 
 
-def _failure(shown: str, error: sqlite3.Error) -> BackupError:
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or re.match(
-        "unsupported file format|Could not decode", str(error)
-    ):
-        return NotWhole(f"{shown} is damaged: {error}", _RESTORE)
-    if name.startswith("SQLITE_READONLY"):
+def _failure(path: Path, shown: str, error: sqlite3.Error) -> BackupError:
+    name, said = _name(error), _plain(error)
+    if name == "SQLITE_NOTADB" or said == "unsupported file format":
+        return NotWhole(
+            f"{shown} is no database that {THIS_SQLITE} can read: {said}",
+            "a newer SQLite can, perhaps; else restore it: BACKUP.md, 'Restore'",
+        )
+    if _is_damage(error) or said.startswith("Could not decode"):
+        return NotWhole(f"{shown} is damaged: {said}", _RESTORE)
+    if name in ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY"):
         return DatabaseError(
             f"{shown} has an unfinished transaction in its journal",
             "start its service once, which rolls it back",
         )
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
         return DatabaseInUse(f"{shown} is locked by another process", "try again")
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        return DatabaseError(f"{shown} cannot be read: {error}", _WHO)
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+        if reason := _why_not_opened(path):
+            return DatabaseError(
+                f"{shown} cannot be read: {reason.filename}: {reason.strerror}", _next_step(reason)
+            )
+        return DatabaseError(f"{shown} cannot be read: {said} ({name})", _WHO)
     if name == "SQLITE_FULL":
         return BackupError(f"no room left on the disk of {shown}", "free some")
-    return DatabaseError(f"{shown}: {error}")
+    if name == "SQLITE_IOERR_NOMEM":
+        return BackupError(f"{shown}: this machine has no memory left for SQLite", "look with: top")
+    if name.startswith("SQLITE_IOERR"):
+        return DatabaseError(f"{shown} cannot be read: {said} ({name})", _DISK)
+    return DatabaseError(f"{THIS_SQLITE} cannot read {shown}: {said}")
 
 
+def _why_not_opened(path: Path) -> OSError | None:
+    """Why SQLite, which does not say so, could not open the database at `path` or one of the files that it makes beside it."""
+    try:
+        for file in (path, *(Path(f"{path}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
+            if file == path or file.exists():
+                with open(file, "rb"):
+                    pass
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        error.filename = error.filename or str(path.parent)
+        return error
+    return None
+
+
+def _next_step(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return _WHO
+    if error.errno == errno.EROFS:
+        return "its disk is mounted read-only; why, says: sudo dmesg"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some room there"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files: ulimit -n"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return "check DODEKA_BACKEND"
+    return _DISK
+
+
+def _is_beyond_us(error: sqlite3.Error) -> bool:
+    """Whether this SQLite lacks what the schema needs, or the data are beyond its limits: no fault of the data."""
+    name, said = _name(error), str(error)
+    if name.startswith("SQLITE_CORRUPT"):  # a schema that names a page that is not there is damaged
+        return bool(
+            re.match(r"malformed database schema \(.*\) - (?!invalid rootpage|orphan index)", said, re.DOTALL)
+        )
+    return name == "SQLITE_TOOBIG" or (name.startswith("SQLITE_ERROR") and said != "unsupported file format")
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return _name(error).startswith("SQLITE_CORRUPT") and not _is_beyond_us(error)
+
+
+def _name(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", "")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _plain(said: object) -> str:
+    """What SQLite says in one line, without what a name in it may do to a terminal."""
+    line = " ".join(str(said).split())
+    return "".join(character if character.isprintable() else "?" for character in line)[:200]
+
+
+# by the schema alone: pragma_table_list prepares every view
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
 _RESTORE = "restore it: BACKUP.md, 'Restore'"
 _WHO = "run this as the user that runs the backend"
+_DISK = "look at its disk: sudo dmesg"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 
 from dodeka_db import database, lock, records, staging
-from dodeka_db.database import NotWhole
+from dodeka_db.database import Findings, NotWhole
 from dodeka_db.errors import Busy, DatabaseError, SnapshotError
 from dodeka_db.fetch import fetch
 from dodeka_db.incoming import Incoming
@@ -28,10 +28,11 @@ def run(settings: Settings, environment: Environment, wanted: str) -> Snapshot:
         with lock.held(staging.state_folder(settings), f"drill of {environment.name}", settings.lock_wait_s):
             snapshots = repository.snapshots()
             snapshot = resolve(settings, snapshots, environment.name, wanted)
-            rows = prove(settings, repository, snapshot)
+            rows, findings = prove(settings, repository, snapshot)
         ordinary = [one for one in of_the_past(snapshots) if not one.is_pre_restore]
         if snapshot == next((one for one in reversed(ordinary) if one.environment == environment.name), None):
-            records.passed(settings, job(environment), {"snapshot": snapshot.short_id})
+            defects = {"defects": findings.defects_shown} if findings.defects else {}
+            records.passed(settings, job(environment), {"snapshot": snapshot.short_id, **defects})
     try:
         with lock.beside(environment.live, settings.lock_wait_s):
             live = database.row_counts(environment.database)
@@ -48,10 +49,13 @@ def job(environment: Environment) -> str:
     return f"drill-{environment.name}"
 
 
-def prove(settings: Settings, repository: Repository, snapshot: Snapshot) -> dict[str, int]:
-    """Fetch `snapshot`, nothing of it from restic's cache, and check it as a restore would; the rows of each table.
+def prove(
+    settings: Settings, repository: Repository, snapshot: Snapshot
+) -> tuple[dict[str, int | None], Findings]:
+    """Fetch `snapshot`, nothing of it from restic's cache, and check it as a restore would.
 
-    To be called under the lock. Raises SnapshotError if it is not a whole database.
+    Returns the rows of each table, and what is wrong all the same, which is warned of too. To be called under the lock.
+    Raises SnapshotError if it is not a database that can be read through.
     """
     with staging.folder(settings) as folder:
         copy = folder / "drill.sqlite"
@@ -62,16 +66,22 @@ def prove(settings: Settings, repository: Repository, snapshot: Snapshot) -> dic
             )
         log.info("checking")
         try:
-            database.verify(copy, shown)
+            findings = database.verify(copy, shown)
         except NotWhole as error:
             older = settings.make(f"verify ENV={snapshot.environment} SNAPSHOT=...")
             raise SnapshotError(error.message, f"an older one may be whole: {older}") from error
-        return database.row_counts(copy)
+        for line in findings.lines():
+            log.warning("%s: %s", shown, line)
+        return database.row_counts(copy), findings
 
 
-def _beside(rows: Mapping[str, int], live: Mapping[str, int]) -> list[str]:
+def _beside(rows: Mapping[str, int | None], live: Mapping[str, int | None]) -> list[str]:
     names = sorted({*rows, *live})
     lines = [("table", "rows", "live")]
-    lines += [(name, str(rows.get(name, "-")), str(live.get(name, "-"))) for name in names]
+    lines += [(name, _shown(rows.get(name, "-")), _shown(live.get(name, "-"))) for name in names]
     widths = [max(len(line[column]) for line in lines) for column in range(3)]
     return [f"{name:<{widths[0]}}  {then:>{widths[1]}}  {now:>{widths[2]}}" for name, then, now in lines]
+
+
+def _shown(count: int | str | None) -> str:
+    return "?" if count is None else str(count)

@@ -130,7 +130,6 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
                 environment,
                 source=kept,
                 extra_tags=(PRE_RESTORE,),
-                full_check=True,  # undo would refuse what does not pass
             )
         except NotWhole as error:
             damaged = swap.set_aside(kept, journals_of=kept)

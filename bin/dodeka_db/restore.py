@@ -4,16 +4,16 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from dodeka_db import database, lock, processes, recovery, rights, staging, swap
+from dodeka_db import database, lock, processes, recovery, rights, staging, swap, volume
 from dodeka_db import service as services
-from dodeka_db.database import DatabaseInUse, NotWhole
+from dodeka_db.database import DatabaseInUse, Findings, NotWhole
 from dodeka_db.errors import BackupError, DatabaseError, ServiceError, SnapshotError, as_line
 from dodeka_db.fetch import fetch
 from dodeka_db.incoming import Incoming
@@ -46,15 +46,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class Change:
-    """What is about to be done, for the question: the rows of each table `now` and `then`.
+    """What is about to be done, for the question: the rows of each table `now` and `then`, None where SQLite cannot tell.
 
+    `findings` is what is wrong with the new database, `fixed` what was until its indexes were rebuilt.
     `now` is None, with a `problem`, where they cannot be counted; `damaged` if because it is no whole database.
     """
 
     target: Environment
     origin: Origin
-    then: Mapping[str, int]
-    now: Mapping[str, int] | None
+    findings: Findings
+    fixed: Sequence[str]
+    then: Mapping[str, int | None]
+    now: Mapping[str, int | None] | None
     problem: str = ""
     damaged: bool = False
 
@@ -147,7 +150,10 @@ def _stage(settings: Settings, target: Environment, origin: Origin, staged: Path
         raise BackupError(f"{error.filename or staged}: {error.strerror}", "nothing was changed") from error
     log.info("checking")
     try:
-        database.verify(staged, shown)
+        found = findings = database.verify(staged, shown)
+        if found.defects:
+            _reindex(staged, shown)
+            findings = database.verify(staged, shown)
     except NotWhole as error:
         raise SnapshotError(error.message, "choose another snapshot; nothing was changed") from error
     then = database.row_counts(staged)
@@ -155,10 +161,21 @@ def _stage(settings: Settings, target: Environment, origin: Origin, staged: Path
     _its_rights(settings, target, origin, staged)
     with open(staged, "rb") as file:
         os.fsync(file.fileno())
+    fixed = [defect for defect in found.defects if defect not in findings.defects]
+    change = Change(target, origin, findings, fixed, then, now=None)
     try:
-        return Change(target, origin, then, now=database.row_counts(live))
+        return replace(change, now=database.row_counts(live))
     except DatabaseError as error:  # the very case that a restore is for
-        return Change(target, origin, then, None, error.message, damaged=isinstance(error, NotWhole))
+        return replace(change, problem=error.message, damaged=isinstance(error, NotWhole))
+
+
+def _reindex(staged: Path, shown: str) -> None:
+    log.info("rebuilding its indexes")
+    try:
+        volume.for_database(staged.parent, staged.stat().st_size, swap.LARGER_DISK).check()  # for its journal
+        database.reindex(staged, shown)
+    except BackupError as error:  # it is whole, or the next check says so
+        log.warning("the indexes are not rebuilt: %s", error.message)
 
 
 def _its_rights(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Rights:

@@ -286,6 +286,9 @@ def _drill(settings: Settings, environment: Environment) -> tuple:
     )
     if snapshot := record.details.get("snapshot"):
         text += f" (snapshot {snapshot})"
+    if state is State.WELL and (defects := record.details.get("defects")):
+        text, rest[0] = f"{text}; its database has defects: {defects}", "see BACKUP.md, 'Damaged'"
+        state = State.BAD
     return state, text, *rest
 
 
