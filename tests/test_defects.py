@@ -72,6 +72,7 @@ def damage_index(path: Path) -> None:
         "CREATE TABLE t (a)",
         "CREATE INDEX i ON t (a)",
         "INSERT INTO t VALUES (1), (2)",
+        "ALTER TABLE t ADD COLUMN b DEFAULT 'long'",  # so that SQLite would count in the index
     )
     ((root,),) = rows(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'i'")
     with open(path, "r+b") as file:
@@ -362,15 +363,14 @@ def test_a_schema_that_this_sqlite_cannot_run_goes_the_whole_way(site, kind, for
     make(site.database())
     before = schema_and_rows(site.database())
     is_copied = format == "zst" and words
-    for script in ("backup", "cron"):
-        output = site.ok(script, "production", DODEKA_FORMAT=format)
-        compacting = re.findall(
-            rf"warning: {database.THIS_SQLITE} cannot compact database {site.database()}: {words}.*;"
-            " the snapshot holds its pages, with what is left of deleted rows\n",
-            output,
-        )
-        assert len(compacting) == bool(is_copied)
-        assert "damaged" not in output
+    output = site.ok("cron", "production", DODEKA_FORMAT=format)
+    compacting = re.findall(
+        rf"warning: {database.THIS_SQLITE} cannot compact database {site.database()}: {words}.*;"
+        " the snapshot holds its pages, with what is left of deleted rows\n",
+        output,
+    )
+    assert len(compacting) == bool(is_copied)
+    assert "damaged" not in output
     assert "damaged" not in site.ok("verify", "production")
     lose_members(site.database())
     lost = schema_and_rows(site.database())
@@ -383,8 +383,6 @@ def test_a_schema_that_this_sqlite_cannot_run_goes_the_whole_way(site, kind, for
     assert schema_and_rows(site.database()) == lost
     site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
     assert schema_and_rows(site.database("demo")) == before
-    output = site.ok("undo", "demo", "--yes")
-    assert re.search(r"\n  users: 30 rows, 370 fewer than now\n", output)
 
 
 def test_what_cannot_be_counted_is_said(site):

@@ -129,14 +129,6 @@ class TestVerify:
         site.ok("verify", "production", "--snapshot", good["details"]["snapshot"])
         assert record(site, "drill-production") == bad
 
-    def test_a_row_that_refers_to_none(self, site):
-        with closing(sqlite3.connect(site.database(), isolation_level=None)) as connection:
-            connection.execute("CREATE TABLE child (parent TEXT REFERENCES users(key))")
-            connection.execute("INSERT INTO child VALUES ('nobody')")
-        store(site, zstandard.compress(exported(site)))
-        done = site.run("verify", "production")
-        assert done.returncode == 4 and "a row of child refers to none in users" in done.stderr
-
     def test_restic_s_cache_does_not_stand_in_for_the_repository(self, site):
         """It has all trees; the packs that hold them in the repository are damaged."""
         site.ok("backup", "production")

@@ -166,7 +166,7 @@ class TestDamagedPages:
         self.refused(site, whole[:-4096], "where its header says")
 
     def test_changed(self, site, whole):
-        self.refused(site, whole[:40_000] + os.urandom(4096) + whole[44_096:], "is damaged")
+        self.refused(site, whole[:40_960] + os.urandom(81_920) + whole[122_880:], "is damaged")
 
     def test_something_else(self, site):
         self.refused(site, b"hello" * 100, "is not an SQLite database")
@@ -186,13 +186,17 @@ def lose_an_index_row(path: Path) -> None:
         connection.execute("PRAGMA writable_schema=RESET")
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_small_database_has_its_indexes_checked_before_it_is_stored(site, format):
-    lose_an_index_row(site.database())
-    done = site.run("backup", "production", DODEKA_FORMAT=format)
-    assert done.returncode == 3 and "is damaged: " in done.stderr and "index i" in done.stderr
-    assert site.snapshots() == []
-    assert list((site.state / "staging").iterdir()) == []
+def lose_an_index_row_again(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a) WHERE b > 0' WHERE name = 'i'"
+        )
+        connection.execute("PRAGMA writable_schema=RESET")
+        connection.execute("INSERT INTO t VALUES (2000, 0)")
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a)' WHERE name = 'i'")
+        connection.execute("PRAGMA writable_schema=RESET")
 
 
 @pytest.fixture
@@ -205,37 +209,25 @@ def large(site) -> Site:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_large_one_has_them_checked_by_the_drill_and_by_a_restore(large, format):
+def test_a_large_one_has_its_indexes_checked_by_the_drill_and_rebuilt_by_a_restore(large, format):
     whole = take(large, format)
     lose_an_index_row(large.database())
-    damaged = take(large, format)
-    for done in (
-        large.run("verify", "production"),
-        large.run("restore", "production", "--snapshot", damaged, "--yes"),
-    ):
-        assert done.returncode == 4 and "is damaged: " in done.stderr and "index i" in done.stderr
-    # undo would refuse what is in such a snapshot: it becomes none, and stays a file
-    output = large.ok("restore", "production", "--snapshot", whole, "--yes", DODEKA_FORMAT=format)
-    assert "no pre-restore snapshot: " in output and len(large.snapshots()) == 2
-    kept = min(large.database().parent.glob("db.sqlite.damaged-*"))  # without its journals
-    # what BACKUP.md says, 'Damaged'
-    subprocess.run(["sqlite3", kept, "REINDEX"], check=True)
-    database.verify(kept, "what was kept")
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_large_one_that_is_damaged_is_not_stored(large, format):
-    """By damage that neither VACUUM INTO nor a copy minds, so that it is the check that refuses it."""
-    with closing(sqlite3.connect(large.database(), isolation_level=None)) as connection:
-        connection.execute("CREATE TABLE t (a, b)")
-        connection.execute("INSERT INTO t VALUES (1, NULL)")
-        connection.execute("PRAGMA writable_schema=ON")
-        connection.execute("UPDATE sqlite_master SET sql = 'CREATE TABLE t (a, b NOT NULL)' WHERE name = 't'")
-        connection.execute("PRAGMA writable_schema=RESET")
     done = large.run("backup", "production", DODEKA_FORMAT=format)
-    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
-    assert "is damaged: NULL value in t.b" in done.stderr
-    assert large.snapshots() == []
+    assert done.returncode in (0, 3)  # SQLite 3.46's quick_check finds it, 3.40's does not
+    damaged = large.snapshots("production")[-1]["short_id"]
+    said = f"warning: the database in snapshot {damaged}: SQLite's check says: "
+    assert said in large.ok("verify", "production")
+    output = large.ok("restore", "production", "--snapshot", damaged, "--yes", DODEKA_FORMAT=format)
+    assert "\nIts indexes were damaged, and are rebuilt: " in output and "missing from index i" in output
+    database.verify(large.database(), "it")
+    lose_an_index_row_again(large.database())
+    # what is replaced is stored, so that an undo brings it back
+    output = large.ok("restore", "production", "--snapshot", whole, "--yes", DODEKA_FORMAT=format)
+    assert large.snapshots("production")[-1]["tags"][-1] == "pre-restore"
+    large.ok("undo", "production", "--yes", DODEKA_FORMAT=format)
+    with closing(sqlite3.connect(large.database())) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("SELECT a FROM t").fetchall() == [(1000,), (2000,)]
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,9 +150,12 @@ def _exporting(source: Path, target: Path) -> Iterator[sqlite3.Connection]:
         try:
             yield connection
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorname == "SQLITE_FULL":
+            if _name(error) == "SQLITE_FULL":
                 message = f"no room left in {target.parent} for the export of {source}"
                 raise BackupError(message, "free some, or set DODEKA_STATE to a larger disk") from error
+            if _name(error).startswith(("SQLITE_IOERR_WRITE", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_FSYNC")):
+                message = f"the export {target} cannot be written: {error} ({_name(error)})"
+                raise BackupError(message, _DISK) from error
             raise
 
 
@@ -264,13 +267,20 @@ def row_counts(path: Path) -> dict[str, int | None]:
     with _opened(path, "mode=ro", f"database {path}") as connection:
         connection.execute("BEGIN")  # all of them at one moment
         for (name,) in connection.execute(f"{_TABLES} AND name NOT GLOB 'sqlite_*'").fetchall():
-            try:
-                (counts[name],) = connection.execute(f"SELECT count(*) FROM main.{_quoted(name)}").fetchone()
-            except sqlite3.DatabaseError as error:
-                if not _is_beyond_us(error):
-                    raise
-                counts[name] = None
+            counts[name] = _count(connection, name)
     return counts
+
+
+def _count(connection: sqlite3.Connection, table: str) -> int | None:
+    for past in ("", " NOT INDEXED"):  # SQLite counts in an index, and that may be what is damaged
+        try:
+            (count,) = connection.execute(f"SELECT count(*) FROM main.{_quoted(table)}{past}").fetchone()
+            return count
+        except sqlite3.DatabaseError as error:
+            if _is_beyond_us(error):
+                return None
+            if past or not _is_damage(error):
+                raise
 
 
 def match_journal_mode(staged: Path, live: Path) -> None:
@@ -354,32 +364,31 @@ def _failure(path: Path, shown: str, error: sqlite3.Error) -> BackupError:
         )
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
         return DatabaseInUse(f"{shown} is locked by another process", "try again")
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
-        if reason := _why_not_opened(path):
-            return DatabaseError(
-                f"{shown} cannot be read: {reason.filename}: {reason.strerror}", _next_step(reason)
-            )
-        return DatabaseError(f"{shown} cannot be read: {said} ({name})", _WHO)
     if name == "SQLITE_FULL":
         return BackupError(f"no room left on the disk of {shown}", "free some")
     if name == "SQLITE_IOERR_NOMEM":
         return BackupError(f"{shown}: this machine has no memory left for SQLite", "look with: top")
-    if name.startswith("SQLITE_IOERR"):
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_IOERR")):
+        if reason := _why_not_opened(path):
+            place = f"{reason.filename}: {reason.strerror}"
+            return DatabaseError(f"{shown} cannot be read: {place}", _next_step(reason))
         return DatabaseError(f"{shown} cannot be read: {said} ({name})", _DISK)
     return DatabaseError(f"{THIS_SQLITE} cannot read {shown}: {said}")
 
 
 def _why_not_opened(path: Path) -> OSError | None:
-    """Why SQLite, which does not say so, could not open the database at `path` or one of the files that it makes beside it."""
+    """Why SQLite, which does not say so, could not open the database at `path` or a file that it keeps or makes beside it."""
     try:
-        for file in (path, *(Path(f"{path}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
-            if file == path or file.exists():
-                with open(file, "rb"):
-                    pass
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        with ExitStack() as opened:  # all of them at once: there is a limit
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                if not suffix or os.path.lexists(f"{path}{suffix}"):
+                    opened.enter_context(open(f"{path}{suffix}", "rb"))
+            file = opened.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            file.write(bytes(32768))  # a -shm has as many
+            file.flush()
     except OSError as error:
-        error.filename = error.filename or str(path.parent)
+        if not str(error.filename).startswith(str(path)):
+            error.filename = str(path.parent)
         return error
     return None
 
@@ -401,7 +410,7 @@ def _next_step(error: OSError) -> str:
 def _is_beyond_us(error: sqlite3.Error) -> bool:
     """Whether this SQLite lacks what the schema needs, or the data are beyond its limits: no fault of the data."""
     name, said = _name(error), str(error)
-    if name.startswith("SQLITE_CORRUPT"):  # a schema that names a page that is not there is damaged
+    if name.startswith("SQLITE_CORRUPT"):  # damaged is what names a page that is not there
         return bool(
             re.match(r"malformed database schema \(.*\) - (?!invalid rootpage|orphan index)", said, re.DOTALL)
         )
