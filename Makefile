@@ -14,7 +14,7 @@ OFFSITE ?=
 NAME ?=
 # 1 for a recovery sheet in HTML
 HTML ?=
-# the answer to the questions of restore, undo and install, given beforehand
+# the answer to the questions of init, restore, undo and install, given beforehand
 YES ?=
 
 ENVIRONMENTS := production demo
@@ -70,7 +70,7 @@ packages:
 
 .PHONY: init
 init: .venv/.runtime ## make the password file and the restic repository
-	@bin/dodeka-db-init.py $(OFFSITE_FLAG)
+	@bin/dodeka-db-init.py $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: install
 install: setup ## on the server: crontab, log folder, logrotate

@@ -5,15 +5,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, failures, lock, offsite, passwords, restic, settings, staging
+from dodeka_db import (
+    console,
+    cron,
+    failures,
+    lock,
+    offsite,
+    passwords,
+    records,
+    restic,
+    settings,
+    staging,
+    volume,
+)
 from dodeka_db.errors import Refused, SetupError, Unreachable, WrongPassword
 from dodeka_db.repository import NO_COMPRESSION, UPGRADE, Config, Repository
-from dodeka_db.settings import Settings
+from dodeka_db.settings import ENVIRONMENTS, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = console.parser(__doc__)
     console.offsite_option(parser)
+    parser.add_argument("--yes", action="store_true", help="the answer to the question, given beforehand")
     arguments = parser.parse_args(argv)
     console.begin("both")
 
@@ -21,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     other = here.offsite
     if arguments.offsite:
         here, other = offsite.of(here), here
+    _check_folder(here)
+    folder = here.local_repository
+    if folder and not (folder / "config").exists():  # before anything is made, and without the lock
+        _confirm_new(here, other, arguments.yes)
     with lock.held(staging.state_folder(here), "init", here.lock_wait_s):
-        _check_folder(here)
         made = _make_password_file(here)
         try:
             restic.version(here)
@@ -32,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if here.is_offsite and not pattern:
                 raise failures.missing(other)
             offsite.check_apart(config, pattern)
+            if config is None and not folder:
+                _confirm_new(here, other, arguments.yes)
         except BaseException:
             if made:
                 made.unlink()
@@ -56,6 +74,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config is None and here.password_file:
         console.log.info("KEEP ITS CONTENT SOMEWHERE ELSE TOO: without it nobody can read the backups, ever")
     return 0
+
+
+def _confirm_new(here: Settings, other: Settings | None, yes: bool) -> None:
+    """Ask before a first repository is made where it looks as if there was one: NotConfirmed unless the answer is yes."""
+    shown, doubts = here.repository_shown, []
+    databases = [here.environment(name).live for name in ENVIRONMENTS]
+    if here.local_repository and not volume.is_of_its_own(here.local_repository, databases):
+        doubts.append(
+            f"No volume is mounted there: {shown} would be on the disk of the system or of the databases."
+        )
+    main = other if here.is_offsite else here
+    jobs = [offsite.JOB] if here.is_offsite else [cron.job(here.environment(name)) for name in ENVIRONMENTS]
+    if passed := [moment for job in jobs if (moment := records.read(main, job).passed)]:
+        doubts.append(
+            f"This server has used one, well until {console.when(max(passed))}: a new one has no old snapshot."
+        )
+    if doubts:
+        question = [f"THERE IS NO REPOSITORY AT {shown}.", *doubts]
+        question.append(
+            "If it is only out of reach now (mount its volume, correct its address), do not say yes."
+        )
+        console.confirm("\n".join(question), yes)
 
 
 def _config_of(here: Settings, repository: Repository, made: Path | None) -> Config | None:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"production has {members.count(PRODUCTION)} members, demo has {members.count(DEMO)}")
 
     _title("A repository: restic, encrypted")
-    _make("init")
+    _make("init", "YES=1")  # for no volume is mounted there
 
     _title("A backup of both")
     before, demo = members.digest(PRODUCTION), members.digest(DEMO)

@@ -108,7 +108,7 @@ def set_up(server: Server, count: int) -> str:
         f"members.create(Path('{DATABASE}'), {count})"
     )
     server.run(str(PROJECT / ".venv/bin/python"), "-c", code)
-    server.run("make", "-C", str(PROJECT), "init")
+    server.run("make", "-C", str(PROJECT), "init", "YES=1")
     server.run("make", "-C", str(PROJECT), "backup", "ENV=production")
     server.run("systemctl", "start", NAME, user="root")
     return server.sh(f"{PROJECT}/bin/dodeka-db-snapshots.py production | tail -1 | cut -d' ' -f1").strip()

@@ -114,7 +114,13 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 
 @test "init makes what is missing, once, and only init does" {
     rm -r "$SITE/restic" "$SITE/password"
-    mk init
+    mk init < /dev/null
+    [ "$status" -eq 2 ]
+    [[ $output == *"THERE IS NO REPOSITORY AT $SITE/restic."*"No volume is mounted there: "* ]]
+    [[ $stderr == *"no answer; nothing was changed"* ]]
+    [ ! -e "$SITE/password" ]
+    [ ! -e "$SITE/restic" ]
+    mk init YES=1
     [ "$status" -eq 0 ]
     [[ $output == *"KEEP ITS CONTENT SOMEWHERE ELSE TOO"* ]]
     [ "$(stat -c %a "$SITE/password")" = 600 ]
@@ -138,7 +144,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 }
 
 @test "init where the volume is not mounted" {
-    RESTIC_REPOSITORY=$SITE/none/restic RESTIC_PASSWORD_FILE=$SITE/none/password mk init
+    RESTIC_REPOSITORY=$SITE/none/restic RESTIC_PASSWORD_FILE=$SITE/none/password mk init YES=1
     [ "$status" -eq 2 ]
     [[ $stderr == *"folder $SITE/none is missing"* ]]
     [ ! -e "$SITE/none" ]
@@ -157,7 +163,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 @test "an off-site copy, a key and the sheet" {
     export OFFSITE_REPOSITORY=$SITE/there OFFSITE_PASSWORD_FILE=$SITE/there-password
     mk backup ENV=demo
-    mk init OFFSITE=1
+    mk init OFFSITE=1 YES=1
     succeeds
     mk offsite
     succeeds

@@ -113,7 +113,7 @@ def make(folder: Path) -> Site:
     folder.mkdir(exist_ok=True)
     site.config.touch(0o600)
     site.config.write_text("".join(f"{name}='{value}'\n" for name, value in site.variables.items()))
-    site.ok("init")
+    site.ok("init", "--yes")
     reseal(site.repository, site.password_file.read_text().strip())
     members.create(site.database("production"), members=400)
     members.create(site.database("demo"), members=30, seed=2)

@@ -57,7 +57,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.server = Server(folder)
         server = self.server
-        server.run("make", "-C", str(PROJECT), "init")
+        server.run("make", "-C", str(PROJECT), "init", "YES=1")
         self.password = server.path("/mnt/backup/.restic-password").read_text().strip()
         reseal(server.path("/mnt/backup/restic"), self.password)
         server.run("chown", "-R", "backend:", "/mnt/backup", user="root")

@@ -56,7 +56,7 @@ def made(empty_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twin") / "site"
     shutil.copytree(empty_site, folder)
     twin = Twin(folder)
-    made = twin.ok("init", "--offsite")
+    made = twin.ok("init", "--yes", "--offsite")
     assert f"repository {twin.there}: made, with the chunking of {twin.repository}\n" in made
     assert f"made password file {twin.there_password}\n" in made
     reseal(twin.there, twin.there_password.read_text().strip())
@@ -135,7 +135,7 @@ def test_the_copy_deduplicates(twin):
     twin.ok("offsite")
     before = size(twin.there)
     shutil.rmtree(twin.repository)
-    twin.ok("init")
+    twin.ok("init", "--yes")
     twin.ok("backup", "production", DODEKA_FORMAT="pages")
     assert size(twin.repository) > 12_000_000
     assert "done: 1 snapshots copied, " in twin.ok("offsite")
@@ -156,7 +156,7 @@ def test_another_chunking_is_warned_of(twin, tmp_path):
     environ = {**twin.environ, "RESTIC_REPOSITORY": str(tmp_path / "other"), "RESTIC_PASSWORD": "x"}
     environ.pop("RESTIC_PASSWORD_FILE")
     subprocess.run([RESTIC, "init"], env=environ, check=True, capture_output=True)
-    said = twin.ok("init", "--offsite", **other)
+    said = twin.ok("init", "--yes", "--offsite", **other)
     assert f"repository {tmp_path / 'other'}: was there already, nothing to do\n" in said
     assert "warning: it cuts files into other chunks than " in said
 
@@ -164,7 +164,7 @@ def test_another_chunking_is_warned_of(twin, tmp_path):
 def test_a_new_repository_takes_the_chunking_of_the_offsite_one(twin):
     """After the server is lost: else nothing that is copied from then on would be there already."""
     shutil.rmtree(twin.repository)
-    said = twin.ok("init")
+    said = twin.ok("init", "--yes")
     assert f"repository {twin.repository}: made, with the chunking of {twin.there}\n" in said
     assert chunker(twin.restic_there("cat", "config")) == chunker(twin.restic("cat", "config").stdout)
 
@@ -176,10 +176,10 @@ def test_a_second_try_of_init_says_too_that_the_password_is_to_be_kept(twin):
     restic = twin.folder / "restic-that-cannot-init"
     restic.write_text(f'#!/bin/sh\n[ "$1" = init ] && exit 1\nexec {RESTIC} "$@"\n')
     restic.chmod(0o755)
-    done = twin.run("init", RESTIC=str(restic))
+    done = twin.run("init", "--yes", RESTIC=str(restic))
     assert done.returncode == 1
     password = twin.password_file.read_text()  # it may be the repository's already
-    assert "KEEP ITS CONTENT SOMEWHERE ELSE TOO" in twin.ok("init")
+    assert "KEEP ITS CONTENT SOMEWHERE ELSE TOO" in twin.ok("init", "--yes")
     assert twin.password_file.read_text() == password
 
 
@@ -187,13 +187,13 @@ def test_init_before_there_is_an_offsite_repository(twin):
     """The first time OFFSITE_REPOSITORY may be set already."""
     shutil.rmtree(twin.repository)
     shutil.rmtree(twin.there)
-    assert f"repository {twin.repository}: made\n" in twin.ok("init")
+    assert f"repository {twin.repository}: made\n" in twin.ok("init", "--yes")
     shutil.rmtree(twin.repository)
     twin.there_password.unlink()
-    said = twin.ok("init")
+    said = twin.ok("init", "--yes")
     assert f"{twin.there} is not looked at: {twin.there_password} is missing\n" in said
     shutil.rmtree(twin.repository)
-    done = twin.run("init", "--offsite")
+    done = twin.run("init", "--yes", "--offsite")
     assert done.returncode == 10
     assert f"no restic repository at {twin.repository}" in done.stderr
     assert not twin.there_password.exists() and not twin.there.exists()
@@ -294,7 +294,7 @@ def test_the_same_address_is_refused(twin):
 def test_the_same_repository_by_another_address_is_refused(twin):
     main = {"OFFSITE_PASSWORD_FILE": str(twin.password_file)}
     for address in (f"{twin.repository}/", f"local:{twin.repository}"):
-        for script in (["offsite"], ["init", "--offsite"]):
+        for script in (["offsite"], ["init", "--offsite", "--yes"]):
             done = twin.run(*script, OFFSITE_REPOSITORY=address, **main)
             assert done.returncode == 6
             assert "OFFSITE_REPOSITORY is RESTIC_REPOSITORY itself, or a copy of its files" in done.stderr
@@ -533,7 +533,7 @@ def test_init_with_an_offsite_repository_that_does_not_open(twin):
     shutil.rmtree(twin.repository)
     twin.password_file.unlink()
     twin.there_password.write_text("wrong\n")
-    done = twin.run("init")
+    done = twin.run("init", "--yes")
     assert done.returncode == 12
     assert f"no chunking to take over: the password in {twin.there_password} does not open" in done.stderr
     assert "take OFFSITE_REPOSITORY out of the settings for now" in done.stderr

@@ -35,7 +35,7 @@ MARK = "db.sqlite.stopped"
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server") / "machine")
     try:
-        server.run("make", "-C", str(PROJECT), "init")
+        server.run("make", "-C", str(PROJECT), "init", "YES=1")
         repository = server.path("/mnt/backup/restic")
         reseal(repository, server.path("/mnt/backup/.restic-password").read_text().strip())
         server.run("chown", "-R", "backend:", "/mnt/backup", user="root")
@@ -43,7 +43,7 @@ def server(tmp_path_factory):
         # the default of five would make every restore that long
         there = "OFFSITE_REPOSITORY=/home/backend/offsite"
         server.sh(f"umask 077; printf '{there}\\nDODEKA_START_WAIT_S=1\\n' > {PROJECT}/deploy/backup.env")
-        server.run("make", "-C", str(PROJECT), "init", "OFFSITE=1")
+        server.run("make", "-C", str(PROJECT), "init", "OFFSITE=1", "YES=1")
         server.run("systemctl", "start", "dodeka-backend-production", UNIT, user="root")
         server.sh("mkdir /home/backend/log")
         for environment in ("production", "demo"):
