@@ -14,13 +14,15 @@ OFFSITE ?=
 NAME ?=
 # 1 for a recovery sheet in HTML
 HTML ?=
+# the arguments of restic
+ARGS ?=
 # the answer to the questions of init, restore, undo and install, given beforehand
 YES ?=
 
 ENVIRONMENTS := production demo
 NEED_ENV := backup restore undo verify
 NEED_NAME := key-add key-remove
-KNOW_OFFSITE := init snapshots restore verify keys key-add key-remove
+KNOW_OFFSITE := init snapshots restore verify keys key-add key-remove restic
 GOALS := $(MAKECMDGOALS)
 
 ifneq ($(filter $(NEED_ENV),$(GOALS)),)
@@ -44,6 +46,7 @@ endif
 
 # Recipes read these from their shell's environment, so that no shell parses a value.
 export ENV FROM SNAPSHOT NAME
+override export ARGS := $(value ARGS)
 ifneq ($(CONFIG),)
   export DODEKA_BACKUP_ENV := $(CONFIG)
 endif
@@ -55,7 +58,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, OFFSITE=1, NAME=<who>, HTML=1,'
-	@echo '  YES=1, CONFIG=<settings file>'
+	@echo '  YES=1, CONFIG=<settings file>, ARGS=<of restic>'
 
 .PHONY: try
 try: setup ## see it work: a backup, an accident and a restore in sandbox/
@@ -128,6 +131,14 @@ key-remove: .venv/.runtime ## remove the key of NAME
 .PHONY: recovery-sheet
 recovery-sheet: .venv/.runtime ## the page to keep on paper: what is where, and how to restore it by hand
 	@bin/dodeka-db-recovery-sheet.py $(if $(HTML),--html)
+
+.PHONY: settings
+settings: .venv/.runtime ## every setting: its value in force, and where it was set
+	@bin/dodeka-db-settings.py
+
+.PHONY: restic
+restic: .venv/.runtime ## restic itself with these settings: ARGS='snapshots --tag env_demo'
+	@bin/dodeka-db-restic.py $(OFFSITE_FLAG) -- "$$ARGS"
 
 .PHONY: test
 test: setup test-packages .venv/.tests ## run all tests

@@ -91,6 +91,7 @@ def _make_sandbox() -> None:
         f"RESTIC_REPOSITORY='{SANDBOX}/restic'\n"
         f"RESTIC_PASSWORD_FILE='{SANDBOX}/restic-password'\n"
         f"DODEKA_STATE='{SANDBOX}/state'\n"
+        "OFFSITE_REPOSITORY=\n"  # none: not one of the surroundings either
         "DODEKA_SYSTEMCTL=none\n"
     )
 

@@ -211,7 +211,8 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 
 @test "a state folder that cannot be made" {
     touch "$SITE/file"
-    DODEKA_STATE=$SITE/file/state script backup production
+    sed -i "s|^DODEKA_STATE=.*|DODEKA_STATE=$SITE/file/state|" "$SITE/backup.env"
+    script backup production
     fails_with 6 "folder $SITE/file/state cannot be made"
 }
 

@@ -17,7 +17,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help try setup init install backup cron status snapshots restore undo verify check offsite keys key-add key-remove recovery-sheet test soak bench" ]
+    [ "$targets" = "help try setup init install backup cron status snapshots restore undo verify check offsite keys key-add key-remove recovery-sheet settings restic test soak bench" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
@@ -106,10 +106,61 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ ! -e "$SITE/executed" ]
 }
 
-@test "the environment wins over the settings file" {
-    RESTIC_REPOSITORY=$SITE/elsewhere mk snapshots
+@test "the environment wins over the settings file, but for where things are" {
+    DODEKA_FORMAT=pages mk backup ENV=demo
+    succeeds
+    mk snapshots ENV=demo
+    [[ ${lines[1]} == *"  pages  "* ]]
+    before=$(state_of_everything)
+    export RESTIC_REPOSITORY=$SITE/elsewhere
+    for words in "init YES=1" "backup ENV=demo" "snapshots" "restic ARGS=snapshots" "settings" "status"; do
+        mk $words
+        [ "$status" -eq 2 ]
+        [[ $stderr == *"RESTIC_REPOSITORY=$SITE/elsewhere of the environment is not what settings file $SITE/backup.env sets: RESTIC_REPOSITORY=$SITE/restic; unset RESTIC_REPOSITORY, or take"* ]]
+    done
+    [ ! -e "$SITE/elsewhere" ]
+    [ "$(state_of_everything)" = "$before" ]
+    unset RESTIC_REPOSITORY
+    mk snapshots ENV=demo
+    succeeds
+}
+
+@test "settings lists them, and where they were set" {
+    DODEKA_FORMAT=pages mk settings
+    succeeds
+    printf '%s\n' "${lines[@]}" | grep -E "^RESTIC_REPOSITORY +$SITE/restic +$SITE/backup.env$"
+    printf '%s\n' "${lines[@]}" | grep -E "^DODEKA_FORMAT +pages +environment$"
+    printf '%s\n' "${lines[@]}" | grep -E "^DODEKA_START_WAIT_S +5 +default$"
+}
+
+@test "restic by hand, on either repository, without a variable in the shell" {
+    printf '%s\n' "OFFSITE_REPOSITORY=$SITE/there" "OFFSITE_PASSWORD_FILE=$SITE/there-password" >> "$SITE/backup.env"
+    mk init OFFSITE=1 YES=1
+    mk backup ENV=demo
+    mk restic ARGS='snapshots --compact --tag env_demo'
+    [ "$status" -eq 0 ]
+    [[ $output == *"1 snapshots"* ]]
+    mk restic ARGS='snapshots --json' OFFSITE=1
+    [ "$status" -eq 0 ]
+    [[ $output =~ ^(\[\]|null)$ ]]
+    mk restic ARGS='snapshots --json --host "a b$c" --tag '"'x y'"
+    [ "$status" -eq 0 ]
+    mk restic ARGS='snapshots --host "; touch '"$SITE"'/executed; `touch '"$SITE"'/executed` $(shell touch '"$SITE"'/executed) $$"'
+    [ "$status" -eq 0 ]
+    [ ! -e "$SITE/executed" ]
+    mk restic ARGS='no-such-command'
     [ "$status" -eq 2 ]
-    [[ $stderr == *"no restic repository at $SITE/elsewhere"* ]]
+    [[ $stderr == *"unknown command"* ]]
+    mk restic
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"restic is told nothing to do; make restic ARGS='snapshots'"* ]]
+    mk restic ARGS="snapshots 'x"
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"ARGS has a quote that does not end; make restic ARGS='snapshots'"* ]]
+    chmod 640 "$SITE/password"
+    mk restic ARGS='snapshots'
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"password file $SITE/password can be read by others"* ]]
 }
 
 @test "init makes what is missing, once, and only init does" {
@@ -144,7 +195,8 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 }
 
 @test "init where the volume is not mounted" {
-    RESTIC_REPOSITORY=$SITE/none/restic RESTIC_PASSWORD_FILE=$SITE/none/password mk init YES=1
+    sed -i "s|$SITE/restic|$SITE/none/restic|; s|$SITE/password|$SITE/none/password|" "$SITE/backup.env"
+    mk init YES=1
     [ "$status" -eq 2 ]
     [[ $stderr == *"folder $SITE/none is missing"* ]]
     [ ! -e "$SITE/none" ]
@@ -194,7 +246,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     for goal in backup cron undo check status offsite; do
         mk $goal ENV=demo OFFSITE=1
         [ "$status" -eq 2 ]
-        [[ $stderr == *"OFFSITE=1 is for init snapshots restore verify keys key-add key-remove"* ]]
+        [[ $stderr == *"OFFSITE=1 is for init snapshots restore verify keys key-add key-remove restic"* ]]
     done
     mk restore ENV=demo OFFSITE=true SNAPSHOT=latest YES=1
     [ "$status" -eq 2 ]

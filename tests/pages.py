@@ -58,7 +58,7 @@ def run(server: Server, page: str, typed: Mapping[str, str] = MappingProxyType({
     environ = {"PATH": "/home/backend/.local/bin:/usr/bin:/bin"}
     for command, lines in consoles(page):
         command = ID.sub(lambda match: ids[match[0]], command)
-        if command.split()[0] in ("export", "cd", "umask"):
+        if command.split()[0] in ("cd", "umask"):
             before += f"{command}; "
             continue
         answers = [ANSWER.fullmatch(line) for line in lines]

@@ -387,7 +387,7 @@ class TestNothingIsRemovedOnFaith:
         before = len(crowded.snapshots("production"))
         output = crowded.ok("cron", "production")
         assert f"warning: snapshot {future} is from the future ({later:%F}T" in output
-        assert f"restic forget {future}" in output
+        assert f"make restic ARGS='forget {future}'" in output
         assert ", 0 old snapshots removed, " in output
         assert len(crowded.snapshots("production")) == before + 1
         crowded.restic("forget", future)

@@ -1,8 +1,11 @@
 """settings: defaults, file, environment, and what makes no sense."""
 
+import json
 import os
 import pwd
+import random
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -39,9 +42,55 @@ def test_the_defaults_are_the_server_s(file):
 
 
 def test_the_environment_wins_over_the_file(file):
-    file.write_text("DODEKA_BACKEND=/from/file\nRESTIC_REPOSITORY=/repo/of/file\n")
-    loaded = load(file, DODEKA_BACKEND="/from/environment")
-    assert (loaded.backend, loaded.repository) == (Path("/from/environment"), "/repo/of/file")
+    file.write_text("DODEKA_FORMAT=zst\nRESTIC_REPOSITORY=/repo/of/file\n")
+    loaded = load(file, DODEKA_FORMAT="pages", RESTIC_REPOSITORY="/repo/of/file")
+    assert (loaded.format, loaded.repository) == ("pages", "/repo/of/file")
+
+
+@pytest.mark.parametrize(
+    ("in_file", "exported", "said"),
+    [
+        ("DODEKA_BACKEND=/a", {"DODEKA_BACKEND": "/b"}, "DODEKA_BACKEND=/b|DODEKA_BACKEND=/a"),
+        ("DODEKA_STATE=/a", {"DODEKA_STATE": "/b"}, "DODEKA_STATE=/b|DODEKA_STATE=/a"),
+        (
+            "RESTIC_REPOSITORY=rest:http://me:hush@a/",
+            {"RESTIC_REPOSITORY": "rest:http://me:psst@b/"},
+            "RESTIC_REPOSITORY=rest:http://me:***@b/|RESTIC_REPOSITORY=rest:http://me:***@a/",
+        ),
+        (
+            "RESTIC_PASSWORD_FILE=/a",
+            {"RESTIC_PASSWORD": "hush"},
+            "RESTIC_PASSWORD=***|RESTIC_PASSWORD_FILE=/a",
+        ),
+        (
+            "RESTIC_PASSWORD=hush",
+            {"RESTIC_PASSWORD_COMMAND": "echo psst"},
+            "RESTIC_PASSWORD_COMMAND=***|RESTIC_PASSWORD=***",
+        ),
+        (
+            "OFFSITE_REPOSITORY=/a",
+            {"OFFSITE_REPOSITORY": "/b"},
+            "OFFSITE_REPOSITORY=/b|OFFSITE_REPOSITORY=/a",
+        ),
+        ("OFFSITE_REPOSITORY=", {"OFFSITE_REPOSITORY": "/b"}, "OFFSITE_REPOSITORY=/b|OFFSITE_REPOSITORY="),
+        (
+            "OFFSITE_PASSWORD_FILE=/a",
+            {"OFFSITE_PASSWORD_FILE": "/b"},
+            "OFFSITE_PASSWORD_FILE=/b|OFFSITE_PASSWORD_FILE=/a",
+        ),
+    ],
+)
+def test_a_place_in_the_environment_that_is_not_the_file_s_is_refused(file, in_file, exported, said):
+    """The shell still had another repository's address, and the sandbox's snapshots went into that."""
+    file.write_text(f"{in_file}\n")
+    with pytest.raises(SetupError) as raised:
+        load(file, **exported)
+    here, there = said.split("|")
+    (name,), setting = exported, there.partition("=")[0]
+    assert raised.value.message == f"{here} of the environment is not what settings file {file} sets: {there}"
+    assert raised.value.hint == f"unset {name}, or take {setting} out of that file"
+    file.write_text("DODEKA_FORMAT=pages\n")
+    load(file, **exported)  # where the file says nothing of it
 
 
 def test_cron_gives_no_home(file):
@@ -52,31 +101,107 @@ def test_cron_gives_no_home(file):
 
 
 def test_the_file_is_read_as_a_shell_reads_it(file):
-    file.write_text(
-        "# a comment\n\n"
-        "AWS_SECRET_ACCESS_KEY='a b#c\"d'   # behind a value too\n"
-        'export RESTIC_COMPRESSION="max"\n'
-        "DODEKA_BACKEND=/with\\ blank\n"
-        "RESTIC_REPOSITORY=s3:host/bucket=1\n"
-        "AZURE_ACCOUNT_KEY=ab#c'd #e'\\##f # it's a comment\n"
-        "B2_ACCOUNT_KEY=x\t#y\n"
-        "   # it's another\n"
-    )
-    loaded = load(file)
-    names = (
-        *("AWS_SECRET_ACCESS_KEY", "RESTIC_COMPRESSION", "DODEKA_BACKEND", "RESTIC_REPOSITORY"),
-        *("AZURE_ACCOUNT_KEY", "B2_ACCOUNT_KEY"),
-    )
-    shell = subprocess.run(
-        ["sh", "-c", f'set -a; . "{file}"; env'], capture_output=True, text=True, check=True, env={}
-    ).stdout.splitlines()
-    for name in names:
-        assert f"{name}={loaded.variables[name]}" in shell
-    assert loaded.variables["AWS_SECRET_ACCESS_KEY"] == 'a b#c"d'
-    assert loaded.variables["AZURE_ACCOUNT_KEY"] == "ab#cd #e##f"
+    lines = {
+        "# a comment": "",
+        "   # it's another": "",
+        "V='a b#c\"d'   # behind a value too": 'a b#c"d',
+        'export V="max"': "max",
+        "V=/with\\ blank": "/with blank",
+        "V=ab#c'd #e'\\##f # it's a comment": "ab#cd #e##f",
+        "V=x\t#y": "x",
+        'V="pa\\$word"': "pa$word",
+        r"""V="a\`b\"c\\d\e" """: r'a`b"c\d\e',
+        "V='$HOME'": "$HOME",
+        "V=~/state": "/home/someone/state",
+        "V=\\~/state": "~/state",
+        "V='~'/state": "~/state",
+        "V=a\u2028b\xa0c": "a\u2028b\xa0c",
+        "V=#x": "#x",
+        "V=": "",
+    }
+    for line, value in lines.items():
+        file.write_text(f"{line}\n")
+        assert load(file).variables.get("V", "") == value == in_a_shell("sh", file, [line])[0], line
 
 
-@pytest.mark.parametrize("line", ["DODEKA_BACKEND /x", "A-B=c", "A=b c", "A='b", "=x", "echo hi"])
+PIECES = [
+    *(
+        "'",
+        '"',
+        "\\",
+        "$",
+        "`",
+        "#",
+        " ",
+        "\t",
+        "~",
+        "~/",
+        ":",
+        "a",
+        "b c",
+        "=",
+        "*",
+        "?",
+        "[x]",
+        "{a,b}",
+        "!",
+        "%",
+    ),
+    *(
+        "HOME",
+        "${HOME}",
+        "$HOME",
+        ";",
+        "&",
+        "|",
+        "<",
+        ">",
+        "(",
+        ")",
+        "\xe9",
+        "\u2028",
+        "\x0c",
+        "\r",
+        "~root",
+        "^",
+    ),
+]
+
+
+def test_a_line_means_what_it_means_to_a_shell_or_is_refused(file):
+    random.seed(1)
+    read = {}
+    for _ in range(2000):
+        line = (
+            random.choice(["", "", "export ", " "])
+            + "V="
+            + "".join(random.choices([*PIECES, *"x" * 40], k=random.randrange(7)))
+        )
+        file.write_bytes(line.encode())
+        try:
+            read[line] = load(file).variables.get("V", "")
+        except SetupError as error:
+            assert f"settings file {file}, line 1: " in error.message
+    assert len(read) > 250
+    for shell in ("sh", "bash"):
+        assert in_a_shell(shell, file, list(read)) == list(read.values())
+
+
+def in_a_shell(shell: str, file: Path, lines: list[str]) -> list[str]:
+    """What V is in a shell after each of `lines` as a settings file, V not being set before."""
+    assert shutil.which(shell)
+    for number, line in enumerate(lines):
+        (file.parent / f"line-{number}").write_bytes(line.encode())
+    script = f"cd '{file.parent}'; n=0; while [ $n -lt {len(lines)} ]; do (set -a; . ./line-$n; printf '%s\\0' \"$V\"); n=$((n+1)); done"
+    environ = {"HOME": "/home/someone", "PATH": os.environ["PATH"]}
+    done = subprocess.run([shell, "-c", script], env=environ, capture_output=True, check=True)
+    assert done.stderr == b""
+    return done.stdout.decode().split("\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    "line", ["DODEKA_BACKEND /x", "A-B=c", "A=b c", "A='b", "=x", "echo hi", 'A="$HOME/b"', "A=$B", "A=~me/b"]
+)
 def test_a_line_that_is_no_setting_is_named(file, line):
     file.write_text(f"# fine\n{line}\n")
     with pytest.raises(SetupError, match=rf"{file}, line 2: not of the form NAME=value"):
@@ -149,7 +274,7 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
     file.write_text(
         "\n".join(line[1:] for line in text.splitlines() if line.startswith("#") and "=" in line.split()[0])
     )
-    example = load(file)
+    example = load(file, HOME=os.path.expanduser("~"))
     assert set(example.health_urls) == set(example.ping_urls) == set(settings.ENVIRONMENTS)
     default = settings.load({"DODEKA_BACKUP_ENV": "/dev/null", "HOME": os.path.expanduser("~")})
     assert example.repository == default.repository
@@ -159,11 +284,8 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
     assert example.lock_wait_s == default.lock_wait_s
     assert example.start_wait_s == default.start_wait_s
     assert example.systemctl == ("sudo", "systemctl")
-    read = (ROOT / "bin" / "dodeka_db" / "settings.py").read_text()
-    for name in set(
-        re.findall(r'"(DODEKA_[A-Z_]+|OFFSITE_[A-Z_]+|RESTIC(?:_REPOSITORY|_PASSWORD_FILE)?)"', read)
-    ):
-        assert re.search(rf"^#{name}(_PRODUCTION)?=", text, re.MULTILINE) or name == "DODEKA_BACKUP_ENV", name
+    shown = re.findall(r"^#([A-Z_]+)=", text, re.MULTILINE)
+    assert sorted(set(shown) - {"RESTIC_COMPRESSION"}) == sorted(settings.SETTINGS)
 
 
 @pytest.mark.parametrize("setting, attribute", [("HEALTH", "health_url"), ("PING", "ping_url")])
@@ -245,7 +367,8 @@ def test_a_password_that_restic_would_not_take_is_refused_and_not_shown(file):
         with pytest.raises(SetupError) as caught:
             load(file)
         assert "Sekr1t" not in f"{caught.value} {caught.value.hint}"
-    load(file, OFFSITE_REPOSITORY="sftp://dodeka@host:2222//srv/restic")
+    file.write_text("OFFSITE_REPOSITORY=sftp://dodeka@host:2222//srv/restic\n")
+    load(file)
 
 
 def test_the_longer_of_two_secrets_is_masked_whole(file):
@@ -273,3 +396,209 @@ def test_a_repository_below_the_home_folder(file):
     home = Path(os.environ["HOME"])
     assert (loaded.local_repository, loaded.offsite.local_repository) == (home / "restic", home / "there")
     assert loaded.variables["RESTIC_REPOSITORY"] == str(home / "restic")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("DODEKA_PING_URL_PRODUCTON", "DODEKA_PING_URL_PRODUCTION"),
+        ("DODEKA_HEALTH_URL_DEMOS", "DODEKA_HEALTH_URL_DEMO"),
+        ("OFFSITE_REPO", "OFFSITE_REPOSITORY"),
+        ("OFSITE_REPOSITORY", "OFFSITE_REPOSITORY"),
+        ("DODEKE_STATE", "DODEKA_STATE"),
+        ("RESTIC_REPOSTORY", "RESTIC_REPOSITORY"),
+        ("RESTIC_PASWORD_FILE", "RESTIC_PASSWORD_FILE"),
+        ("RESTIC_REPOSITORY_FILE", "RESTIC_REPOSITORY"),
+    ],
+)
+def test_a_name_that_is_no_setting_is_refused_with_the_nearest(file, name, meant):
+    hint = f"is {meant} meant? Else take it away"
+    with pytest.raises(SetupError) as raised:
+        load(file, **{name: "/x"})
+    assert str(raised.value) == f"{name} of the environment is no setting; {hint}"
+    file.write_text(f"{name}=/x\n")
+    with pytest.raises(SetupError) as raised:
+        load(file)
+    assert str(raised.value) == f"{name} of settings file {file} is no setting; {hint}"
+
+
+def test_what_restic_reads_is_not_taken_for_a_misspelling(file):
+    names = (
+        *(
+            "RESTIC_PASSWORD",
+            "RESTIC_PASSWORD_COMMAND",
+            "RESTIC_KEY_HINT",
+            "RESTIC_CACERT",
+            "RESTIC_COMPRESSION",
+        ),
+        *("RESTIC_FEATURES", "RESTIC_PACK_SIZE", "RESTIC_READ_CONCURRENCY", "RESTIC_TLS_CLIENT_CERT"),
+        *("RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD", "RESTIC_AWS_ASSUME_ROLE_ARN", "RESTIC_OF_TOMORROW"),
+    )
+    for name in names:
+        assert load(file, **{name: "/x"}).variables[name] == "/x"
+
+
+def test_restic_is_not_handed_what_would_make_it_mean_something_else(file):
+    names = ("RESTIC_HOST", "RESTIC_FROM_REPOSITORY", "RESTIC_FROM_PASSWORD_FILE", "RESTIC_PROGRESS_FPS")
+    file.write_text("".join(f"{name}=x\n" for name in names))
+    loaded = load(file, **dict.fromkeys(names, "y"))
+    assert not set(names) & set(loaded.variables)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DODEKA_STATE",
+        "DODEKA_BACKEND",
+        "RESTIC_REPOSITORY",
+        "RESTIC_PASSWORD_FILE",
+        "RESTIC",
+        "RESTIC_CACHE_DIR",
+    ],
+)
+@pytest.mark.parametrize("value", ["there/x", "./x", "../x", "~nobody-of-that-name/x"])
+def test_a_relative_path_is_refused(file, name, value):
+    file.write_text(f"{name}='{value}'\n")
+    with pytest.raises(SetupError) as raised:
+        load(file)
+    assert str(raised.value) == f"{name}={value} is a relative path; write it from / on, or from ~/ on"
+
+
+def test_the_settings_file_itself_may_be_named_from_here(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    file.write_text("DODEKA_FORMAT=pages\n")
+    assert load(Path(file.name)).format == "pages"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"A=caf\xe9\n", "cannot be read: it is not UTF-8"),
+        (b"A=x\0y\n", "line 1: it holds a control character"),
+        (b"A=x\r\n", "line 1: it holds a control character"),
+        (b"A='x\ny'\n", "line 1: not of the form NAME=value"),
+        (b"\xef\xbb\xbfA=x\n", "line 1: not of the form NAME=value"),
+    ],
+)
+def test_a_file_of_other_characters_is_one_line(file, content, said):
+    file.write_bytes(content)
+    with pytest.raises(SetupError) as raised:
+        load(file)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["/x\udcff", "/x\ny", "/x\x1b[2J"])
+@pytest.mark.parametrize(
+    "name", ["DODEKA_STATE", "RESTIC_REPOSITORY", "RESTIC_PASSWORD", "HOME", "DODEKA_BACKUP_ENV"]
+)
+def test_a_value_in_the_environment_that_cannot_be_printed_is_refused_and_not_shown(file, name, value):
+    with pytest.raises(SetupError) as raised:
+        load(file, **{name: value})
+    assert (
+        str(raised.value) == f"{name} of the environment holds a character that no setting can; set it anew"
+    )
+
+
+def test_other_programs_variables_may_hold_anything(file):
+    loaded = load(file, PS1="\x1b[1m$", SOME_PASSWORD="caf\udce9", LINES_OF_TEXT="a\nb")
+    assert loaded.masked("caf\udce9") == "***"
+
+
+@pytest.mark.parametrize("value", ["sudo 'systemctl", '"', " "])
+def test_a_systemctl_that_is_no_command(file, value):
+    with pytest.raises(SetupError) as raised:
+        load(file, DODEKA_SYSTEMCTL=value)
+    assert (
+        str(raised.value) == f"DODEKA_SYSTEMCTL={value} is no command; sudo systemctl, for example, or none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "said"),
+    [
+        ({"DODEKA_STATE": "/dev/null"}, 6, "folder /dev/null cannot be made: File exists"),
+        ({"RESTIC": "/"}, 6, "/ is not installed"),
+        ({"RESTIC": "/dev/null"}, 6, "/dev/null is not installed"),
+        ({"DODEKA_LOCK_WAIT_S": "1000000"}, 6, "is not a whole number of seconds, up to 999999"),
+        ({"RESTIC_REPOSITORY": "ftp:host/x"}, 1, "restic cat failed with exit code 1: Fatal: "),
+        ({"RESTIC_REPOSITORY": ":"}, 6, "RESTIC_REPOSITORY=: is a relative path"),
+        ({"DODEKA_BACKUP_ENV": "/dev"}, 6, "settings file /dev cannot be read: Is a directory"),
+        (
+            {"DODEKA_BACKUP_ENV": "~nobody-of-that-name/x"},
+            6,
+            "settings file ~nobody-of-that-name/x cannot be read",
+        ),
+        ({"DODEKA_BACKEND": "/dev/null"}, 3, "database /dev/null/envs/demo/db.sqlite"),
+    ],
+)
+def test_odd_values_are_one_line(site, variables, code, said):
+    done = site.run("backup", "demo", **variables)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_empty_restic_is_the_default(file):
+    file.write_text("RESTIC=\n")
+    assert load(file, RESTIC="", PATH="/nowhere").restic == load(Path("/dev/null"), PATH="/nowhere").restic
+
+
+def test_every_value_in_force_is_listed_with_where_it_was_set(site):
+    ping = "https://hc-ping.com/the-secret-part"
+    site.config.write_text(
+        f"DODEKA_PING_URL_DEMO={ping}\nAWS_SECRET_ACCESS_KEY=the-aws-secret\nGODEBUG=x=1\nDODEKA_FORMAT=zst\n"
+    )
+    environ = {
+        "DODEKA_BACKUP_ENV": str(site.config),
+        "RESTIC_REPOSITORY": "rest:http://me:the-password@host/",
+        "DODEKA_FORMAT": "pages",
+        "RESTIC_HOST": "elsewhere",
+        "RESTIC_PACK_SIZE": "32",
+        "RESTIC_PASSWORD_COMMAND": "echo the-other-password",
+    }
+    printed = site.ok("settings", **environ)
+    assert printed.splitlines()[0].split() == ["Setting", "Value", "From"]
+    listed = {words[0]: words[1:] for words in (re.split(r"  +", line) for line in printed.splitlines()[1:])}
+    file = str(site.config)
+    assert set(settings.SETTINGS) < set(listed)
+    assert listed["DODEKA_BACKEND"] == [str(site.folder / "backend"), "environment"]
+    assert listed["RESTIC_REPOSITORY"] == ["rest:http://me:***@host/", "environment"]
+    assert listed["DODEKA_FORMAT"] == ["pages", "environment"]
+    assert listed["DODEKA_PING_URL_DEMO"] == ["https://hc-ping.com/***", file]
+    assert listed["DODEKA_PING_URL_PRODUCTION"] == ["none", "default"]
+    assert listed["DODEKA_START_WAIT_S"] == ["5", "default"]
+    assert listed["OFFSITE_REPOSITORY"] == ["none", "default"]
+    assert listed["AWS_SECRET_ACCESS_KEY"] == ["***", file]
+    assert listed["GODEBUG"] == ["x=1", file]
+    assert listed["RESTIC_HOST"] == ["not handed to restic", "environment"]
+    assert listed["RESTIC_PACK_SIZE"] == ["32", "environment"]
+    assert listed["RESTIC_PASSWORD_COMMAND"] == ["***", "environment"]
+    assert not re.search("the-", printed)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RESTIC_HOST": "elsewhere"},
+        {
+            "RESTIC_FROM_REPOSITORY": "/x",
+            "RESTIC_FROM_REPOSITORY_FILE": "/x",
+            "RESTIC_FROM_PASSWORD_COMMAND": "/x",
+        },
+        {"RESTIC_PROGRESS_FPS": "60"},
+    ],
+    ids=lambda variables: min(variables),
+)
+def test_restic_means_our_snapshots_whatever_is_exported(site, variables):
+    offsite = {
+        "OFFSITE_REPOSITORY": str(site.folder / "there"),
+        "OFFSITE_PASSWORD_FILE": str(site.folder / "pw"),
+    }
+    site.ok("backup", "production")
+    site.ok("cron", "production", **variables)
+    assert len(site.snapshots()) == len(json.loads(site.ok("snapshots", "--json", **variables))) == 2
+    assert len({snapshot["host"] for snapshot in site.snapshots()}) == 1
+    site.ok("verify", "production", **variables)
+    site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes", **variables)
+    site.ok("init", "--offsite", "--yes", **offsite, **variables)
+    assert "3 snapshots copied" in site.ok("offsite", **offsite, **variables)

@@ -205,7 +205,7 @@ def table(snapshots: Sequence["Snapshot"], sizes: Mapping[str, int]) -> str:
                 ",".join(snapshot.tags),
             )
         )
-    return _columns(rows, "<<>><<")
+    return columns(rows, "<<>><<")
 
 
 def key_table(keys: Sequence["Key"]) -> str:
@@ -215,10 +215,11 @@ def key_table(keys: Sequence["Key"]) -> str:
         (key.short_id, key.name, key.host, when(key.made), "in use here" if key.is_in_use else "")
         for key in keys
     ]
-    return _columns(rows, "<<<<<")
+    return columns(rows, "<<<<<")
 
 
-def _columns(rows: Sequence[Sequence[str]], alignment: str) -> str:
+def columns(rows: Sequence[Sequence[str]], alignment: str) -> str:
+    """Rows of as many cells as `alignment` has letters, under each other: `<` on the left, `>` on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignment, widths, strict=True))

@@ -29,7 +29,7 @@ PRE_RESTORE = "pre-restore"
 NO_COMPRESSION = (
     "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
 )
-UPGRADE = "restic migrate upgrade_repo_v2 (BACKUP.md, 'Format')"
+UPGRADE = "make restic ARGS='migrate upgrade_repo_v2' (BACKUP.md, 'Format')"
 _ABOUT_THE_CLOCK = "check the clock (timedatectl), or name one by its ID"
 RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
 PRE_RESTORE_MONTHS = 6

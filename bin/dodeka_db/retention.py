@@ -21,11 +21,12 @@ def apply(repository: Repository, environment: Environment) -> int:
         newest = future[-1]  # it counts as the latest: the policy would have the true latest removed
         log.warning(
             "snapshot %s%s is from the future (%s): nothing is removed while it is there;"
-            " check the clock (timedatectl), then: restic forget %s",
+            " check the clock (timedatectl), then: make restic ARGS='forget %s'%s",
             newest.short_id,
             " in the off-site repository" if repository.is_offsite else "",
             newest.time.isoformat(timespec="seconds"),
             newest.short_id,
+            " OFFSITE=1" if repository.is_offsite else "",
         )
         return 0
     # restic's own --keep-within counts from the newest one of a group, so the last of them would stay for ever

@@ -1,13 +1,14 @@
 """What can be set, and where it was. The only reader of os.environ and of the settings file."""
 
+import difflib
 import json
 import os
 import re
 import shlex
 import shutil
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -24,6 +25,20 @@ _PASSWORDS = ("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAN
 _SECRET = re.compile(
     r"(PASSWORD|PASSPHRASE|_PASS|SECRET|TOKEN|KEY|CREDENTIALS|SAS)(_|$)(?!FILE|COMMAND|HINT|ID)"
 )
+# what says where something is, in groups of which one setting takes the place of another
+_PLACES = (
+    *(("DODEKA_BACKEND",), ("DODEKA_STATE",), ("RESTIC_REPOSITORY",), _PASSWORDS[:3]),
+    *(("OFFSITE_REPOSITORY",), ("OFFSITE_PASSWORD_FILE",)),
+)
+# what restic is not to have from anybody but us: the snapshots of one host alone, where copies come from, and progress
+# in the middle of its answers (https://restic.readthedocs.io/en/stable/075_scripting.html)
+_KEPT_FROM_RESTIC = re.compile(r"RESTIC_(HOST|FROM_\w+|PROGRESS_FPS)")
+# whose variables restic's backends read
+_READ_BY_RESTIC = re.compile(
+    r"(RESTIC|AWS|B2|AZURE|GOOGLE|OS|ST|RCLONE)_\w+|(?i:https?_proxy|no_proxy|all_proxy)"
+)
+# control characters, and bytes that are not UTF-8
+_UNPRINTABLE = re.compile(r"[\x00-\x08\n-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,8 @@ class Settings:
     `format`, one of FORMATS, is what new snapshots are: `zst`, a compacted copy of the database, compressed, or
     `pages`, one page for page that is left to restic to compress.
     `systemctl` is the command as a tuple of words, empty where no service is managed. `password_file` is
-    None where restic is given its password another way. `variables` is the whole environment for restic.
+    None where restic is given its password another way. `variables` is the whole environment for restic. `sources`
+    says of each name that is set where: the path of the settings file, or `environment`.
     `offsite` are the same with the second repository in the place of the first, and a state folder of its own, where
     one is set; `retains` is whether the retention policy applies to the repository.
     """
@@ -79,6 +95,7 @@ class Settings:
     health_urls: Mapping[str, str]
     ping_urls: Mapping[str, str]
     variables: Mapping[str, str]
+    sources: Mapping[str, str] = field(default_factory=dict)
     retains: bool = True
     is_offsite: bool = False
     offsite: "Settings | None" = None
@@ -98,9 +115,7 @@ class Settings:
     @property
     def local_repository(self) -> Path | None:
         """The repository's folder, or None where restic reaches it over a network."""
-        if re.match(r"[a-z0-9]+:", self.repository):
-            return Path(self.repository[len("local:") :]) if self.repository.startswith("local:") else None
-        return Path(self.repository)
+        return _local(self.repository)
 
     @property
     def places(self) -> list[Path]:
@@ -134,64 +149,120 @@ class Settings:
 
     def masked(self, text: str) -> str:
         """`text` without passwords: those in an address, and the value of every variable that is named like one."""
-        for secret in sorted(self._secrets, key=len, reverse=True):  # one may be the beginning of another
-            for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
-                text = text.replace(form, "***")
-        text = re.sub(r"(https?://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@", r"\1\2***@", text)
-        # no port: the beginning of a password that was cut off
-        return re.sub(r"(https?://[^/@:\[\s]*:)(?!\*\*\*@|\d+(?:[^\w]|$))[^/@\s\"]+", r"\1***", text)
+        return _masked(text, self.variables)
 
-    @property
-    def _secrets(self) -> set[str]:
-        values = {value for name, value in self.variables.items() if _SECRET.search(name)}
-        for name in ("RESTIC_REPOSITORY", "OFFSITE_REPOSITORY"):
-            if user_info := _user_info(self.variables.get(name, "")):
-                password = user_info.partition(":")[2] or user_info
-                values |= {password, unquote(password)}
-        return {value for value in values if len(value) > 3}
+    def in_force(self) -> Iterable[tuple[str, str, str]]:
+        """Each setting, and whatever else is set that restic reads: name, value without secrets, where it was set."""
+        for name, value in SETTINGS.items():
+            shown = "none" if (found := value(self)) is None else _shown(name, str(found), self.variables)
+            yield name, shown, self.sources.get(name, "default")
+        for name in sorted(set(self.sources) - set(SETTINGS)):
+            value = self.variables.get(name)
+            shown = "not handed to restic" if value is None else _shown(name, value, self.variables)
+            yield name, shown, self.sources[name]
+
+
+# every setting, and what is in force of it
+SETTINGS: Mapping[str, Callable[[Settings], object]] = {
+    "DODEKA_BACKEND": lambda settings: settings.backend,
+    "RESTIC_REPOSITORY": lambda settings: settings.repository,
+    "RESTIC_PASSWORD_FILE": lambda settings: settings.password_file,
+    "OFFSITE_REPOSITORY": lambda settings: settings.offsite and settings.offsite.repository,
+    "OFFSITE_PASSWORD_FILE": lambda settings: settings.offsite and settings.offsite.password_file,
+    "OFFSITE_RETENTION": lambda settings: (
+        settings.offsite and ("same" if settings.offsite.retains else "none")
+    ),
+    "DODEKA_SYSTEMCTL": lambda settings: shlex.join(settings.systemctl) or None,
+    "DODEKA_STATE": lambda settings: settings.state,
+    "RESTIC": lambda settings: settings.restic,
+    "DODEKA_FORMAT": lambda settings: settings.format,
+    "DODEKA_START_WAIT_S": lambda settings: settings.start_wait_s,
+    "DODEKA_HEALTH_URL_PRODUCTION": lambda settings: settings.health_urls.get("production"),
+    "DODEKA_HEALTH_URL_DEMO": lambda settings: settings.health_urls.get("demo"),
+    "DODEKA_PING_URL_PRODUCTION": lambda settings: settings.ping_urls.get("production"),
+    "DODEKA_PING_URL_DEMO": lambda settings: settings.ping_urls.get("demo"),
+    "DODEKA_LOCK_WAIT_S": lambda settings: settings.lock_wait_s,
+}
+
+
+def _masked(text: str, variables: Mapping[str, str]) -> str:
+    for secret in sorted(_secrets(variables), key=len, reverse=True):  # one may be the beginning of another
+        for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="", errors="surrogateescape")):
+            text = text.replace(form, "***")
+    text = re.sub(r"(https?://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@", r"\1\2***@", text)
+    # no port: the beginning of a password that was cut off
+    return re.sub(r"(https?://[^/@:\[\s]*:)(?!\*\*\*@|\d+(?:[^\w]|$))[^/@\s\"]+", r"\1***", text)
+
+
+def _secrets(variables: Mapping[str, str]) -> set[str]:
+    values = {value for name, value in variables.items() if _SECRET.search(name)}
+    for name in ("RESTIC_REPOSITORY", "OFFSITE_REPOSITORY"):
+        if user_info := _user_info(variables.get(name, "")):
+            password = user_info.partition(":")[2] or user_info
+            values |= {password, unquote(password)}
+    return {value for value in values if len(value) > 3}
+
+
+def _shown(name: str, value: str, variables: Mapping[str, str]) -> str:
+    """The value of `name` as it may be printed."""
+    if _SECRET.search(name) or name == "RESTIC_PASSWORD_COMMAND":
+        return "***"
+    if name.startswith("DODEKA_PING_URL_"):
+        return re.sub(r"(?<=[^/:])/.*", "/***", value)
+    return _masked(value, variables)
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings file (DODEKA_BACKUP_ENV names another one) and the environment, which wins.
 
-    Raises SetupError for a file that cannot be read or understood, for a value that makes no sense, and for root where
+    But for where things are, which the environment cannot set otherwise than the file. Raises SetupError for that, for a
+    file that cannot be read or understood, for a name that is none of ours, for a value that makes no sense, and for root where
     something of all this belongs to another user.
     """
-    environ = os.environ if environ is None else environ
+    environ = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     named = environ.get("DODEKA_BACKUP_ENV")
-    file = Path(named).expanduser() if named else SETTINGS_FILE
-    from_file = _read(file) if named or file.exists() else {}
-    values = {**from_file, **{name: value for name, value in environ.items() if value}}
+    _check_names(environ, "the environment", ("DODEKA_BACKUP_ENV", "HOME"))
+    home = _path("HOME", environ, Path(_home()))
+    file = Path(os.path.expanduser(named)) if named else SETTINGS_FILE
+    from_file = _read(file, home) if named or file.exists() else {}
+    _check_names(from_file, f"settings file {file}")
+    _check_places(environ, from_file, file)
+    values = {**{name: value for name, value in from_file.items() if value}, **environ}
+    sources = {
+        name: "environment" if name in environ else str(file)
+        for name in values
+        if name in from_file or name in SETTINGS or _READ_BY_RESTIC.fullmatch(name)
+    }
 
-    home = Path(values.get("HOME") or _home())
-    state = _path(values.get("DODEKA_STATE"), home / ".local" / "state" / "dodeka-backup")
+    state = _path("DODEKA_STATE", values, home / ".local" / "state" / "dodeka-backup")
     repository = os.path.expanduser(values.get("RESTIC_REPOSITORY", "/mnt/backup/restic"))
     password_file = None
     if values.get("RESTIC_PASSWORD_FILE") or not (
         values.get("RESTIC_PASSWORD") or values.get("RESTIC_PASSWORD_COMMAND")
     ):
-        password_file = _path(values.get("RESTIC_PASSWORD_FILE"), Path("/mnt/backup/.restic-password"))
+        password_file = _path("RESTIC_PASSWORD_FILE", values, Path("/mnt/backup/.restic-password"))
     variables = {
-        **values,
+        **{name: value for name, value in values.items() if not _KEPT_FROM_RESTIC.fullmatch(name)},
         "HOME": str(home),
         "RESTIC_REPOSITORY": repository,
-        "RESTIC_CACHE_DIR": values.get("RESTIC_CACHE_DIR") or str(state / "restic-cache"),
+        "RESTIC_CACHE_DIR": str(_path("RESTIC_CACHE_DIR", values, state / "restic-cache")),
     }
     if password_file:
         variables["RESTIC_PASSWORD_FILE"] = str(password_file)
     settings = Settings(
-        backend=_path(values.get("DODEKA_BACKEND"), ROOT / "backend"),
+        backend=_path("DODEKA_BACKEND", values, ROOT / "backend"),
         repository=repository,
         password_file=password_file,
         systemctl=_systemctl(values.get("DODEKA_SYSTEMCTL")),
         state=state,
-        restic=values.get("RESTIC") or _find_restic(values.get("PATH", os.defpath)),
+        restic=_restic(values),
         format=_format(values.get("DODEKA_FORMAT", "zst")),
         lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "600")),
         start_wait_s=_seconds("DODEKA_START_WAIT_S", values.get("DODEKA_START_WAIT_S", "5")),
         health_urls=_urls("DODEKA_HEALTH_URL", values),
         ping_urls=_urls("DODEKA_PING_URL", values),
         variables=variables,
+        sources=sources,
     )
     _check_address("RESTIC_REPOSITORY", repository)
     settings = replace(settings, offsite=_offsite(settings, values, home))
@@ -212,7 +283,7 @@ def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Setti
         raise SetupError(
             "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY", "a second copy needs a place of its own"
         )
-    password_file = _path(values.get("OFFSITE_PASSWORD_FILE"), home / ".restic-offsite-password")
+    password_file = _path("OFFSITE_PASSWORD_FILE", values, home / ".restic-offsite-password")
     settings = settings.opened_with(password_file)
     return replace(
         settings,
@@ -224,6 +295,41 @@ def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Setti
     )
 
 
+def _check_names(values: Mapping[str, str], where: str, others: Iterable[str] = ()) -> None:
+    """Refuse what is nearly the name of a setting, or looks like one of ours, and what no value can hold."""
+    words = set("_".join(SETTINGS).split("_"))
+    for name, value in values.items():
+        if name in SETTINGS or name in others or name.startswith("RESTIC_"):
+            if _UNPRINTABLE.search(value):
+                raise SetupError(f"{name} of {where} holds a character that no setting can", "set it anew")
+        if name in SETTINGS or name in others or not words & set(name.split("_")):
+            continue
+        is_like_ours = name.startswith(("DODEKA_", "OFFSITE_")) or name == "RESTIC_REPOSITORY_FILE"
+        if near := difflib.get_close_matches(name, SETTINGS, 1, 0 if is_like_ours else 0.9):
+            raise SetupError(f"{name} of {where} is no setting", f"is {near[0]} meant? Else take it away")
+
+
+def _check_places(environ: Mapping[str, str], from_file: Mapping[str, str], file: Path) -> None:
+    """A repository left in a shell must not get what a settings file sends to another one."""
+    for names in _PLACES:
+        in_file = [name for name in names if name in from_file]
+        for name in names if in_file else ():
+            there = name if name in in_file else in_file[0]
+            expanded = (os.path.expanduser(place.get(name, "")) for place in (environ, from_file))
+            if name in environ and len(set(expanded)) > 1:
+                raise SetupError(
+                    f"{name}={_shown(name, environ[name], environ)} of the environment is not what settings file"
+                    f" {file} sets: {there}={_shown(there, from_file[there], from_file)}",
+                    f"unset {name}, or take {there} out of that file",
+                )
+
+
+def _local(repository: str) -> Path | None:
+    if re.match(r"[a-z0-9]+:", repository):
+        return Path(repository.removeprefix("local:")) if repository.startswith("local:") else None
+    return Path(repository)
+
+
 def _user_info(address: str) -> str:
     """The `user:password` of an address of http, as it is written; empty if there is none."""
     match = re.match(r"\w+:https?://(.*)@", address)
@@ -231,6 +337,8 @@ def _user_info(address: str) -> str:
 
 
 def _check_address(name: str, repository: str) -> None:
+    if _local(repository):
+        _check_absolute(name, repository.removeprefix("local:"))
     if re.search(r"[/?#@\s]", _user_info(repository)):
         raise SetupError(
             f"{name} has a character in front of its last @ that cannot stand there",
@@ -246,39 +354,58 @@ def _check_address(name: str, repository: str) -> None:
         )
 
 
-# shlex would begin a comment in the middle of a word, which a shell does not: half of a password is none
-_UNCOMMENTED = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.\#*|(?<=\S)\#|[^'"\\#]|['"\\].*)*""")
+# what a shell takes as it stands, between or without quotes, at the beginning of a line that does nothing but set one
+# variable (https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_02)
+_PIECE = re.compile(r"""'[^']*'|"(?:\\.|[^"\\$`])*"|\\.|[^ \t'"\\$`;&|<>(){]""")
+_LINE = re.compile(
+    rf"[ \t]*(?:(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=((?:{_PIECE.pattern})*)(?![^ \t]))?[ \t]*(?:(?<![^ \t])#.*)?"
+)
 
 
-def _read(file: Path) -> dict[str, str]:
-    """NAME=value lines in the shell's quoting, so that `set -a; . backup.env` reads the same."""
+def _read(file: Path, home: Path) -> dict[str, str]:
+    """NAME=value lines in the shell's quoting, so that `set -a; . backup.env` reads the same.
+
+    What a shell would make something else of than its own characters is refused, but for a ~/ at the beginning.
+    """
     try:
-        with open(file) as opened:
+        with open(file, "rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
-            text = opened.read()
+            text = opened.read().decode()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SetupError(f"settings file {file} cannot be read: {reason}") from error
     if stat.S_ISREG(mode) and mode & 0o077:  # it may hold credentials
         raise SetupError(f"settings file {file} can be read by others", f"chmod 600 {file}")
     values = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            words = shlex.split(line[: _UNCOMMENTED.match(line).end()])
-        except ValueError:
-            words = [""]
-        if words[:1] == ["export"]:
-            words = words[1:]
-        if not words:
-            continue
-        match = re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", words[0], re.DOTALL)
-        if not match or len(words) > 1:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if _UNPRINTABLE.search(line):
+            raise SetupError(
+                f"settings file {file}, line {number}: it holds a control character",
+                f"if an editor of Windows ended the lines: sed -i 's/\\r$//' {file}",
+            )
+        match = _LINE.fullmatch(line)
+        if not match or re.search(r"^~(?!/|$)|:~", _PIECE.sub(_bare, match[2] or "")):
             raise SetupError(
                 f"settings file {file}, line {number}: not of the form NAME=value",
-                "put a value with blanks in quotes",
+                "put the value in single quotes, in which the shell changes nothing",
             )
-        values[match[1]] = match[2]
-    return {name: value for name, value in values.items() if value}
+        if match[1]:
+            value = _PIECE.sub(_unquoted, match[2])
+            values[match[1]] = str(home) + value[1:] if match[2].startswith("~") else value
+    return values
+
+
+def _bare(piece: re.Match[str]) -> str:
+    """What was not quoted, and a place-holder for what was."""
+    return piece[0] if len(piece[0]) == 1 else "''"
+
+
+def _unquoted(piece: re.Match[str]) -> str:
+    if piece[0][0] == "'":
+        return piece[0][1:-1]
+    if piece[0][0] == '"':
+        return re.sub(r'\\([$`"\\])', r"\1", piece[0][1:-1])
+    return piece[0].removeprefix("\\")
 
 
 def _home() -> str:
@@ -286,20 +413,40 @@ def _home() -> str:
     return os.path.expanduser("~")
 
 
-def _path(value: str | None, default: Path) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(value))) if value else default
+def _path(name: str, values: Mapping[str, str], default: Path) -> Path:
+    if not values.get(name):
+        return default
+    value = os.path.expanduser(values[name])
+    _check_absolute(name, value)
+    return Path(os.path.abspath(value))
+
+
+def _check_absolute(name: str, path: str) -> None:
+    # cron starts a run in another folder than make
+    if not os.path.isabs(path):
+        raise SetupError(f"{name}={path} is a relative path", "write it from / on, or from ~/ on")
 
 
 def _systemctl(value: str | None) -> tuple[str, ...]:
     if value == "none":
         return ()
-    if value:
-        return tuple(shlex.split(value))
-    return ("systemctl",) if os.geteuid() == 0 else ("sudo", "systemctl")
+    if value is None:
+        return ("systemctl",) if os.geteuid() == 0 else ("sudo", "systemctl")
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        words = []
+    if not words:
+        raise SetupError(f"DODEKA_SYSTEMCTL={value} is no command", "sudo systemctl, for example, or none")
+    return tuple(words)
 
 
-def _find_restic(path: str) -> str:
-    return shutil.which("restic", path=f"/home/backend/.local/bin:{path}") or "restic"
+def _restic(values: Mapping[str, str]) -> str:
+    if "RESTIC" in values:
+        program = os.path.expanduser(values["RESTIC"])
+        return str(_path("RESTIC", values, Path())) if "/" in program else program
+    path = f"/home/backend/.local/bin:{values.get('PATH', os.defpath)}"
+    return shutil.which("restic", path=path) or "restic"
 
 
 def _format(value: str) -> str:
@@ -310,7 +457,7 @@ def _format(value: str) -> str:
 
 def _seconds(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", value):
-        raise SetupError(f"{name}={value} is not a whole number of seconds")
+        raise SetupError(f"{name}={value} is not a whole number of seconds, up to 999999")
     return int(value)
 
 

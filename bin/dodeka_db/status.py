@@ -223,7 +223,7 @@ def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Sn
     future = [snapshot.short_id for snapshot in listed if snapshot not in of_the_past(listed)]
     if future:
         text = f"{', '.join(future)} from the future, so nothing is removed; {kept}"
-        forget = f"{_restic_by_hand(settings)} forget {' '.join(future)}"
+        forget = settings.make(f"restic ARGS='forget {' '.join(future)}'")
         return State.BAD, text, f"timedatectl; if the clock is right: {forget}", figures
     text = f"the newest, {newest.short_id}, was taken {_age(newest.time)} ago; {kept}"
     if _now() - newest.time > schedule.BACKUP_OVERDUE:
@@ -234,15 +234,6 @@ def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Sn
         text += ": more than the retention keeps"
         return State.BAD, text, f"make cron ENV={environment.name}", figures
     return State.WELL, text, "", figures
-
-
-def _restic_by_hand(settings: Settings) -> str:
-    variables = {
-        "RESTIC_REPOSITORY": settings.repository_shown,
-        "RESTIC_PASSWORD_FILE": settings.password_file,
-    }
-    words = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items() if value]
-    return " ".join([*words, shlex.quote(settings.restic)])
 
 
 def _size(

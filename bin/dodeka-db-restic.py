@@ -1,0 +1,34 @@
+#!/usr/bin/python3
+"""Run restic itself on the repository of the settings, with their password (make restic)."""
+
+import os
+import shlex
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, offsite, restic, settings
+from dodeka_db.errors import UsageError
+from dodeka_db.repository import Repository
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = console.parser(__doc__)
+    parser.add_argument("words", help="restic's arguments in the shell's quoting: 'snapshots --tag env_demo'")
+    console.offsite_option(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        words = shlex.split(arguments.words)
+    except ValueError as error:
+        raise UsageError("ARGS has a quote that does not end", "make restic ARGS='snapshots'") from error
+    if not words:
+        raise UsageError("restic is told nothing to do", "make restic ARGS='snapshots'")
+
+    here = settings.load()
+    here = offsite.of(here) if arguments.offsite else here
+    Repository(here)  # is the password file for us alone, and the repository ours?
+    restic.version(here)
+    os.execvpe(here.restic, [here.restic, *words], here.variables)
+
+
+if __name__ == "__main__":
+    console.run(main)

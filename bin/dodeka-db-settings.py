@@ -1,0 +1,17 @@
+#!/usr/bin/python3
+"""List every setting: its value in force, without secrets, and where it was set (make settings)."""
+
+from collections.abc import Sequence
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    console.parser(__doc__).parse_args(argv)
+    console.show(console.columns([("Setting", "Value", "From"), *settings.load().in_force()], "<<<"))
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)
