@@ -72,6 +72,16 @@ def test_the_environment_wins_over_the_file(file):
             {"OFFSITE_REPOSITORY": "/b"},
             "OFFSITE_REPOSITORY=/b|OFFSITE_REPOSITORY=/a",
         ),
+        (
+            "AZURE_ACCOUNT_NAME=a",
+            {"AZURE_ACCOUNT_NAME": "b"},
+            "AZURE_ACCOUNT_NAME=b|AZURE_ACCOUNT_NAME=a",
+        ),
+        (
+            "RESTIC_REST_PASSWORD=hush",
+            {"RESTIC_REST_PASSWORD": "psst"},
+            "RESTIC_REST_PASSWORD=***|RESTIC_REST_PASSWORD=***",
+        ),
         ("OFFSITE_REPOSITORY=", {"OFFSITE_REPOSITORY": "/b"}, "OFFSITE_REPOSITORY=/b|OFFSITE_REPOSITORY="),
         (
             "OFFSITE_PASSWORD_FILE=/a",
@@ -439,7 +449,7 @@ def test_what_restic_reads_is_not_taken_for_a_misspelling(file):
 
 
 def test_restic_is_not_handed_what_would_make_it_mean_something_else(file):
-    names = ("RESTIC_HOST", "RESTIC_FROM_REPOSITORY", "RESTIC_FROM_PASSWORD_FILE", "RESTIC_PROGRESS_FPS")
+    names = ("RESTIC_HOST", "RESTIC_FROM_REPOSITORY", "RESTIC_FROM_PASSWORD_FILE")
     file.write_text("".join(f"{name}=x\n" for name in names))
     loaded = load(file, **dict.fromkeys(names, "y"))
     assert not set(names) & set(loaded.variables)
@@ -462,6 +472,34 @@ def test_a_relative_path_is_refused(file, name, value):
     with pytest.raises(SetupError) as raised:
         load(file)
     assert str(raised.value) == f"{name}={value} is a relative path; write it from / on, or from ~/ on"
+
+
+def test_an_address_that_is_taken_for_a_path_is_not_shown_with_its_password(file):
+    for address in ("REST:https://me:hush-hush@host/", " rest:https://me:hush-hush@host/"):
+        with pytest.raises(SetupError) as raised:
+            load(file, RESTIC_REPOSITORY=address)
+        assert raised.value.message == f"RESTIC_REPOSITORY={address} is a relative path".replace(
+            "hush-hush", "***"
+        )
+
+
+def test_root_does_not_run_restic_by_hand_on_what_belongs_to_somebody_else(site):
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    os.chown(site.repository, 12345, -1)
+    done = site.run("restic", "snapshots")
+    assert done.returncode == 6
+    assert f"{site.repository} belongs to #12345, not to root; run this as #12345" in done.stderr
+
+
+def test_restic_by_hand_ends_as_restic_does(site):
+    site.password_file.write_text("wrong\n")
+    assert site.run("restic", "snapshots").returncode in (1, 12)
+    site.password_file.unlink()
+    done = site.run("restic", "snapshots")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert f"password file {site.password_file} is missing" in done.stderr
+    assert site.run("restic", "snapshots", "--offsite").returncode == 6
 
 
 def test_the_settings_file_itself_may_be_named_from_here(file, monkeypatch):

@@ -30,13 +30,12 @@ _PLACES = (
     *(("DODEKA_BACKEND",), ("DODEKA_STATE",), ("RESTIC_REPOSITORY",), _PASSWORDS[:3]),
     *(("OFFSITE_REPOSITORY",), ("OFFSITE_PASSWORD_FILE",)),
 )
-# what restic is not to have from anybody but us: the snapshots of one host alone, where copies come from, and progress
-# in the middle of its answers (https://restic.readthedocs.io/en/stable/075_scripting.html)
-_KEPT_FROM_RESTIC = re.compile(r"RESTIC_(HOST|FROM_\w+|PROGRESS_FPS)")
-# whose variables restic's backends read
-_READ_BY_RESTIC = re.compile(
-    r"(RESTIC|AWS|B2|AZURE|GOOGLE|OS|ST|RCLONE)_\w+|(?i:https?_proxy|no_proxy|all_proxy)"
-)
+# what says which account of a server is meant, or lets us in
+_OF_A_SERVER = re.compile(r"(AWS|B2|AZURE|GOOGLE|OS|ST|RCLONE|RESTIC_REST|RESTIC_AWS)_\w+")
+_READ_BY_RESTIC = re.compile(rf"RESTIC_\w+|{_OF_A_SERVER.pattern}|(?i:(https?|no|all)_proxy)")
+# what restic is not to have from anybody but us: the snapshots of one host alone, and where copies come from
+# (https://restic.readthedocs.io/en/stable/075_scripting.html)
+_KEPT_FROM_RESTIC = re.compile(r"RESTIC_(HOST|FROM_\w+)")
 # control characters, and bytes that are not UTF-8
 _UNPRINTABLE = re.compile(r"[\x00-\x08\n-\x1f\x7f\ud800-\udfff]")
 
@@ -311,7 +310,7 @@ def _check_names(values: Mapping[str, str], where: str, others: Iterable[str] = 
 
 def _check_places(environ: Mapping[str, str], from_file: Mapping[str, str], file: Path) -> None:
     """A repository left in a shell must not get what a settings file sends to another one."""
-    for names in _PLACES:
+    for names in (*_PLACES, *((name,) for name in from_file if _OF_A_SERVER.fullmatch(name))):
         in_file = [name for name in names if name in from_file]
         for name in names if in_file else ():
             there = name if name in in_file else in_file[0]
@@ -424,7 +423,9 @@ def _path(name: str, values: Mapping[str, str], default: Path) -> Path:
 def _check_absolute(name: str, path: str) -> None:
     # cron starts a run in another folder than make
     if not os.path.isabs(path):
-        raise SetupError(f"{name}={path} is a relative path", "write it from / on, or from ~/ on")
+        raise SetupError(
+            f"{name}={_masked(path, {name: path})} is a relative path", "write it from / on, or from ~/ on"
+        )
 
 
 def _systemctl(value: str | None) -> tuple[str, ...]:
