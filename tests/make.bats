@@ -116,7 +116,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     for words in "init YES=1" "backup ENV=demo" "snapshots" "restic ARGS=snapshots" "settings" "status"; do
         mk $words
         [ "$status" -eq 2 ]
-        [[ $stderr == *"RESTIC_REPOSITORY=$SITE/elsewhere of the environment is not what settings file $SITE/backup.env sets: RESTIC_REPOSITORY=$SITE/restic; unset RESTIC_REPOSITORY, or take"* ]]
+        [[ $stderr == *"RESTIC_REPOSITORY=$SITE/elsewhere of the environment is not what settings file $SITE/backup.env sets: RESTIC_REPOSITORY=$SITE/restic; unset RESTIC_REPOSITORY, or if that one is right, write it into the file"* ]]
     done
     [ ! -e "$SITE/elsewhere" ]
     [ "$(state_of_everything)" = "$before" ]

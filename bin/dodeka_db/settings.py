@@ -153,7 +153,7 @@ class Settings:
     def in_force(self) -> Iterable[tuple[str, str, str]]:
         """Each setting, and whatever else is set that restic reads: name, value without secrets, where it was set."""
         for name, value in SETTINGS.items():
-            shown = "none" if (found := value(self)) is None else _shown(name, str(found), self.variables)
+            shown = "-" if (found := value(self)) is None else _shown(name, str(found), self.variables)
             yield name, shown, self.sources.get(name, "default")
         for name in sorted(set(self.sources) - set(SETTINGS)):
             value = self.variables.get(name)
@@ -171,7 +171,7 @@ SETTINGS: Mapping[str, Callable[[Settings], object]] = {
     "OFFSITE_RETENTION": lambda settings: (
         settings.offsite and ("same" if settings.offsite.retains else "none")
     ),
-    "DODEKA_SYSTEMCTL": lambda settings: shlex.join(settings.systemctl) or None,
+    "DODEKA_SYSTEMCTL": lambda settings: shlex.join(settings.systemctl) or "none",
     "DODEKA_STATE": lambda settings: settings.state,
     "RESTIC": lambda settings: settings.restic,
     "DODEKA_FORMAT": lambda settings: settings.format,
@@ -319,7 +319,7 @@ def _check_places(environ: Mapping[str, str], from_file: Mapping[str, str], file
                 raise SetupError(
                     f"{name}={_shown(name, environ[name], environ)} of the environment is not what settings file"
                     f" {file} sets: {there}={_shown(there, from_file[there], from_file)}",
-                    f"unset {name}, or take {there} out of that file",
+                    f"unset {name}, or if that one is right, write it into the file",
                 )
 
 
