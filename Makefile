@@ -16,6 +16,9 @@ NAME ?=
 HTML ?=
 # the arguments of restic
 ARGS ?=
+# which Debian make test-in makes, and as whom it runs the tests there: root, user, or one after the other
+SUITE ?= trixie
+AS ?=
 # the answer to the questions of init, restore, undo and install, given beforehand
 YES ?=
 
@@ -65,14 +68,18 @@ try: setup ## see it work: a backup, an accident and a restore in sandbox/
 	@bin/dodeka-db-try.py
 
 .PHONY: setup
-setup: packages .venv/.runtime ## install what the scripts need (.venv, restic)
+setup: packages venv ## install what the scripts need (.venv, restic)
 
 .PHONY: packages
 packages:
 	@bin/install-packages.sh "$(PYTHON)" restic
 
+.PHONY: venv
+venv:
+	@bin/install-venv.sh "$(PYTHON)"
+
 .PHONY: init
-init: .venv/.runtime ## make the password file and the restic repository
+init: ## make the password file and the restic repository
 	@bin/dodeka-db-init.py $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: install
@@ -81,55 +88,55 @@ install: setup ## on the server: crontab, log folder, logrotate
 	@bin/dodeka-install.py $(YES_FLAG)
 
 .PHONY: backup
-backup: .venv/.runtime ## take a snapshot of ENV now
+backup: ## take a snapshot of ENV now
 	@bin/dodeka-db-backup.py "$$ENV"
 
 .PHONY: cron
-cron: .venv/.runtime ## what cron runs: a snapshot of ENV (production), then retention
+cron: ## what cron runs: a snapshot of ENV (production), then retention
 	@bin/dodeka-db-cron.py $${ENV:+"$$ENV"}
 
 .PHONY: status
-status: .venv/.runtime ## is all well? the worst first, with what fixes it
+status: ## is all well? the worst first, with what fixes it
 	@bin/dodeka-db-status.py
 
 .PHONY: snapshots
-snapshots: .venv/.runtime ## list the snapshots of ENV, or of both
+snapshots: ## list the snapshots of ENV, or of both
 	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"} $(OFFSITE_FLAG)
 
 .PHONY: restore
-restore: .venv/.runtime ## put a snapshot (of FROM) in the place of ENV's database
+restore: ## put a snapshot (of FROM) in the place of ENV's database
 	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: undo
-undo: .venv/.runtime ## put back what the last restore of ENV replaced
+undo: ## put back what the last restore of ENV replaced
 	@bin/dodeka-db-undo.py "$$ENV" $(YES_FLAG)
 
 .PHONY: verify
-verify: .venv/.runtime ## the drill: prove that ENV's newest snapshot (or SNAPSHOT) is a whole database
+verify: ## the drill: prove that ENV's newest snapshot (or SNAPSHOT) is a whole database
 	@bin/dodeka-db-verify.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG)
 
 .PHONY: check
-check: .venv/.runtime ## check the repository, and read a quarter of its data
+check: ## check the repository, and read a quarter of its data
 	@bin/dodeka-db-check.py
 
 .PHONY: offsite
-offsite: .venv/.runtime ## copy the snapshots that are missing to OFFSITE_REPOSITORY
+offsite: ## copy the snapshots that are missing to OFFSITE_REPOSITORY
 	@bin/dodeka-db-offsite.py
 
 .PHONY: keys
-keys: .venv/.runtime ## list who can open the repository
+keys: ## list who can open the repository
 	@bin/dodeka-db-keys.py $(OFFSITE_FLAG)
 
 .PHONY: key-add
-key-add: .venv/.runtime ## add a key for NAME, and prove it by a drill
+key-add: ## add a key for NAME, and prove it by a drill
 	@bin/dodeka-db-key-add.py $(OFFSITE_FLAG) -- "$$NAME"
 
 .PHONY: key-remove
-key-remove: .venv/.runtime ## remove the key of NAME
+key-remove: ## remove the key of NAME
 	@bin/dodeka-db-key-remove.py $(OFFSITE_FLAG) -- "$$NAME"
 
 .PHONY: recovery-sheet
-recovery-sheet: .venv/.runtime ## the page to keep on paper: what is where, and how to restore it by hand
+recovery-sheet: ## the page to keep on paper: what is where, and how to restore it by hand
 	@bin/dodeka-db-recovery-sheet.py $(if $(HTML),--html)
 
 .PHONY: settings
@@ -145,6 +152,10 @@ test: setup test-packages .venv/.tests ## run all tests
 	@.venv/bin/python -m pytest --numprocesses 6 --dist worksteal tests
 	@bats tests
 
+.PHONY: test-in
+test-in: ## run them in a fresh Debian, as root and not: SUITE=bookworm or trixie, AS=root or user
+	@tests/debian.sh "$(SUITE)" $(AS)
+
 .PHONY: soak
 soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores and kills (10 minutes)
 	@.venv/bin/python tests/soak.py
@@ -156,17 +167,12 @@ bench: setup test-packages .venv/.bench ## beside the documented pipeline: docs/
 .PHONY: test-packages
 test-packages:
 	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
-		rclone openssh-server acl attr exfat-fuse exfatprogs
+		rclone openssh-server acl attr e2fsprogs exfat-fuse exfatprogs
 
-.venv/.runtime: requirements.txt
-	@bin/install-packages.sh "$(PYTHON)" python3-venv
-	@$(PYTHON) -m venv .venv && .venv/bin/pip install --quiet --require-hashes -r $<
-	@touch $@
-
-.venv/.tests: tests/requirements.txt .venv/.runtime
-	@.venv/bin/pip install --quiet --require-hashes -r $<
+.venv/.tests: tests/requirements.txt | venv
+	@.venv/bin/python -m pip install --quiet --require-hashes -r $<
 	@touch $@
 
 .venv/.bench: tests/requirements-bench.txt .venv/.tests
-	@.venv/bin/pip install --quiet --require-hashes -r $<
+	@.venv/bin/python -m pip install --quiet --require-hashes -r $<
 	@touch $@

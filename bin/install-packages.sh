@@ -23,6 +23,7 @@ is_there() {
         openssh-server) test -x /usr/sbin/sshd ;;
         acl) command -v setfacl ;;
         attr) command -v setfattr ;;
+        e2fsprogs) command -v chattr ;;
         exfat-fuse) test -x /usr/sbin/mount.exfat-fuse ;;
         exfatprogs) test -x /usr/sbin/mkfs.exfat ;;
         procps) command -v pgrep ;;
@@ -55,11 +56,13 @@ case $missing in *openssh-server*) [ ! -d /run/systemd/system ] || sshd_stays_of
 echo "installing:$missing"
 # shellcheck disable=SC2086
 [ -z "$sshd_stays_off" ] || $sudo systemctl --quiet mask $sshd_stays_off
-# apt-get's words are shown only when it fails
-said=$($sudo apt-get -qq update 2>&1) ||
-    fail "'apt-get update' failed ($said); please install as root: apt-get install$missing"
+# apt-get's words are shown only when it fails; /tmp may be in memory, and full
+apt="$sudo env DEBIAN_FRONTEND=noninteractive TMPDIR=/var/tmp apt-get -qq"
 # shellcheck disable=SC2086  # a list of words
-said=$($sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing 2>&1) ||
+said=$($apt update 2>&1) ||
+    fail "'apt-get update' failed ($said); please install as root: apt-get install$missing"
+# shellcheck disable=SC2086
+said=$($apt install -y --no-install-recommends $missing 2>&1) ||
     fail "apt-get failed ($said); please install as root: apt-get install$missing"
 # shellcheck disable=SC2086
 [ -z "$sshd_stays_off" ] || { $sudo systemctl --quiet unmask $sshd_stays_off && $sudo systemctl --quiet disable $sshd_stays_off; }

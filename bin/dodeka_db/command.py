@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from dodeka_db import packages
 from dodeka_db.errors import BackupError, SetupError
 from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
 
@@ -75,7 +76,8 @@ def preload() -> None:
 
 
 def _load() -> None:
-    import sh  # noqa: F401
+    with suppress(SetupError):  # run() says so
+        packages.load("sh")
 
 
 def run(
@@ -97,8 +99,7 @@ def run(
     is raised whatever its exit. Raises SetupError if there is no such program, CannotRun if it could not be started after
     some tries, TimedOut (not while `reader` reads), Interrupted after having ended it.
     """
-    import sh
-
+    sh = packages.load("sh")
     deaf = is_shielded()
     with ExitStack() as files:
         nothing = files.enter_context(open("/dev/null", "rb"))
@@ -307,8 +308,7 @@ def _end(child: "sh.RunningCommand", draining: BinaryIO | None) -> None:
 
 
 def _ask_to_end(child: "sh.RunningCommand") -> None:
-    import sh
-
+    sh = packages.load("sh")
     # SIGINT: on it every restic removes its own lock, on SIGTERM 0.14 does not
     for signum in (signal.SIGINT, signal.SIGKILL):
         try:

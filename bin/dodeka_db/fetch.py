@@ -4,7 +4,6 @@ import logging
 import shutil
 from typing import BinaryIO
 
-from dodeka_db import frames
 from dodeka_db.incoming import Incoming
 from dodeka_db.repository import Repository, Snapshot
 
@@ -22,6 +21,8 @@ def fetch(repository: Repository, snapshot: Snapshot, target: Incoming, cached: 
     def write(source: BinaryIO) -> None:
         target.start_over()
         if snapshot.format == "zst":
+            from dodeka_db import frames  # zstandard, which pages do not need
+
             frames.decompress(source, target)
         else:
             shutil.copyfileobj(source, target)

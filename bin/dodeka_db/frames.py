@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-import zstandard
-
+from dodeka_db import packages
 from dodeka_db.errors import SnapshotError
+
+zstandard = packages.load("zstandard")
 
 LEVEL = 3  # zstd's own default, what the shell scripts compressed with
 # restic cuts no chunk under 512 KiB: what compresses to less gains nothing from several frames

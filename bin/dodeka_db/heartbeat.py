@@ -5,11 +5,13 @@ The address of an environment is called after a good run, the same with /fail be
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from dodeka_db import settings
 from dodeka_db.errors import as_line
 from dodeka_db.settings import Environment
 
@@ -29,6 +31,16 @@ def after(environment: Environment) -> Iterator[None]:
         _report(environment, as_line(error))
         raise
     _report(environment, None)
+
+
+def of_script(argv: Sequence[str], error_line: str) -> None:
+    """Report a script that failed before it could begin, by its command line; only cron's have an address.
+
+    Raises what settings.load() does.
+    """
+    script, *arguments = argv
+    if Path(script).stem == "dodeka-db-cron":
+        _report(settings.load().environment((arguments or ["production"])[0]), error_line)
 
 
 def _report(environment: Environment, error_line: str | None) -> None:

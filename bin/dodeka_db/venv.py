@@ -1,23 +1,54 @@
 """Importing this restarts the running script under the project's own virtual environment.
 
-Cron, sudo and other users' shells start scripts with whatever Python they have; ours has the pinned
-packages. Kept to old syntax and the standard library: any Python 3 must be able to read it.
+Cron, sudo and other users' shells start scripts with whatever Python they have; ours has the pinned packages. Where it
+is missing, half made, or made by a Python that has gone, the script ends here: one line, exit code 6, and the monitor
+is told. Kept to old syntax and the standard library: any Python 3 must be able to read it.
 """
 
+import logging
 import os
 import sys
 import time
+from importlib import util
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 VENV = os.path.join(ROOT, ".venv")
+PACKAGES = ("sh", "zstandard")
+RESTARTED = "dodeka-restarted"
 
-if os.path.realpath(sys.prefix) != os.path.realpath(VENV):
+
+def _enter():
+    if os.path.realpath(sys.prefix) == os.path.realpath(VENV):
+        missing = [name for name in PACKAGES if not getattr(util.find_spec(name), "origin", None)]
+        if missing:  # a new Debian's Python looks for them in a folder of its own
+            _fail("%s has no %s for Python %d.%d" % ((VENV, " and ".join(missing)) + sys.version_info[:2]))
+        return
     python = os.path.join(VENV, "bin", "python")
-    if not (os.access(python, os.X_OK) and os.path.exists(os.path.join(VENV, "pyvenv.cfg"))):
-        name = os.path.basename(sys.argv[0])
-        words = ["%s: error: %s is missing; run: make -C %s setup\n" % (name, VENV, ROOT)]
-        if not sys.stderr.isatty():  # for the log: when, and of which environment
-            words = [time.strftime("%Y-%m-%dT%H:%M:%S%z")] + sys.argv[1:2] + words
-        sys.stderr.write(" ".join(words))
-        raise SystemExit(6)
-    os.execv(python, [python] + sys.argv)
+    if not os.path.exists(os.path.join(VENV, ".runtime")):  # what install-venv.sh does last
+        _fail("%s is %s" % (VENV, "half made" if os.path.isdir(VENV) else "missing"))
+    if RESTARTED in sys._xoptions:  # else this would go on for ever
+        _fail("%s starts the Python of %s" % (python, sys.prefix))
+    try:
+        os.execv(python, [python, "-X", RESTARTED] + sys.argv)
+    except OSError as error:
+        _fail("%s cannot be run: %s" % (python, error.strerror))
+
+
+def _fail(problem):
+    error = "%s; run: make -C %s setup" % (problem, ROOT)
+    words = ["%s: error: %s\n" % (os.path.basename(sys.argv[0]), error)]
+    stamp = []
+    if not sys.stderr.isatty():  # for the log: when, and of which environment
+        stamp = [time.strftime("%Y-%m-%dT%H:%M:%S%z")] + sys.argv[1:2]
+    sys.stderr.write(" ".join(stamp + words))
+    logging.basicConfig(format=" ".join(stamp + ["warning: %(message)s"]))
+    try:
+        from dodeka_db import heartbeat
+
+        heartbeat.of_script(sys.argv, error)
+    except Exception:  # settings that make no sense, or a Python too old for ours: the monitor misses the run
+        pass
+    raise SystemExit(6)
+
+
+_enter()

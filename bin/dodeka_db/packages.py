@@ -1,0 +1,17 @@
+"""The packages of .venv, each imported where it is first needed: one that cannot be is a failure like any other."""
+
+import importlib
+from types import ModuleType
+
+from dodeka_db.errors import SetupError
+from dodeka_db.settings import ROOT
+
+
+def load(name: str) -> ModuleType:
+    """The package `name`; SetupError if it is missing or damaged."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, SyntaxError) as error:
+        raise SetupError(
+            f"{ROOT / '.venv'} cannot give us {name}: {error}", f"run: make -C {ROOT} setup"
+        ) from error

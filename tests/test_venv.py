@@ -1,0 +1,235 @@
+"""A .venv that is missing, half made or of a Python that has gone: one line, exit code 6, and the monitor is told."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sites import ROOT, Site
+from test_cron import Receiver
+
+PURE = Path(sysconfig.get_path("purelib"))
+LIB = PURE.relative_to(ROOT / ".venv")
+STAMP = r"[\d-]+T[\d:]+[+-][\d:]+"
+ARGUMENTS = {
+    **dict.fromkeys(("backup", "restore", "undo", "verify"), ["production"]),
+    **dict.fromkeys(("key-add", "key-remove"), ["anna"]),
+}
+SCRIPTS = sorted(path.stem.removeprefix("dodeka-db-") for path in (ROOT / "bin").glob("dodeka-db-*.py"))
+
+
+@dataclass(frozen=True)
+class Clone:
+    """The scripts in a folder of their own, with a .venv of their own, and the settings of a site."""
+
+    folder: Path
+    site: Site
+
+    @property
+    def venv(self) -> Path:
+        return self.folder / ".venv"
+
+    @property
+    def packages(self) -> Path:
+        return self.venv / LIB
+
+    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.type(f"bin/dodeka-db-{script}.py", *arguments, **variables)
+
+    def type(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words,
+            cwd=self.folder,
+            env={**self.site.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def fails(self, script: str, *arguments: str, **variables: str) -> str:
+        """What is wrong, by the one line that it prints."""
+        done = self.run(script, *arguments, **variables)
+        assert (done.returncode, done.stdout) == (6, ""), done
+        step = re.escape(f"; run: make -C {self.folder} setup")
+        match = re.fullmatch(rf"{STAMP} .*dodeka-db-{script}\.py: error: (.*){step}\n", done.stderr)
+        assert match, done
+        return match[1]
+
+
+@pytest.fixture
+def clone(site: Site, tmp_path: Path) -> Clone:
+    clone = Clone(tmp_path / "clone", site)
+    for name in ("bin", "deploy"):
+        ignore = shutil.ignore_patterns("__pycache__", "backup.env")
+        shutil.copytree(ROOT / name, clone.folder / name, symlinks=True, ignore=ignore)
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, clone.folder)
+    shutil.copytree(ROOT / ".venv" / "bin", clone.venv / "bin", symlinks=True)
+    shutil.copy(ROOT / ".venv" / "pyvenv.cfg", clone.venv)
+    for name in ("sh", "zstandard"):
+        shutil.copytree(PURE / name, clone.packages / name)
+    (clone.venv / ".runtime").touch()
+    return clone
+
+
+def upgrade(clone: Clone) -> None:
+    """As a new Debian leaves it: bin/python is another version, which looks into a folder of its own."""
+    clone.packages.parent.rename(clone.packages.parents[1] / "python3.7")
+
+
+def test_the_clone_works(clone):
+    assert clone.run("cron", "production").returncode == 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_says_what_is_wrong_and_what_to_type(clone, script):
+    upgrade(clone)
+    wrong = clone.fails(script, *ARGUMENTS.get(script, []))
+    assert (
+        wrong
+        == f"{clone.venv} has no sh and zstandard for Python {sys.version_info[0]}.{sys.version_info[1]}"
+    )
+
+
+@pytest.mark.parametrize("target", ["status", "restore ENV=demo", "cron"])
+def test_make_says_so_too_and_installs_nothing_by_itself(clone, target):
+    upgrade(clone)
+    done = clone.type("make", "--no-print-directory", *target.split())
+    assert done.returncode == 2 and done.stdout == ""
+    line, made = done.stderr.splitlines()
+    assert "error: " in line and line.endswith(f"run: make -C {clone.folder} setup") and "Error 6" in made
+    assert not clone.packages.exists()
+
+
+def without_python(clone: Clone) -> None:
+    (clone.venv / "bin" / "python").unlink()
+    (clone.venv / "bin" / "python").symlink_to("/usr/bin/python3.7")
+
+
+def not_executable(clone: Clone) -> None:
+    (clone.venv / "bin" / "python").unlink()
+    (clone.venv / "bin" / "python").write_bytes(b"")
+
+
+def of_another_machine(clone: Clone) -> None:
+    not_executable(clone)
+    (clone.venv / "bin" / "python").write_bytes(b"\x7fELF" + bytes(100))
+    (clone.venv / "bin" / "python").chmod(0o755)
+
+
+def without_its_configuration(clone: Clone) -> None:
+    (clone.venv / "pyvenv.cfg").unlink()
+
+
+def interrupted(clone: Clone) -> None:
+    """While pip wrote; the kernel kills whatever reads such a library."""
+    (clone.venv / ".runtime").unlink()
+    (extension,) = (clone.packages / "zstandard").glob("backend_c*.so")
+    os.truncate(extension, 1000)
+
+
+def without_packages(clone: Clone) -> None:
+    for name in ("sh", "zstandard"):
+        shutil.rmtree(clone.packages / name)
+
+
+def half_installed(clone: Clone) -> None:
+    shutil.rmtree(clone.packages / "zstandard")
+    (clone.packages / "zstandard").mkdir()
+
+
+def a_damaged_library(clone: Clone) -> None:
+    (extension,) = (clone.packages / "zstandard").glob("backend_c*.so")
+    extension.write_bytes(b"\0" * 1000)
+
+
+def a_damaged_source(clone: Clone) -> None:
+    file = clone.packages / "sh" / "__init__.py"
+    shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
+    file.write_text(file.read_text()[:2000] + "\n(")
+
+
+def a_python_of_something_else(clone: Clone) -> None:
+    (clone.venv / "bin" / "python").unlink()
+    (clone.venv / "bin" / "python").write_text('#!/bin/sh\nexec /usr/bin/python3 "$@"\n')
+    (clone.venv / "bin" / "python").chmod(0o755)
+
+
+BROKEN = {
+    lambda clone: shutil.rmtree(clone.venv): " is missing",
+    without_python: "/bin/python cannot be run: No such file or directory",
+    not_executable: "/bin/python cannot be run: Permission denied",
+    of_another_machine: "/bin/python cannot be run: Exec format error",
+    without_its_configuration: "/bin/python starts the Python of ",
+    interrupted: " is half made",
+    without_packages: " has no sh and zstandard for Python ",
+    half_installed: " has no zstandard for Python ",
+    a_damaged_library: " cannot give us zstandard: ",
+    a_damaged_source: " cannot give us sh: ",
+    a_python_of_something_else: "/bin/python starts the Python of /usr",
+    upgrade: " has no sh and zstandard for Python ",
+}
+
+
+@pytest.mark.parametrize("environment, arguments", [("production", []), ("demo", ["demo"])])
+@pytest.mark.parametrize("break_it, wrong", BROKEN.items(), ids=lambda one: getattr(one, "__name__", ""))
+def test_the_monitor_is_told_by_whatever_python_there_is(clone, break_it, wrong, environment, arguments):
+    break_it(clone)
+    with Receiver() as receiver:
+        url = {f"DODEKA_PING_URL_{environment.upper()}": receiver.url}
+        done = clone.run("cron", *arguments, **url)
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"{clone.venv}{wrong}" in line
+    ((_, path, body),) = receiver.calls
+    assert path.endswith("/fail")
+    assert line.endswith(f" error: {body}") and body.endswith(f"; run: make -C {clone.folder} setup")
+
+
+def test_a_monitor_that_is_down_is_a_warning_in_the_log(clone):
+    shutil.rmtree(clone.venv)
+    with Receiver(500) as receiver:
+        done = clone.run("cron", "demo", DODEKA_PING_URL_DEMO=receiver.url)
+    first, second = done.stderr.splitlines()
+    assert " error: " in first
+    assert re.match(rf"{STAMP} demo warning: the heartbeat could not be delivered to .*: HTTP 500", second)
+    assert "SECRET" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["backup", "status", "verify"])
+def test_nobody_else_calls_the_monitor(clone, script):
+    upgrade(clone)
+    with Receiver() as receiver:
+        clone.fails(script, *ARGUMENTS.get(script, []), DODEKA_PING_URL_PRODUCTION=receiver.url)
+    assert receiver.calls == []
+
+
+def test_settings_that_make_no_sense_change_nothing_about_the_line(clone):
+    upgrade(clone)
+    clone.fails(
+        "cron", "production", DODEKA_LOCK_WAIT_S="x", DODEKA_PING_URL_PRODUCTION="http://127.0.0.1:9/"
+    )
+
+
+@pytest.mark.parametrize("break_it", [upgrade, a_damaged_library, without_python, interrupted])
+def test_make_setup_makes_it_anew(clone, break_it):
+    """Though the stamp is newer than the requirements. (From the index of packages, as `make test` itself was set up.)"""
+    break_it(clone)
+    done = clone.type("make", "--no-print-directory", "setup")
+    assert done.returncode == 0, done
+    assert clone.run("cron", "production").returncode == 0
+    assert not (clone.venv / "tmp").exists()
+
+
+def test_make_setup_leaves_one_that_works_as_it_is(clone):
+    (clone.packages / "mark").touch()
+    done = clone.type("make", "--no-print-directory", "setup")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (clone.packages / "mark").exists()
