@@ -16,6 +16,7 @@ from sites import Site
 # how `make test &` would have it in a script; and tests and scripts are to have the same time zone
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 os.environ.pop("TZ", None)
 time.tzset()
 

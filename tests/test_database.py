@@ -213,14 +213,13 @@ def test_a_corrupt_database_is_an_error(db, target, export):
         database.verify(target, "the copy")  # pages are copied as they are
 
 
-def test_an_index_that_lacks_a_row_is_found_in_the_export(db, target):
+def test_an_index_of_other_values_than_the_table_s_is_found_in_the_export(db, target):
     with closing(sqlite3.connect(db, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE t (a, b)")
-        connection.execute("CREATE INDEX i ON t (a) WHERE b > 0")
-        connection.executemany("INSERT INTO t VALUES (?, 1)", [(n,) for n in range(100)])
+        connection.executemany("INSERT INTO t VALUES (?, -1)", [(n,) for n in range(100)])
+        connection.execute("CREATE INDEX i ON t (b)")
         connection.execute("PRAGMA writable_schema=ON")
-        # the index now claims to hold rows that it never got
-        connection.execute("INSERT INTO t VALUES (1000, 0)")
+        # as many entries as rows: from 3.46 on quick_check counts them
         connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a)' WHERE name = 'i'")
         connection.execute("PRAGMA writable_schema=RESET")
     shutil.copy(db, target)

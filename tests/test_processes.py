@@ -47,17 +47,17 @@ def test_a_process_of_another_user_that_has_read_nothing(file):
     os.chmod(file.parent, 0o755)
     look = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from dodeka_db import processes;"
     look += "print(processes.that_have_open(Path(sys.argv[2])))"
-    bin_folder = str(sites.ROOT / "bin")
 
     def seen_by_its_owner() -> str:
-        # a descriptor for the folder, which the test's own path may be closed to others
-        folder = os.open(file.parent, os.O_RDONLY)
+        # descriptors for the folders, whose own paths may be closed to others
+        folders = [os.open(folder, os.O_RDONLY) for folder in (sites.ROOT / "bin", file.parent)]
+        bin_folder, parent = (f"/proc/self/fd/{folder}" for folder in folders)
+        command = ["/usr/bin/python3", "-c", look, bin_folder, f"{parent}/{file.name}"]
         try:
-            path = f"/proc/self/fd/{folder}/{file.name}"
-            command = ["/usr/bin/python3", "-c", look, bin_folder, path]
-            return subprocess.check_output(command, user=1234, pass_fds=[folder], text=True).strip()
+            return subprocess.check_output(command, user=1234, pass_fds=folders, text=True).strip()
         finally:
-            os.close(folder)
+            for folder in folders:
+                os.close(folder)
 
     assert seen_by_its_owner() == "[]"
     with open(file):
