@@ -19,5 +19,8 @@ mkdir -p .venv/tmp
 trap 'rm -rf .venv/tmp' EXIT
 export TMPDIR="$PWD/.venv/tmp" # /tmp may be in memory, and full
 .venv/bin/python -m ensurepip >/dev/null
-.venv/bin/python -m pip install --quiet --require-hashes -r requirements.txt
+.venv/bin/python -m pip install --quiet --require-hashes -r requirements.txt || {
+    echo "install-venv.sh: error: pip failed, its words are above; fix that, then: make setup" >&2
+    exit 6
+}
 touch .venv/.runtime

@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,17 @@ class Findings:
         if self.unchecked:
             lines.append(f"{THIS_SQLITE} cannot check all of it: {self.unchecked}")
         return lines
+
+
+def use_for_temporary_files(folder: Path) -> None:
+    """From here on SQLite puts into `folder` what a sort or a statement does not keep in memory.
+
+    SQLITE_TMPDIR is read when the module is imported, and what follows is deprecated, but has no successor.
+    """
+    # who may not write there fails by the next thing that is to be there
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(":memory:")) as connection:
+        quoted = str(folder).replace("'", "''")
+        connection.execute(f"PRAGMA temp_store_directory='{quoted}'")
 
 
 def read_header(path: Path, shown: str = "") -> Header:

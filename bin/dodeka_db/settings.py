@@ -129,6 +129,11 @@ class Settings:
         """The repository's address as it may stand in a message: without a password."""
         return self.masked(self.repository)
 
+    @property
+    def staging(self) -> Path:
+        """Where temporary files go, restic's too: not into /tmp, which may be in memory."""
+        return self.state / "staging"
+
     def make(self, words: str) -> str:
         """The command `make <words>`, for this repository and not for the other one."""
         return f"make {words} OFFSITE=1" if self.is_offsite else f"make {words}"
@@ -263,6 +268,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         variables=variables,
         sources=sources,
     )
+    settings = replace(settings, variables={**variables, "TMPDIR": str(settings.staging)})
     _check_address("RESTIC_REPOSITORY", repository)
     settings = replace(settings, offsite=_offsite(settings, values, home))
     owner.check(settings.places)
@@ -283,12 +289,15 @@ def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Setti
             "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY", "a second copy needs a place of its own"
         )
     password_file = _path("OFFSITE_PASSWORD_FILE", values, home / ".restic-offsite-password")
-    settings = settings.opened_with(password_file)
+    settings = replace(settings.opened_with(password_file), state=settings.state / "offsite")
     return replace(
         settings,
         repository=address,
-        state=settings.state / "offsite",
-        variables={**settings.variables, "RESTIC_REPOSITORY": address},
+        variables={
+            **settings.variables,
+            "RESTIC_REPOSITORY": address,
+            "TMPDIR": str(settings.staging),
+        },
         retains=retention == "same",
         is_offsite=True,
     )

@@ -8,33 +8,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from dodeka_db import database
 from dodeka_db.errors import BackupError, SetupError
 from dodeka_db.interrupts import shielded
 from dodeka_db.settings import Settings
 
 
 def state_folder(settings: Settings) -> Path:
-    """The folder DODEKA_STATE, made (0700) if there is none; SetupError if that is not possible."""
+    """The folder DODEKA_STATE, made (0700) if there is none; SetupError if that is not possible.
+
+    SQLite's temporary files go into its staging area from here on.
+    """
     try:
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (settings.state / "staging").mkdir(mode=0o700, exist_ok=True)
+        settings.staging.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise SetupError(
             f"folder {settings.state} cannot be made: {error.strerror}", "set DODEKA_STATE to another one"
         ) from error
+    database.use_for_temporary_files(settings.staging)
     return settings.state
 
 
 @contextmanager
 def folder(settings: Settings) -> Iterator[Path]:
     """A new folder (0700), removed at the end. Under the lock: what a killed run left is removed first."""
-    staging = state_folder(settings) / "staging"
-    for leftover in staging.iterdir():
-        shutil.rmtree(leftover, ignore_errors=True)
+    state_folder(settings)
+    for leftover in settings.staging.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:  # of restic, which opens its temporary files and then takes their names away
+            leftover.unlink(missing_ok=True)
     made = None
     try:
         with shielded():  # a signal waits until we know what to remove
-            made = tempfile.mkdtemp(dir=staging)
+            made = tempfile.mkdtemp(dir=settings.staging)
         yield Path(made)
     finally:
         if made:

@@ -10,6 +10,8 @@ from dodeka_db.settings import Settings
 
 # a lock, a tree, an index, a snapshot, and their blocks
 SMALL_FILES_BYTES = 100_000
+# restic's temporary files: packs of 16 MiB each, as many as it fills and stores at a time (measured: 71 MB at most)
+PACKS_BYTES = 80_000_000
 # what a backend may write while a restore is at work
 RESERVE_BYTES = 1_000_000
 
@@ -40,11 +42,14 @@ class Room:
 
 
 def for_export(settings: Settings, database_bytes: int) -> Room:
-    """In the state folder lies a copy of the database, in the format zst beside its compressed form.
+    """In the state folder lies a copy of the database, and beside that what restic has not stored yet.
 
+    In the format zst that is its compressed form, and some of it twice, in restic's temporary files; in pages only those.
     What compresses well needs less, but the disk may be the backend's own: it is not to be filled up.
     """
-    needed = database_bytes * (2 if settings.format == "zst" else 1)
+    needed = database_bytes + (
+        database_bytes if settings.format == "zst" else min(database_bytes, PACKS_BYTES)
+    )
     free = _free(settings.state)
     return Room(
         "no room left for the export", settings.state, free, needed, "set DODEKA_STATE to another disk"
