@@ -1,11 +1,14 @@
 """Fixtures: a site for each test, and a disk that is nearly full."""
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,10 @@ import pytest
 import sites
 from sites import Site
 
+# tests have a terminal where they make one: restic would hand ours to ssh and rclone, and wait to have it back
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with suppress(OSError), open("/dev/tty") as terminal:
+    fcntl.ioctl(terminal, termios.TIOCNOTTY)  # with a SIGHUP, where we are what the terminal was opened for
 # how `make test &` would have it in a script; and tests and scripts are to have the same time zone
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

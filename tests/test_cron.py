@@ -295,6 +295,7 @@ class TestNothingIsRemovedOnFaith:
     def damage(self, site: Site) -> Path:
         """The largest pack, with some bytes in its middle changed."""
         pack = max((site.repository / "data").rglob("[0-9a-f]*"), key=lambda path: path.stat().st_size)
+        pack.chmod(0o600)  # restic makes them for reading only
         with open(pack, "r+b") as file:
             file.seek(pack.stat().st_size // 2)
             file.write(b"DAMAGED!")
@@ -338,7 +339,7 @@ class TestNothingIsRemovedOnFaith:
         wrapper = site.folder / "damaging-restic"
         wrapper.write_text(
             f'#!/bin/sh\n[ "$1" != dump ] || find {site.repository}/data -type f -size -2k -newer {wrapper}'
-            f" -exec chmod 600 {{}} + -exec dd if=/dev/zero of={{}} bs=100 count=1 conv=notrunc status=none ';'\n"
+            f" -exec chmod 600 {{}} ';' -exec dd if=/dev/zero of={{}} bs=100 count=1 conv=notrunc status=none ';'\n"
             f'exec {RESTIC} "$@"\n'
         )
         wrapper.chmod(0o755)

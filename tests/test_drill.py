@@ -164,6 +164,7 @@ class TestVerify:
 
 def damage(site: Site) -> Path:
     pack = max((site.repository / "data").rglob("[0-9a-f]*"), key=lambda path: path.stat().st_size)
+    pack.chmod(0o600)  # restic makes them for reading only
     with open(pack, "r+b") as file:
         file.seek(pack.stat().st_size // 2)
         file.write(b"DAMAGED!")

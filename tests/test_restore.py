@@ -250,8 +250,8 @@ def test_a_repository_that_lost_a_pack(stored):
     biggest = max(
         (stored.repository / "data").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()
     )
+    os.chmod(biggest, 0o600)
     with open(biggest, "r+b") as file:
-        os.chmod(biggest, 0o600)
         file.seek(biggest.stat().st_size // 3)
         file.write(os.urandom(64))
     done = stored.run("restore", "production", "--snapshot", "latest", "--yes")
