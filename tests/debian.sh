@@ -16,22 +16,26 @@ fail() {
 case ${2:-both} in root | user | both) ;; *) fail "AS=$2 is neither root nor user" ;; esac
 [ "$(id -u)" = 0 ] || fail "run this as root: a system of its own is mounted and entered"
 
-if [ "${IN_NAMESPACE:-}" != 1 ]; then # whatever is mounted from here on goes with the last process
-    export IN_NAMESPACE=1
-    exec unshare --mount --pid --fork --kill-child "$0" "$@"
+if [ "${IN_NAMESPACE:-}" != 1 ]; then
+    mkdir -p "${base%/*}"
+    exec 9>"$base.lock"
+    flock --nonblock 9 || fail "$root is in use"
+    IN_NAMESPACE=1 unshare --mount --pid --fork --kill-child "$0" "$@"
+    # where it failed, it stays to be looked at; whatever was mounted in there went with the last process
+    rm -rf --one-file-system "$root"
+    exit
 fi
 mount --make-rprivate /
 
 if [ ! -e "$base" ]; then
     command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
     mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Label: Debian' | head -1)}
-    rm -rf "$base.made"
-    mkdir -p "${base%/*}"
+    rm -rf --one-file-system "$base.made"
     debootstrap --variant=minbase --include=make,python3,git,ca-certificates,sudo "$suite" "$base.made" \
         ${mirror:+"$mirror"} >"$base.log" || fail "debootstrap failed: see $base.log"
     mv "$base.made" "$base"
 fi
-rm -rf "$root"
+rm -rf --one-file-system "$root"
 cp -a --reflink=auto "$base" "$root"
 mount --bind "$root" "$root" # unshare wants its root to be a mount
 
@@ -69,4 +73,3 @@ run() { # USER HOME: the tests in a copy of the working tree, as git sees it
 
 case ${2:-both} in root | both) run root /root ;; esac
 case ${2:-both} in user | both) run tester /home/tester ;; esac
-rm -rf "$root"
