@@ -140,11 +140,11 @@ recovery-sheet: ## the page to keep on paper: what is where, and how to restore 
 	@bin/dodeka-db-recovery-sheet.py $(if $(HTML),--html)
 
 .PHONY: settings
-settings: .venv/.runtime ## every setting: its value in force, and where it was set
+settings: ## every setting: its value in force, and where it was set
 	@bin/dodeka-db-settings.py
 
 .PHONY: restic
-restic: .venv/.runtime ## restic itself with these settings: ARGS='snapshots --tag env_demo'
+restic: ## restic itself with these settings: ARGS='snapshots --tag env_demo'
 	@bin/dodeka-db-restic.py $(OFFSITE_FLAG) -- "$$ARGS"
 
 .PHONY: test
