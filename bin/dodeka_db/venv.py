@@ -5,11 +5,9 @@ is missing, half made, or made by a Python that has gone, the script ends here: 
 is told. Kept to old syntax and the standard library: any Python 3 must be able to read it.
 """
 
-import logging
 import os
 import sys
 import time
-from importlib import util
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 VENV = os.path.join(ROOT, ".venv")
@@ -19,6 +17,8 @@ RESTARTED = "dodeka-restarted"
 
 def _enter():
     if os.path.realpath(sys.prefix) == os.path.realpath(VENV):
+        from importlib import util
+
         missing = [name for name in PACKAGES if not getattr(util.find_spec(name), "origin", None)]
         if missing:  # a new Debian's Python looks for them in a folder of its own
             _fail("%s has no %s for Python %d.%d" % ((VENV, " and ".join(missing)) + sys.version_info[:2]))
@@ -41,6 +41,8 @@ def _fail(problem):
     if not sys.stderr.isatty():  # for the log: when, and of which environment
         stamp = [time.strftime("%Y-%m-%dT%H:%M:%S%z")] + sys.argv[1:2]
     sys.stderr.write(" ".join(stamp + words))
+    import logging  # slow, and seldom needed
+
     logging.basicConfig(format=" ".join(stamp + ["warning: %(message)s"]))
     try:
         from dodeka_db import heartbeat
