@@ -44,12 +44,12 @@ class Room:
 def for_export(settings: Settings, database_bytes: int) -> Room:
     """In the state folder lies a copy of the database, and beside that what restic has not stored yet.
 
-    In the format zst that is its compressed form, and some of it twice, in restic's temporary files; in pages only those.
-    What compresses well needs less, but the disk may be the backend's own: it is not to be filled up.
+    In the format zst that is its compressed form, some of it twice, in restic's temporary files; in pages only those,
+    which are compressed too. What compresses to less than half needs less, but the disk may be the backend's own: it is
+    not to be filled up.
     """
-    needed = database_bytes + (
-        database_bytes if settings.format == "zst" else min(database_bytes, PACKS_BYTES)
-    )
+    packs = min(database_bytes // 2, PACKS_BYTES)
+    needed = database_bytes + (database_bytes if settings.format == "zst" else packs)
     free = _free(settings.state)
     return Room(
         "no room left for the export", settings.state, free, needed, "set DODEKA_STATE to another disk"
