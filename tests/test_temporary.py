@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,18 +38,26 @@ JOBS = [
 ]
 
 
+class Elsewhere(Site):
+    """A site with a restic of its own and an off-site repository, to be made."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {
+            **super().variables,
+            "OFFSITE_REPOSITORY": f"{self.folder}/offsite",
+            "OFFSITE_PASSWORD_FILE": f"{self.folder}/offsite-password",
+            "RESTIC": f"{self.folder}/restic-program",
+        }
+
+
 @pytest.fixture
-def elsewhere(site: Site) -> Site:
-    """A site outside of /tmp, with an off-site repository to be made."""
+def elsewhere(site: Site) -> Iterator[Site]:
+    """A site outside of /tmp."""
     folder = Path(subprocess.check_output(["mktemp", "-d", "-p", "/var/tmp"], text=True).strip())
     subprocess.run(["cp", "-a", f"{site.folder}/.", folder], check=True)
-    there = Site(folder)
-    lines = {**there.variables, "OFFSITE_REPOSITORY": f"{folder}/offsite"}
-    lines["RESTIC"] = f"{folder}/restic-program"
-    lines["OFFSITE_PASSWORD_FILE"] = f"{folder}/offsite-password"
-    there.config.write_text("".join(f"{name}='{value}'\n" for name, value in lines.items()))
     shutil.copy(shutil.which(RESTIC), folder / "restic-program")
-    yield there
+    yield Elsewhere(folder)
     subprocess.run(["rm", "-rf", folder], check=True)
 
 
@@ -56,8 +65,8 @@ def run(site: Site, job: tuple[str, ...], *before: str, **variables: str) -> sub
     name, *arguments = job
     return subprocess.run(
         [*before, ROOT / "bin" / f"dodeka-db-{name}.py", *arguments],
-        env={**{name: value for name, value in site.environ.items() if name != "RESTIC"}, **variables},
-        stdin=subprocess.DEVNULL,
+        env={**site.environ, **variables},
+        input="yes\n",  # what init asks where no volume is mounted
         capture_output=True,
         text=True,
         timeout=300,
