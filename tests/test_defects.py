@@ -191,7 +191,9 @@ def test_a_defect_is_stored_and_the_run_fails_behind_that(site, kind, format):
             f" error: snapshot {newest} is safe, but database {site.database()} has defects: " in done.stderr
         )
         assert words in done.stderr
-        assert done.stderr.endswith("; not a restore but REINDEX fixes an index: BACKUP.md, 'Damaged'\n")
+        assert done.stderr.endswith(
+            "; REINDEX fixes an index, and no restore is needed: BACKUP.md, 'The database has defects'\n"
+        )
         assert re.search(f"warning: database .*: SQLite's check says: .*{words}", done.stdout)
     assert len(site.snapshots("production")) == 2
     if format not in formats:

@@ -166,7 +166,10 @@ def test_a_damaged_database_is_restored_and_kept(stored):
     Path(f"{stored.database()}-wal").write_bytes(b"its wal")
     output = stored.ok("restore", "production", "--snapshot", "latest", "--yes")
     assert members.digest(stored.database()) == stored.before
-    assert f"  database {stored.database()} is damaged" in output and "it is kept as it is" in output
+    assert (
+        f"  database {stored.database()} is no database that {database.THIS_SQLITE} can read" in output
+        and "it is kept as it is" in output
+    )
     name, wal = [name for name in beside(stored) if "damaged-" in name]
     assert (
         f"the replaced database is damaged, and kept as it was: {stored.database().parent}/{name}\n" in output

@@ -86,7 +86,7 @@ def fail_if_defective(taken: Taken, environment: Environment) -> None:
         raise DatabaseError(
             f"snapshot {taken.snapshot_id} is safe, but database {environment.database} has defects:"
             f" {taken.findings.defects_shown}",
-            "not a restore but REINDEX fixes an index: BACKUP.md, 'Damaged'",
+            "REINDEX fixes an index, and no restore is needed: BACKUP.md, 'The database has defects'",
         )
 
 

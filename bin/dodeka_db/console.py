@@ -145,9 +145,7 @@ def describe(change: "Change") -> str:
     lines.append(f"It puts {origin.shown} in the place of {target.database}:")
     lines += [f"  {line}" for line in _differences(change)]
     if change.fixed:
-        lines.append(
-            f"Its indexes were damaged, and are rebuilt: {len(change.fixed)} defects, {change.fixed[0]}"
-        )
+        lines.append(f"Its indexes were damaged, and are rebuilt: {change.fixed}")
     lines += [f"Not all is well with it: {line}" for line in change.findings.lines()]
     return "\n".join(lines)
 

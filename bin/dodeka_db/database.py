@@ -132,7 +132,7 @@ def export(source: Path, target: Path) -> None:
             connection.execute("PRAGMA synchronous=OFF")  # of the copy, which need not survive a power cut
             connection.execute("VACUUM INTO ?", (str(target),))
         except sqlite3.Error as error:
-            if not (_is_beyond_us(error) or _is_damage(error)):
+            if not _is_of_the_database(error):
                 raise
             target.unlink(missing_ok=True)
             raise CannotExport(f"{THIS_SQLITE} cannot compact database {source}: {_plain(error)}") from error
@@ -262,9 +262,7 @@ def reindex(path: Path, shown: str) -> None:
             try:
                 connection.execute(f"REINDEX main.{_quoted(name)}")
             except sqlite3.DatabaseError as error:
-                if not (
-                    _is_beyond_us(error) or _is_damage(error) or isinstance(error, sqlite3.IntegrityError)
-                ):
+                if not _is_of_the_database(error):
                     raise
 
 
@@ -426,6 +424,11 @@ def _is_beyond_us(error: sqlite3.Error) -> bool:
             re.match(r"malformed database schema \(.*\) - (?!invalid rootpage|orphan index)", said, re.DOTALL)
         )
     return name == "SQLITE_TOOBIG" or (name.startswith("SQLITE_ERROR") and said != "unsupported file format")
+
+
+def _is_of_the_database(error: sqlite3.Error) -> bool:
+    """Whether what is in the database is the reason, and not a disk, a right or another process."""
+    return _is_beyond_us(error) or _is_damage(error) or isinstance(error, sqlite3.IntegrityError)
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,14 +48,14 @@ class Origin:
 class Change:
     """What is about to be done, for the question: the rows of each table `now` and `then`, None where SQLite cannot tell.
 
-    `findings` is what is wrong with the new database, `fixed` what was until its indexes were rebuilt.
+    `findings` is what is wrong with the new database, `fixed` names what was until its indexes were rebuilt.
     `now` is None, with a `problem`, where they cannot be counted; `damaged` if because it is no whole database.
     """
 
     target: Environment
     origin: Origin
     findings: Findings
-    fixed: Sequence[str]
+    fixed: str
     then: Mapping[str, int | None]
     now: Mapping[str, int | None] | None
     problem: str = ""
@@ -161,8 +161,8 @@ def _stage(settings: Settings, target: Environment, origin: Origin, staged: Path
     _its_rights(settings, target, origin, staged)
     with open(staged, "rb") as file:
         os.fsync(file.fileno())
-    fixed = [defect for defect in found.defects if defect not in findings.defects]
-    change = Change(target, origin, findings, fixed, then, now=None)
+    fixed = replace(found, defects=tuple(line for line in found.defects if line not in findings.defects))
+    change = Change(target, origin, findings, fixed.defects_shown, then, now=None)
     try:
         return replace(change, now=database.row_counts(live))
     except DatabaseError as error:  # the very case that a restore is for

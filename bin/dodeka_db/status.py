@@ -278,7 +278,10 @@ def _drill(settings: Settings, environment: Environment) -> tuple:
     if snapshot := record.details.get("snapshot"):
         text += f" (snapshot {snapshot})"
     if state is State.WELL and (defects := record.details.get("defects")):
-        text, rest[0] = f"{text}; its database has defects: {defects}", "see BACKUP.md, 'Damaged'"
+        text, rest[0] = (
+            f"{text}; its database has defects: {defects}",
+            "see BACKUP.md, 'The database has defects'",
+        )
         state = State.BAD
     return state, text, *rest
 
