@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     here = settings.load()
     environment = here.environment(arguments.environment)
-    repository = Repository(here)
     with lock.held(staging.state_folder(here), f"backup of {environment.name}", here.lock_wait_s):
+        repository = Repository(here)
         down = recover(here)
         with lock.beside(environment.live, here.lock_wait_s):
             taken = take_snapshot(here, repository, environment)

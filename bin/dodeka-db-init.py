@@ -12,6 +12,7 @@ from dodeka_db import (
     lock,
     offsite,
     passwords,
+    places,
     records,
     restic,
     settings,
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     other = here.offsite
     if arguments.offsite:
         here, other = offsite.of(here), here
+    places.check_answers(here.places)
     _check_folder(here)
     folder = here.local_repository
     if folder and not (folder / "config").exists():  # before anything is made, and without the lock

@@ -708,3 +708,88 @@ def test_the_stored_size_is_sampled_once_a_day(site):
     file.write_text(file.read_text().replace(samples[0][0], yesterday))
     site.ok("cron", "production")
     assert len(records(site, "size-production")["details"]["samples"]) == 2
+
+
+@needs_root
+class TestAVolumeThatHangs:
+    """A real file system, exFAT in user space, whose process is stopped: whoever looks at it waits, and hears no signal."""
+
+    @pytest.fixture
+    def hung(self, site, tmp_path) -> Iterator[Path]:
+        image, folder = tmp_path / "image", tmp_path / "volume"
+        folder.mkdir()
+        image.touch()
+        os.truncate(image, 30_000_000)
+        subprocess.run(["mkfs.exfat", image], check=True, capture_output=True)
+        device = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True)
+        if device.returncode:
+            pytest.skip(f"no loop device here: {device.stderr.strip()}")
+        server = subprocess.Popen(
+            ["mount.exfat-fuse", "-d", device.stdout.strip(), folder], stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for(lambda: os.path.ismount(folder))
+            subprocess.run(["cp", "-r", site.repository, site.password_file, folder], check=True)
+            text = site.config.read_text()
+            for path in (site.repository, site.password_file):
+                text = text.replace(f"'{path}'", f"'{folder / path.name}'")
+            site.config.write_text(text)
+            server.send_signal(signal.SIGSTOP)
+            yield folder
+        finally:
+            server.send_signal(signal.SIGCONT)
+            subprocess.run(["umount", "-l", folder], check=True)
+            server.wait()
+            subprocess.run(["losetup", "--detach", device.stdout.strip()], check=True)
+
+    def places(self, site, hung) -> dict[str, str]:
+        return {
+            "RESTIC_REPOSITORY": str(hung / "restic"),
+            "RESTIC_PASSWORD_FILE": str(hung / site.password_file.name),
+        }
+
+    def test_runs_do_not_pile_up_hear_signals_and_tell_the_monitor(self, site, hung):
+        with Receiver() as receiver:
+            variables = {**self.places(site, hung), "DODEKA_PING_URL_PRODUCTION": receiver.url}
+            began = time.monotonic()
+            first = start_at(site, "12:00:10", "production", **variables)
+            wait_for(lambda: (site.state / "lock").exists() and (site.state / "lock").read_text())
+            second = start_at(site, "12:00:10", "production", **variables)
+            assert second.wait(timeout=60) == 75, "the first one holds the lock"
+            problem = first.communicate(timeout=90)[1]
+            assert time.monotonic() - began < 75
+            assert first.returncode == 69
+            assert re.search(rf"error: {hung}/\S+ does not answer within 30 s; dmesg says more", problem)
+            second.communicate()
+            assert [path.endswith("/fail") for _, path, _ in receiver.calls] == [True, True]
+            assert "does not answer within 30 s" in receiver.calls[1][2]
+        assert "does not answer" in records(site, "cron-production")["error"]
+
+    def test_a_signal_ends_it_at_once(self, site, hung):
+        run = start(site, **self.places(site, hung))
+        wait_for(lambda: (site.state / "lock").exists() and (site.state / "lock").read_text())
+        time.sleep(1)
+        run.terminate()
+        assert run.wait(timeout=10) == 143
+        assert "interrupted (SIGTERM)" in run.communicate()[1]
+
+    def test_the_status_says_which(self, site, hung):
+        began = time.monotonic()
+        done = site.run("status", "--json", **self.places(site, hung))
+        assert time.monotonic() - began < 75
+        assert done.returncode == 1
+        bad = {
+            line["subject"]: line["text"]
+            for line in json.loads(done.stdout)["lines"]
+            if line["state"] == "bad"
+        }
+        for subject in ("password", "repository", "volume"):
+            assert re.match(rf"{hung}/\S+ does not answer within 30 s", bad[subject])
+        states = {line["subject"]: line["state"] for line in json.loads(done.stdout)["lines"]}
+        assert states["snapshots"] == "unknown" and states["state folder"] == "well"
+
+    @pytest.mark.parametrize("script", [["snapshots"], ["verify", "production"], ["init"]])
+    def test_every_other_script(self, site, hung, script):
+        done = site.run(*script, **self.places(site, hung))
+        assert done.returncode == 69
+        assert "does not answer within 30 s" in done.stderr

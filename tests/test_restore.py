@@ -307,7 +307,7 @@ START = "start dodeka-backend-production"
 
 def actions(site) -> list[str]:
     """What systemctl was asked to do."""
-    return [call for call in calls(site) if call != LOOK]
+    return [call for call in calls(site) if not call.startswith("show ")]
 
 
 def with_service(site, program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -354,7 +354,7 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     assert len(stored.snapshots("demo")) == 3
     done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl(), DODEKA_START_WAIT_S="0")
     assert "a restore left dodeka-backend-production stopped: starting it" in done.stdout
-    assert calls(stored)[-3:] == [START, LOOK, LOOK]
+    assert [call for call in calls(stored) if "demo" not in call][-3:] == [START, LOOK, LOOK]
     assert beside(stored) == ["db.sqlite"]
     assert "left stopped" not in stored.ok("backup", "demo", DODEKA_SYSTEMCTL=systemctl())
 
@@ -622,7 +622,7 @@ def kept_site(stored, systemctl) -> Stored:
     assert done.stderr.endswith(
         f"the replaced database is kept as {kept}; to put it back: make undo ENV=production\n"
     )
-    assert calls(stored)[-3:] == [START, LOOK, LOOK]
+    assert [call for call in calls(stored) if "demo" not in call][-3:] == [START, LOOK, LOOK]
     assert members.digest(stored.database()) == stored.before
     assert members.digest(kept) == stored.lost
     return stored

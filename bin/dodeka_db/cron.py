@@ -40,8 +40,8 @@ def run(settings: Settings, environment: Environment) -> Done:
         return max(0, min(settings.lock_wait_s, due - int(time.monotonic() - began)))
 
     with records.failures(settings, job(environment)):
-        repository = Repository(settings)
         with lock.held(staging.state_folder(settings), f"cron run of {environment.name}", wait_s()):
+            repository = Repository(settings)
             down = recover(settings)
             with lock.beside(environment.live, wait_s()):
                 taken, removed = _store(settings, repository, environment)

@@ -24,8 +24,8 @@ def run(settings: Settings, environment: Environment, wanted: str) -> Snapshot:
     of the backups of today. Raises SnapshotError if it is not a whole database.
     """
     with records.failures(settings, job(environment)) if wanted == NEWEST else nullcontext():
-        repository = Repository(settings)
         with lock.held(staging.state_folder(settings), f"drill of {environment.name}", settings.lock_wait_s):
+            repository = Repository(settings)
             snapshots = repository.snapshots()
             snapshot = resolve(settings, snapshots, environment.name, wanted)
             rows, findings = prove(settings, repository, snapshot)

@@ -10,7 +10,7 @@ import re
 import shlex
 from pathlib import Path
 
-from dodeka_db import owner
+from dodeka_db import places
 from dodeka_db.command import Completed
 from dodeka_db.errors import (
     BackupError,
@@ -186,7 +186,7 @@ def _of_our_cache(settings: Settings, said: str) -> SetupError | None:
         return None
     fix = "look at its disk, or set RESTIC_CACHE_DIR to another one"
     if match[1] == "permission denied":
-        fix = f"sudo chown -R {owner.name(os.geteuid())}: {shlex.quote(cache)}"
+        fix = f"sudo chown -R {places.user_name(os.geteuid())}: {shlex.quote(cache)}"
     return SetupError(f"restic's cache {cache} cannot be used: {match[1]}", fix)
 
 
@@ -243,7 +243,7 @@ def missing(settings: Settings) -> RepositoryMissing:
 def foreign(settings: Settings, reason: str) -> SetupError:
     """Files of a local repository are another user's: some restic was run as root."""
     folder = settings.local_repository
-    of_whom = owner.name(folder.stat().st_uid if folder.exists() else os.geteuid())
+    of_whom = places.user_name(folder.stat().st_uid if folder.exists() else os.geteuid())
     return SetupError(
         f"repository {settings.repository_shown} has files that this user may not read or write: {short(reason)}",
         f"sudo chown -R {of_whom}: {shlex.quote(str(folder))}",

@@ -20,12 +20,12 @@ def run(settings: Settings) -> None:
     Raises RepositoryDamaged, and the next check reads the same part again.
     """
     with records.failures(settings, JOB):
-        repository = Repository(settings)
         doing = "check of the repository"
         with (
             offsite.without_copy(settings, doing),
             lock.held(staging.state_folder(settings), doing, settings.lock_wait_s),
         ):
+            repository = Repository(settings)
             read = _read(settings)
             part = min(range(1, PARTS + 1), key=lambda number: read.get(number, NEVER))
             log.info(

@@ -22,8 +22,8 @@ def add(settings: Settings, name: str) -> tuple[Key, Path]:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a name", "1 to 40 of A-Z, a-z, 0-9, dot, hyphen and underscore")
-    repository = Repository(settings)
     with lock.held(staging.state_folder(settings), f"key for {name}", settings.lock_wait_s):
+        repository = Repository(settings)
         before = repository.keys()
         if any(key.name == name for key in before):
             raise UsageError(f"there is a key of {name} already", f"see: {settings.make('keys')}")
@@ -70,12 +70,12 @@ def _take_back(settings: Settings, repository: Repository, name: str, known: set
 
 def remove(settings: Settings, wanted: str) -> Key:
     """Remove the key of the name or ID `wanted`. UsageError if that is none, the last one or the one in use."""
-    repository = Repository(settings)
     doing = "removal of a key"
     with (
         offsite.without_copy(settings, doing),
         lock.held(staging.state_folder(settings), doing, settings.lock_wait_s),
     ):
+        repository = Repository(settings)
         keys = repository.keys()
         found = [key for key in keys if key.name == wanted] or [
             key for key in keys if re.fullmatch("[0-9a-f]{4,64}", wanted) and key.id.startswith(wanted)

@@ -66,8 +66,8 @@ def run(settings: Settings) -> Done:
     """
     there = of(settings)
     with records.failures(settings, JOB):
-        here, elsewhere = Repository(settings), Repository(there)
         with lock.held(staging.state_folder(there), lock.COPY, settings.lock_wait_s):
+            here, elsewhere = Repository(settings), Repository(there)
             with lock.held(staging.state_folder(settings), lock.COPY, settings.lock_wait_s):
                 pass  # a run that did not see us when it began has ended
             check_apart(here.config(), elsewhere.config())

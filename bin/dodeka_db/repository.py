@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from dodeka_db import command, failures, restic, schedule, volume
+from dodeka_db import command, failures, places, restic, schedule, volume
 from dodeka_db.errors import (
     BackupError,
     RepositoryDamaged,
@@ -101,15 +101,17 @@ class Stored:
 
 
 class Repository:
-    """A restic repository with its password. Making one checks the password file.
+    """A restic repository with its password. Making one checks that all places answer, and the password file.
 
-    With `locking` False it is only looked at, past all locks and without a cache.
+    With `locking` False it is only looked at, past all locks and without a cache; by who has seen that it answers.
     """
 
     def __init__(self, settings: Settings, locking: bool = True) -> None:
         self._settings = settings
         self._restic = Restic(settings, locking)
         self.unreadable: list[str] = []
+        if locking:
+            places.check_answers(settings.places)
         check_password_file(settings)
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from dodeka_db import owner
+from dodeka_db import places
 from dodeka_db.errors import SetupError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,11 +118,10 @@ class Settings:
 
     @property
     def places(self) -> list[Path]:
-        """Where a run may write: repositories that are folders, password files, state, cache, and beside the databases."""
-        both = [one for one in (self, self.offsite) if one]
-        places = [place for one in both for place in (one.local_repository, one.password_file) if place]
-        places += [self.state, Path(self.variables["RESTIC_CACHE_DIR"])]
-        return places + [self.environment(name).live.parent for name in ENVIRONMENTS]
+        """What a run looks at and may write: the repository, if it is a folder, password file, state, cache, databases."""
+        found = [place for place in (self.local_repository, self.password_file) if place]
+        found += [self.state, Path(self.variables["RESTIC_CACHE_DIR"])]
+        return found + [self.environment(name).database for name in ENVIRONMENTS]
 
     @property
     def repository_shown(self) -> str:
@@ -271,7 +270,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     settings = replace(settings, variables={**variables, "TMPDIR": str(settings.staging)})
     _check_address("RESTIC_REPOSITORY", repository)
     settings = replace(settings, offsite=_offsite(settings, values, home))
-    owner.check(settings.places)
+    places.check_owner([*settings.places, *(settings.offsite.places if settings.offsite else ())])
     return settings
 
 

@@ -21,6 +21,7 @@ from dodeka_db import (
     integrity,
     lock,
     offsite,
+    places,
     records,
     schedule,
     service,
@@ -97,13 +98,24 @@ def look(settings: Settings) -> list[Line]:
 
 def _everything(settings: Settings) -> Iterator[Line]:
     environments = [settings.environment(name) for name in ENVIRONMENTS]
+    offsite_password = settings.offsite and settings.offsite.password_file
+    where, databases = settings.local_repository, [environment.database for environment in environments]
+    hung = places.silent(filter(None, [*settings.places, offsite_password]))
+
+    def of_places(environment: str, subject: str, look_at: Callable[[], tuple], *needed: Path | None) -> Line:
+        for place in needed:
+            if place in hung:
+                text = f"{place} does not answer within {places.ANSWER_S} s"
+                return Line(State.BAD, environment, subject, text, places.HINT)
+        return _guarded(environment, subject, look_at)
+
     restic = _guarded("", "restic", lambda: _restic(settings))
     yield restic
-    password = _guarded("", "password", lambda: _password(settings))
+    password = of_places("", "password", lambda: _password(settings), settings.password_file)
     yield password
     repository = Repository(settings, locking=False) if restic.state is password.state is State.WELL else None
     listed: list[Snapshot] = []
-    line = _guarded("", "repository", lambda: _repository(settings, repository, listed))
+    line = of_places("", "repository", lambda: _repository(settings, repository, listed), where)
     yield line
     can_be_read = line.state is State.WELL or bool(repository and repository.unreadable)
     if can_be_read and settings.format == "pages":
@@ -114,20 +126,24 @@ def _everything(settings: Settings) -> Iterator[Line]:
         if can_be_read:
             ours = [snapshot for snapshot in listed if snapshot.environment == name]
             yield _guarded(name, "snapshots", lambda: _snapshots(settings, environment, ours))
-            yield _guarded(name, "size", lambda: _size(settings, repository, environment, ours, rates))
+            yield of_places(
+                name, "size", lambda: _size(settings, repository, environment, ours, rates), settings.state
+            )
         else:
             yield Line(State.UNKNOWN, name, "snapshots", "cannot be seen: the repository does not open")
-        yield _guarded(name, "cron", lambda: _cron(settings, environment))
-        yield _guarded(name, "drill", lambda: _drill(settings, environment))
-        yield _guarded(name, "service", lambda: _service(settings, environment))
-        yield _guarded(name, "kept files", lambda: _kept(environment))
-    yield _guarded("", "check", lambda: _check(settings))
-    yield _guarded("", "off-site copy", lambda: _offsite(settings))
-    if settings.local_repository:
+        yield of_places(name, "cron", lambda: _cron(settings, environment), settings.state)
+        yield of_places(name, "drill", lambda: _drill(settings, environment), settings.state)
+        yield of_places(name, "service", lambda: _service(settings, environment), environment.database)
+        yield of_places(name, "kept files", lambda: _kept(environment), environment.database)
+    yield of_places("", "check", lambda: _check(settings), settings.state)
+    yield of_places("", "off-site copy", lambda: _offsite(settings), settings.state, offsite_password)
+    if where:
         rate = sum(rates) if len(rates) == len(environments) else None
-        yield _guarded("", "volume", lambda: _volume(settings, settings.local_repository, environments, rate))
-    yield _guarded("", "state folder", lambda: _state_folder(settings, environments))
-    yield _guarded("", "lock", lambda: _lock(settings))
+        yield of_places("", "volume", lambda: _volume(settings, where, environments, rate), where, *databases)
+    yield of_places(
+        "", "state folder", lambda: _state_folder(settings, environments), settings.state, *databases
+    )
+    yield of_places("", "lock", lambda: _lock(settings), settings.state)
     if can_be_read:
         yield _guarded("", "restic's locks", lambda: _restic_locks(settings, repository))
     yield _guarded("", "crontab", _crontab)

@@ -1,4 +1,4 @@
-"""owner: root is refused, by every script, where something belongs to somebody else, before it writes anything."""
+"""places: root is refused, by every script, where something belongs to somebody else, before it writes anything."""
 
 import os
 from pathlib import Path
