@@ -417,6 +417,33 @@ class TestARunDidAllItShouldOrFailed:
         )
         assert "exporting" not in done.stdout
 
+    def test_a_state_folder_that_is_full(self, site, small_disk):
+        """Its lock cannot even be written into; a restore, which needs no room there, goes on."""
+        site.ok("backup", "production")
+        state = {"DODEKA_STATE": str(small_disk / "state"), "RESTIC_CACHE_DIR": str(site.folder / "cache")}
+        (small_disk / "state").mkdir()
+        (small_disk / "state" / "staging").mkdir()
+        (small_disk / "state" / "lock").touch()
+        subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/filler"], stderr=subprocess.DEVNULL)
+        for script in ("backup", "cron"):
+            done = site.run(script, "production", **state)
+            assert done.returncode == 1
+            assert f"no room left for the export in {small_disk}/state: 0 kB are free" in done.stderr
+            assert "free some, or set DODEKA_STATE to another disk" in done.stderr
+        done = site.run("verify", "production", **state)
+        assert f"{small_disk}/state" in done.stderr and "a file:" not in done.stderr
+        assert "DODEKA_STATE" in done.stderr
+        done = site.run("restore", "production", "--snapshot=latest", "--yes", **state)
+        assert "production has the data of snapshot" in done.stdout + done.stderr
+
+    def test_a_password_file_on_a_full_disk(self, site, small_disk):
+        file = small_disk / "password"
+        subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/filler"], stderr=subprocess.DEVNULL)
+        done = site.run("init", RESTIC_PASSWORD_FILE=str(file), RESTIC_REPOSITORY=str(site.folder / "new"))
+        assert done.returncode == 6
+        assert f"password file {file} cannot be written: No space left on device; " in done.stderr
+        assert not file.exists()
+
     @pytest.fixture
     def on_a_disk(self, site, small_disk):
         """The repository on a disk of its own with little room, with a snapshot of demo in it."""

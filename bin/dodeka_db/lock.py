@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -51,8 +51,11 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
             descriptor, file, wait_s, lambda: os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
         )
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{doing}, process {os.getpid()}, since {since}\n".encode(), 0)
+        with suppress(
+            OSError
+        ):  # a full disk: what is in it is only for reading, and a restore needs no room there
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{doing}, process {os.getpid()}, since {since}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -19,5 +19,9 @@ def make(file: Path, hint: str) -> None:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise SetupError(f"password file {file} cannot be made: {error.strerror}", hint) from error
-    with open(descriptor, "w") as opened:
-        opened.write("-".join(groups) + "\n")
+    try:
+        with open(descriptor, "w") as opened:
+            opened.write("-".join(groups) + "\n")
+    except OSError as error:
+        file.unlink(missing_ok=True)  # an empty one would stand in the way of the next try
+        raise SetupError(f"password file {file} cannot be written: {error.strerror}", hint) from error

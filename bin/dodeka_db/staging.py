@@ -32,7 +32,9 @@ def state_folder(settings: Settings) -> Path:
 
 @contextmanager
 def folder(settings: Settings) -> Iterator[Path]:
-    """A new folder (0700), removed at the end. Under the lock: what a killed run left is removed first."""
+    """A new folder (0700), removed at the end; SetupError if it cannot be made. Under the lock: what a killed run left is
+    removed first.
+    """
     state_folder(settings)
     for leftover in settings.staging.iterdir():
         if leftover.is_dir():
@@ -41,8 +43,14 @@ def folder(settings: Settings) -> Iterator[Path]:
             leftover.unlink(missing_ok=True)
     made = None
     try:
-        with shielded():  # a signal waits until we know what to remove
-            made = tempfile.mkdtemp(dir=settings.staging)
+        try:
+            with shielded():  # a signal waits until we know what to remove
+                made = tempfile.mkdtemp(dir=settings.staging)
+        except OSError as error:
+            raise SetupError(
+                f"no folder can be made in {settings.staging}: {error.strerror}",
+                "free some room, or set DODEKA_STATE",
+            ) from error
         yield Path(made)
     finally:
         if made:
