@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, lock, settings, staging
+from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.backup import fail_if_defective, take_snapshot
 from dodeka_db.recovery import fail_if_down, recover
 from dodeka_db.repository import Repository
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, 3, 5, *OF_A_REPOSITORY)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, integrity, settings
+from dodeka_db.errors import OF_A_REPOSITORY
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    console.parser(__doc__).parse_args(argv)
+    console.parser(__doc__, *OF_A_REPOSITORY).parse_args(argv)
     console.begin("both")
 
     started = time.monotonic()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, cron, heartbeat, settings
+from dodeka_db.errors import OF_A_REPOSITORY
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, 3, 5, *OF_A_REPOSITORY)
     parser.add_argument(
         "environment",
         type=console.environment_name,

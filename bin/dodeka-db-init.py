@@ -19,13 +19,13 @@ from dodeka_db import (
     staging,
     volume,
 )
-from dodeka_db.errors import Refused, SetupError, Unreachable, WrongPassword
+from dodeka_db.errors import OF_A_REPOSITORY, Refused, SetupError, Unreachable, WrongPassword
 from dodeka_db.repository import NO_COMPRESSION, UPGRADE, Config, Repository
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, 7, *OF_A_REPOSITORY)
     console.offsite_option(parser)
     parser.add_argument("--yes", action="store_true", help="the answer to the question, given beforehand")
     arguments = parser.parse_args(argv)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, keys, offsite, settings
+from dodeka_db.errors import OF_A_REPOSITORY
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, *OF_A_REPOSITORY)
     parser.add_argument("name", help="whose it is, or its ID")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)

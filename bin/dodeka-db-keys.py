@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, offsite, settings
+from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.repository import Repository
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, *OF_A_REPOSITORY)
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.output_is_data()

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, offsite, restic, settings
-from dodeka_db.errors import UsageError
+from dodeka_db.errors import MEANINGS, OF_A_REPOSITORY, UsageError
 from dodeka_db.repository import Repository
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(
+        __doc__, *OF_A_REPOSITORY, meanings={**MEANINGS, 1: "restic failed; its other codes are its own"}
+    )
     parser.add_argument("words", help="restic's arguments in the shell's quoting: 'snapshots --tag env_demo'")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)

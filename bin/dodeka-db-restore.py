@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, offsite, settings
+from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.repository import Repository, resolve
 from dodeka_db.restore import restore
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, 3, 4, 5, 7, *OF_A_REPOSITORY)
     parser.add_argument("environment", type=console.environment_name, help="whose database is replaced")
     parser.add_argument(
         "--from",

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Say whether all is well, the worst first (make status). Exit code 0: it is, 1: something is not, 2: cannot tell."""
+"""Say whether all is well, the worst first (make status)."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from datetime import datetime
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings, status
-from dodeka_db.errors import BackupError, as_line
+from dodeka_db.errors import MEANINGS, BackupError, as_line
 from dodeka_db.status import Line, State
 
 NAMES = {State.WELL: "ok", State.BAD: "BAD", State.UNKNOWN: "?"}
@@ -16,10 +16,16 @@ SUMMARIES = {
     State.BAD: "Something needs attention.",
     State.UNKNOWN: "Not everything can be told.",
 }
+OWN_MEANINGS = {
+    **{code: meaning for code, meaning in MEANINGS.items() if code > 128},
+    0: "all is well",
+    1: "something is bad",
+    2: "it cannot be told, or the command line makes no sense",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, meanings=OWN_MEANINGS)
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_true", help="for programs")
     formats.add_argument("--prometheus", action="store_true", help="for node_exporter's textfile collector")

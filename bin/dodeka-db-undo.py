@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
+from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.restore import undo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, 3, 4, 5, 7, *OF_A_REPOSITORY)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
     parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
     arguments = parser.parse_args(argv)

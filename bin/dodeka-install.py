@@ -14,7 +14,7 @@ from dodeka_db.settings import ROOT, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__)
+    parser = console.parser(__doc__, 7)
     parser.add_argument("--yes", action="store_true", help="replace a crontab that holds other lines unasked")
     arguments = parser.parse_args(argv)
     if not SERVER_ROOT.is_dir() or SERVER_ROOT.resolve() != ROOT:

@@ -1,5 +1,6 @@
 """The documents against the code: what they list, and every command of theirs run on a server, in order."""
 
+import ast
 import os
 import re
 import subprocess
@@ -39,17 +40,83 @@ def test_the_exit_codes():
         return {kind.exit_code}.union(*(codes(subclass) for subclass in kind.__subclasses__()))
 
     interrupted = {128 + signum for signum in interrupts.SIGNALS}
-    documented = [int(code) for row in rows(BACKUP, "exit code") for code in row[0].split(", ")]
-    assert documented == sorted({0} | codes(errors.BackupError) | interrupted)
+    documented = {int(code): row[1] for row in rows(BACKUP, "exit code") for code in row[0].split(", ")}
+    assert list(documented) == list(errors.MEANINGS) == sorted({0} | codes(errors.BackupError) | interrupted)
+    for code in documented.keys() - interrupted:
+        assert documented[code] == errors.MEANINGS[code]
 
 
-def test_every_message_of_the_table_is_one_that_the_code_has():
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "bin").glob("*.py")))
+def test_the_help_of_every_script_ends_with_its_exit_codes(script):
+    said = subprocess.run(
+        [ROOT / "bin" / script, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    listed = dict(re.findall(r"^ +(\d+)  (.+)$", said.partition("\nexit codes:\n")[2], re.MULTILINE))
+    assert listed and said.rstrip().endswith(list(listed.values())[-1])
+    own = {"dodeka-db-status.py": {"0", "1", "2"}, "dodeka-db-restic.py": {"1"}}.get(script, set())
+    for code, meaning in listed.items():
+        assert code in own or meaning == errors.MEANINGS[int(code)]
+    assert {"0", "1", "2"} <= listed.keys()
+    opens = "Repository(" in (ROOT / "bin" / script).read_text()
+    assert not opens or {"6", "8", "10", "11", "12", "69", "77"} <= listed.keys()
+
+
+def templates() -> tuple[set[str], set[str]]:
+    """Every string of the sources, with … for what is filled in; and those of them that are messages of a failure."""
+    trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "bin").rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    classes = {
+        node.name: [name_of(base) for base in node.bases] for node in nodes if isinstance(node, ast.ClassDef)
+    }
+
+    def is_failure(name: str) -> bool:
+        return name == "BackupError" or any(map(is_failure, classes.get(name, ())))
+
+    raised = {
+        template(node.args[0])
+        for node in nodes
+        if isinstance(node, ast.Call) and node.args and is_failure(name_of(node.func))
+    }
+    return set(map(template, nodes)) - {""}, {
+        message for message in raised if re.search(r"\w", message.replace("…", ""))
+    }
+
+
+def name_of(node: ast.expr) -> str:
+    return getattr(node, "id", getattr(node, "attr", ""))
+
+
+def template(node: ast.AST) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def is_of(message: str, text: str) -> bool:
+    """Whether the fragments of a message of the page, between its …, stand in `text`, one behind the other."""
+    return bool(
+        re.search(".*?".join(re.escape(fragment.strip()) for fragment in message.split("…")), text, re.DOTALL)
+    )
+
+
+# what stands inside another message only, behind "does not read back, and nothing was removed: "
+REASONS = {"it is not what was stored", "it is longer than what was stored"}
+
+
+def test_the_table_of_the_messages_and_the_code_are_the_same():
+    """Each failure that the code words has a row, and each row is of a message that the code has."""
     table = BACKUP[BACKUP.index("What the messages mean") :]
-    messages = [message for row in rows(table, "exit code") for message in re.findall(r"`([^`]+)`", row[1])]
-    assert len(messages) > 30
-    for message in messages:
-        for words in message.split("…"):
-            assert words.strip() in SOURCES, message
+    documented = [message for row in rows(table, "exit code") for message in re.findall(r"`([^`]+)`", row[1])]
+    every, raised = templates()
+    assert len(documented) > 100 and len(raised) > 100
+    assert [
+        text for text in sorted(raised - REASONS) if not any(is_of(row, text) for row in documented)
+    ] == []
+    for message in documented:
+        for fragment in filter(None, map(str.strip, message.split("…"))):
+            assert any(fragment in text for text in every), message
+        # a row that fits many messages explains none
+        assert sum(is_of(message, text) for text in raised) < 10, message
 
 
 def test_what_a_message_refers_to_is_there():

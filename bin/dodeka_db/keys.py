@@ -29,7 +29,7 @@ def add(settings: Settings, name: str) -> tuple[Key, Path]:
             raise UsageError(f"there is a key of {name} already", f"see: {settings.make('keys')}")
         ordinary = [one for one in of_the_past(repository.snapshots()) if not one.is_pre_restore]
         if not ordinary:
-            first = "make offsite" if settings.is_offsite else "make backup ENV=production"
+            first = "make offsite" if settings.is_offsite else settings.make("backup ENV=production")
             raise SnapshotError("there is no snapshot yet to prove a key by", f"first: {first}")
         file = _password_file(settings, name)
         file.unlink(missing_ok=True)  # of a key that is not there

@@ -470,7 +470,7 @@ def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wan
         if not ordinary and any(not snapshot.is_pre_restore for snapshot in ours):
             raise SnapshotError(f"all snapshots of {environment} are from the future", _ABOUT_THE_CLOCK)
         if not ordinary:
-            first = "make offsite" if settings.is_offsite else f"make backup ENV={environment}"
+            first = "make offsite" if settings.is_offsite else settings.make(f"backup ENV={environment}")
             raise SnapshotError(f"there is no snapshot of {environment} yet", first)
         return ordinary[-1]
     if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
@@ -490,7 +490,7 @@ def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wan
     raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
 
 
-def newest_pre_restore(snapshots: list[Snapshot], environment: str) -> Snapshot:
+def newest_pre_restore(settings: Settings, snapshots: list[Snapshot], environment: str) -> Snapshot:
     """What the last restore of `environment` replaced; SnapshotError if there is no such snapshot of the past."""
     kept = [s for s in of_the_past(snapshots) if s.environment == environment and s.is_pre_restore]
     if not kept and any(s.environment == environment and s.is_pre_restore for s in snapshots):
@@ -500,7 +500,7 @@ def newest_pre_restore(snapshots: list[Snapshot], environment: str) -> Snapshot:
     if not kept:
         raise SnapshotError(
             f"there is nothing to undo: no {PRE_RESTORE} snapshot of {environment}",
-            f"see: make snapshots ENV={environment}",
+            f"see: {settings.make(f'snapshots ENV={environment}')}",
         )
     return kept[-1]
 

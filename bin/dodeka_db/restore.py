@@ -118,12 +118,14 @@ def _from_last_restore(settings: Settings, target: Environment) -> Origin:
         origin = _from_kept_file(target, kept[-1])
     else:
         repository = Repository(settings)
-        origin = _from_snapshot(repository, target, newest_pre_restore(repository.snapshots(), target.name))
+        origin = _from_snapshot(
+            repository, target, newest_pre_restore(settings, repository.snapshots(), target.name)
+        )
     damaged = swap.damaged_files(target.live)
     if damaged and swap.kept_since(damaged[-1]) > origin.time:
         raise SnapshotError(
             f"what the last restore replaced was damaged, and is kept as {damaged[-1]}",
-            f"choose an older state: make restore ENV={target.name}",
+            f"choose an older state: {settings.make(f'restore ENV={target.name}')}",
         )
     return origin
 
@@ -238,7 +240,7 @@ def _put_in_place(settings: Settings, service: Service, change: Change, staged: 
         where = _save(settings, target, outcome)
     except Interrupted as interruption:
         if outcome:
-            interruption.note = _joined(outcome.said, _where(target, outcome))
+            interruption.note = _joined(outcome.said, _where(settings, target, outcome))
         raise
     if outcome.error:
         raise type(outcome.error)(_joined(outcome.said, where), outcome.error.hint)
@@ -398,7 +400,7 @@ def _stays_stopped(service: Service) -> str:
 def _save(settings: Settings, target: Environment, outcome: _Outcome) -> str:
     """Make a snapshot of the database that is not in place; where that is now. Raises BackupError if it could not be saved."""
     if isinstance(outcome.error, DatabaseInUse):
-        return _where(target, outcome)  # it is still being written to
+        return _where(settings, target, outcome)  # it is still being written to
     if outcome.kept and not swap.is_damaged(outcome.kept):
         log.info("saving %s", outcome.kept_shown)
     try:
@@ -406,18 +408,19 @@ def _save(settings: Settings, target: Environment, outcome: _Outcome) -> str:
     except (BackupError, OSError) as error:
         kind = type(error) if isinstance(error, BackupError) else BackupError
         message = f"{outcome.said}, but {outcome.kept_shown} is not saved: {as_line(error)}"
-        raise kind(message, _where(target, outcome)) from error
+        raise kind(message, _where(settings, target, outcome)) from error
     if outcome.kept in became:
         return f"{outcome.kept_shown} is {became[outcome.kept]}"
     if outcome.kept and not outcome.kept.exists():
         raise BackupError(
             f"{outcome.said}, but something else removed {outcome.kept} before it was saved",
-            f"{outcome.kept_shown} is lost, but for the last snapshot of it: make snapshots ENV={target.name}",
+            f"{outcome.kept_shown} is lost, but for the last snapshot of it:"
+            f" {settings.make(f'snapshots ENV={target.name}')}",
         )
-    return _where(target, outcome)
+    return _where(settings, target, outcome)
 
 
-def _where(target: Environment, outcome: _Outcome) -> str:
+def _where(settings: Settings, target: Environment, outcome: _Outcome) -> str:
     kept = outcome.kept
     if kept is None:
         return ""
@@ -425,7 +428,9 @@ def _where(target: Environment, outcome: _Outcome) -> str:
         return f"{outcome.kept_shown} is a snapshot tagged {PRE_RESTORE}"
     if swap.is_damaged(kept):
         return f"{outcome.kept_shown} is damaged, and kept as it was: {kept}"
-    return f"{outcome.kept_shown} is kept as {kept}; to put it back: make undo ENV={target.name}"
+    return (
+        f"{outcome.kept_shown} is kept as {kept}; to put it back: {settings.make(f'undo ENV={target.name}')}"
+    )
 
 
 def _joined(*parts: str) -> str:

@@ -134,8 +134,10 @@ class Settings:
         return self.state / "staging"
 
     def make(self, words: str) -> str:
-        """The command `make <words>`, for this repository and not for the other one."""
-        return f"make {words} OFFSITE=1" if self.is_offsite else f"make {words}"
+        """The command `make <words>`, for this repository and not for the other one, with the settings file that was named."""
+        named = self.variables.get("DODEKA_BACKUP_ENV")
+        config = f" CONFIG={shlex.quote(named)}" if named else ""
+        return f"make {words}{' OFFSITE=1' if self.is_offsite else ''}{config}"
 
     @property
     def as_source(self) -> dict[str, str]:

@@ -134,7 +134,7 @@ def _everything(settings: Settings) -> Iterator[Line]:
         yield of_places(name, "cron", lambda: _cron(settings, environment), settings.state)
         yield of_places(name, "drill", lambda: _drill(settings, environment), settings.state)
         yield of_places(name, "service", lambda: _service(settings, environment), environment.database)
-        yield of_places(name, "kept files", lambda: _kept(environment), environment.database)
+        yield of_places(name, "kept files", lambda: _kept(settings, environment), environment.database)
     yield of_places("", "check", lambda: _check(settings), settings.state)
     yield of_places("", "off-site copy", lambda: _offsite(settings), settings.state, offsite_password)
     if where:
@@ -183,7 +183,9 @@ def _password(settings: Settings) -> tuple:
 
 def _bring_back(settings: Settings, missing: Path) -> str:
     if _is_mounted(settings):
-        return f"put {missing} back (BACKUP.md, 'Password'); where there was never one: make init"
+        return (
+            f"put {missing} back (BACKUP.md, 'Password'); where there was never one: {settings.make('init')}"
+        )
     return f"sudo mount {missing.parent}"
 
 
@@ -202,7 +204,11 @@ def _repository(settings: Settings, repository: Repository | None, listed: list[
         where = settings.local_repository
         if where and not _is_mounted(settings):
             return State.BAD, error.message, f"sudo mount {where.parent}"
-        return State.BAD, error.message, "bring it back, or where there was never one: make init"
+        return (
+            State.BAD,
+            error.message,
+            f"bring it back, or where there was never one: {settings.make('init')}",
+        )
     except WrongPassword as error:
         return State.BAD, error.message, "put the right password back (BACKUP.md, 'Password')"
     except BackupError as error:
@@ -230,7 +236,7 @@ def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Sn
     ordinary = [snapshot for snapshot in listed if not snapshot.is_pre_restore]
     figures = {"snapshots": len(ordinary), "pre_restore_snapshots": len(listed) - len(ordinary)}
     if not ordinary:
-        return State.BAD, "there is none yet", f"make backup ENV={environment.name}", figures
+        return State.BAD, "there is none yet", settings.make(f"backup ENV={environment.name}"), figures
     kept = f"{len(ordinary)} kept, and {len(listed) - len(ordinary)} of what restores replaced"
     past = of_the_past(ordinary)
     newest = past[-1] if past else None
@@ -243,12 +249,12 @@ def _snapshots(settings: Settings, environment: Environment, listed: Sequence[Sn
         return State.BAD, text, f"timedatectl; if the clock is right: {forget}", figures
     text = f"the newest, {newest.short_id}, was taken {_age(newest.time)} ago; {kept}"
     if _now() - newest.time > schedule.BACKUP_OVERDUE:
-        return State.BAD, text, f"make cron ENV={environment.name}", figures
+        return State.BAD, text, settings.make(f"cron ENV={environment.name}"), figures
     # each set of tags is a group of its own for the policy
     groups = Counter(snapshot.tags for snapshot in ordinary)
     if max(groups.values()) > MOST_KEPT:
         text += ": more than the retention keeps"
-        return State.BAD, text, f"make cron ENV={environment.name}", figures
+        return State.BAD, text, settings.make(f"cron ENV={environment.name}"), figures
     return State.WELL, text, "", figures
 
 
@@ -274,7 +280,7 @@ def _cron(settings: Settings, environment: Environment) -> tuple:
         records.read(settings, cron.job(environment)),
         "run",
         schedule.BACKUP_OVERDUE.total_seconds(),
-        f"make cron ENV={environment.name}",
+        settings.make(f"cron ENV={environment.name}"),
         "cron_success_timestamp_seconds",
     )
 
@@ -288,7 +294,7 @@ def _drill(settings: Settings, environment: Environment) -> tuple:
         record,
         "drill",
         schedule.WEEKLY_OVERDUE.total_seconds() if scheduled else None,
-        f"make verify ENV={environment.name}",
+        settings.make(f"verify ENV={environment.name}"),
         "drill_success_timestamp_seconds",
     )
     if snapshot := record.details.get("snapshot"):
@@ -307,7 +313,7 @@ def _check(settings: Settings) -> tuple:
         records.read(settings, integrity.JOB),
         "check",
         schedule.WEEKLY_OVERDUE.total_seconds(),
-        "make check",
+        settings.make("check"),
         "check_success_timestamp_seconds",
     )
     since = integrity.all_read_since(settings)
@@ -327,7 +333,7 @@ def _offsite(settings: Settings) -> tuple:
         offsite.last(settings),
         "copy",
         schedule.OFFSITE_OVERDUE.total_seconds(),
-        "make offsite",
+        settings.make("offsite"),
         "offsite_success_timestamp_seconds",
     )
     if holder := lock.holder(there.state):
@@ -377,7 +383,7 @@ def _service(settings: Settings, environment: Environment) -> tuple:
     return State.BAD, f"{unit.unit} is {state}{left}", f"sudo systemctl start {unit.unit}"
 
 
-def _kept(environment: Environment) -> tuple:
+def _kept(settings: Settings, environment: Environment) -> tuple:
     damaged = swap.damaged_files(environment.live)
     if damaged:
         text = f"restores replaced damaged databases, kept as {', '.join(map(str, damaged))}"
@@ -387,7 +393,7 @@ def _kept(environment: Environment) -> tuple:
     kept = swap.kept_files(environment.live)
     if kept:
         text = f"what a restore replaced is in no snapshot yet: {', '.join(map(str, kept))}"
-        return State.BAD, text, f"make backup ENV={environment.name}"
+        return State.BAD, text, settings.make(f"backup ENV={environment.name}")
     return State.WELL, "no file of a restore is left"
 
 
@@ -444,7 +450,7 @@ def _restic_locks(settings: Settings, repository: Repository) -> tuple:
         return State.BAD, error.message, error.hint
     shown = ", ".join(f"PID {one.process} on {one.host}" for one in locks)
     if any(one.is_stale for one in locks):
-        return State.BAD, f"left by a restic that was killed: {shown}", "make check"
+        return State.BAD, f"left by a restic that was killed: {shown}", settings.make("check")
     return State.WELL, f"held by {shown}" if locks else "none"
 
 
