@@ -124,7 +124,7 @@ def _pattern(other: Settings | None) -> Config | None:
     except (Unreachable, Refused, WrongPassword) as error:
         if not other.is_offsite:
             raise
-        hint = "mend that, or if it cannot wait: take OFFSITE_REPOSITORY out of the settings for now"
+        hint = "fix that, or if it cannot wait: take OFFSITE_REPOSITORY out of the settings for now"
         raise type(error)(f"no chunking to take over: {error.message}", hint) from error
 
 

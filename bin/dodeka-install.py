@@ -74,7 +74,7 @@ def _show_and_run(what: str, *words: str) -> None:
     print(f"{what}: {shlex.join(words)}", flush=True)
     done = command.run(*words)
     if done.exit_code:
-        raise SetupError(f"'{shlex.join(words)}' failed: {done.failure}", "mend that, then run this again")
+        raise SetupError(f"'{shlex.join(words)}' failed: {done.failure}", "fix that, then run this again")
 
 
 if __name__ == "__main__":

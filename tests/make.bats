@@ -261,3 +261,12 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     done
     [ ! -e "$SITE/executed" ]
 }
+
+@test "what a message tells to type next names the settings file that was named" {
+    mk status
+    [ "$status" -eq 2 ]
+    [[ $output == *"fix: make cron ENV=production CONFIG=$SITE/backup.env"* ]]
+    mk verify ENV=production
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"; make backup ENV=production CONFIG=$SITE/backup.env"* ]]
+}

@@ -359,6 +359,31 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     assert "left stopped" not in stored.ok("backup", "demo", DODEKA_SYSTEMCTL=systemctl())
 
 
+@pytest.mark.parametrize("question", ["Snapshot of production to restore", "Type 'yes' to go on:"])
+def test_ctrl_c_at_a_question_says_that_nothing_was_changed(stored, question):
+    before = stored.database().read_bytes()
+    run = subprocess.Popen(
+        [ROOT / "bin" / "dodeka-db-restore.py", "production"],
+        env=stored.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = ""
+    while question not in said:
+        said += run.stdout.read(1)
+        if said.endswith("or 'latest'):") and question not in said:
+            run.stdin.write("latest\n")
+            run.stdin.flush()
+    time.sleep(0.2)  # for it to begin to wait
+    run.send_signal(signal.SIGINT)
+    problem = run.communicate()[1]
+    assert run.returncode == 130
+    assert problem.endswith("error: interrupted (SIGINT); nothing was changed\n")
+    assert stored.database().read_bytes() == before
+
+
 def test_a_damaged_database_is_not_put_back(stored, systemctl):
     """The service does not start with the new one either: that is no reason to go back to garbage."""
     stored.database().write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
