@@ -52,7 +52,7 @@ mkdir {LOG}
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path / "machine")
     try:
-        server.run("make", "-C", str(PROJECT), "init")
+        server.run("make", "-C", str(PROJECT), "init", "YES=1")
         server.make_keys_cheap()
         server.run("chmod", "644", "/mnt/backup/.restic-password")
         server.sh(REPOSITORY, stdin=OLD)
