@@ -114,8 +114,14 @@ def soon(site: Site, *words: str, **variables: str) -> subprocess.CompletedProce
     return done
 
 
-@pytest.mark.parametrize("how", [flipped, cut_short, emptied, gone])
-@pytest.mark.parametrize("part", [tree_pack, data_pack, snapshot_file])
+@pytest.mark.parametrize(
+    "part, how",
+    [
+        *[(tree_pack, how) for how in (flipped, cut_short, emptied, gone)],
+        *[(data_pack, how) for how in (flipped, gone)],
+        *[(snapshot_file, how) for how in (flipped, gone)],
+    ],
+)
 def test_what_is_whole_is_listed_and_restored_and_what_is_not_is_named(site, part, how):
     before = site.snapshots("demo")
     damaged = harm(site, part, how)
@@ -193,9 +199,11 @@ def crowd(site: Site) -> None:
 @pytest.mark.parametrize(
     "part, how",
     [
-        *[(part, how) for part in (tree_pack, data_pack) for how in (flipped, cut_short, gone)],
+        (tree_pack, flipped),
+        (tree_pack, gone),
+        (data_pack, flipped),
+        (data_pack, cut_short),
         (snapshot_file, flipped),
-        (snapshot_file, cut_short),
     ],
 )
 def test_a_retention_that_meets_damage_says_so(site, part, how):
@@ -336,13 +344,13 @@ class TestAnswersThatMakeNoSense:
             '{"id": []}',
         ],
     )
-    @pytest.mark.parametrize("script", ["snapshots", "backup", "cron", "verify", "keys", "init"])
+    @pytest.mark.parametrize("script", ["snapshots", "backup", "keys", "init"])
     def test_of_another_shape(self, site, script, answer):
         """A fake that answers each question with the same."""
         fake = site.folder / "fake-restic"
         fake.write_text(f"#!/bin/sh\ncase $1 in version) exec {RESTIC} version;; *) echo '{answer}';; esac\n")
         fake.chmod(0o755)
-        words = [script, *(["production"] if script in ("backup", "cron", "verify") else [])]
+        words = [script, *(["production"] if script == "backup" else [])]
         done = site.run(*words, RESTIC=str(fake))
         assert done.returncode == 1, done
         assert len(done.stderr.splitlines()) == 1
