@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, offsite, restic, settings
+from dodeka_db import console, offsite, restic, settings, staging
 from dodeka_db.errors import MEANINGS, OF_A_REPOSITORY, UsageError
 from dodeka_db.repository import Repository
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = offsite.of(here) if arguments.offsite else here
     Repository(here)  # is the password file for us alone, and the repository ours?
     restic.version(here)
+    staging.state_folder(here)  # where restic's temporary files go
     os.execvpe(here.restic, [here.restic, *words], here.variables)
 
 

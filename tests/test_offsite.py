@@ -307,7 +307,7 @@ def test_a_copy_to_another_place_is_none(twin):
     shutil.move(twin.there, twin.folder / "elsewhere")
     there = {"OFFSITE_REPOSITORY": str(twin.folder / "elsewhere")}
     line = offsite_line(twin, **there)
-    assert (line["state"], line["mend"]) == ("bad", "make offsite")
+    assert (line["state"], line["fix"]) == ("bad", "make offsite")
     assert "no good copy is on record" in line["text"]
     (twin.folder / "elsewhere/config").unlink()
     assert twin.run("offsite", **there).returncode == 10
@@ -455,7 +455,7 @@ def test_the_status_shows_its_age(twin, site):
     assert offsite_line(site)["text"] == "none: OFFSITE_REPOSITORY is not set"
     assert offsite_line(site)["state"] == "well"
     line = offsite_line(twin)
-    assert (line["state"], line["mend"]) == ("bad", "make offsite")
+    assert (line["state"], line["fix"]) == ("bad", "make offsite")
     assert line["text"].startswith("no good copy is on record")
     twin.ok("backup", "demo")
     twin.ok("offsite")
@@ -468,10 +468,10 @@ def test_the_status_shows_its_age(twin, site):
     text = json.loads(record.read_text())
     record.write_text(json.dumps({**text, "passed": "2026-01-01T00:00:00+00:00"}))
     line = offsite_line(twin)
-    assert (line["state"], line["mend"]) == ("bad", "make offsite")
+    assert (line["state"], line["fix"]) == ("bad", "make offsite")
     twin.there_password.chmod(0o644)
     line = offsite_line(twin)
-    assert (line["state"], line["mend"]) == ("bad", f"chmod 600 {twin.there_password}")
+    assert (line["state"], line["fix"]) == ("bad", f"chmod 600 {twin.there_password}")
     assert "can be read by others" in line["text"]
 
 

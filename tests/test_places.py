@@ -17,6 +17,7 @@ ARGUMENTS = {
     "verify": ["production"],
     "key-add": ["anna"],
     "key-remove": ["anna"],
+    "restic": ["snapshots"],
 }
 # it makes a sandbox of its own, in this clone
 SCRIPTS = sorted({path.stem.removeprefix("dodeka-db-") for path in ROOT.glob("bin/dodeka-db-*.py")} - {"try"})

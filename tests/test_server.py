@@ -993,7 +993,7 @@ def test_a_database_that_may_not_be_written(server):
         before = main_pid(server)
         done = restore_demo(server)
         assert done.returncode == 3
-        assert f"error: database {DEMO} cannot be written; run this as" in done.stderr
+        assert f"error: database {DEMO} cannot be written: Permission denied; run this as" in done.stderr
         assert main_pid(server) == before
         assert files_of_demo(server) == {"db.sqlite"}
     finally:

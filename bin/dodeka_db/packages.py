@@ -1,10 +1,12 @@
 """The packages of .venv, each imported where it is first needed: one that cannot be is a failure like any other."""
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 
 from dodeka_db.errors import SetupError
-from dodeka_db.settings import ROOT
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def load(name: str) -> ModuleType:

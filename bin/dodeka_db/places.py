@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from dodeka_db import command
 from dodeka_db.errors import SetupError, Unreachable
 
 # a look takes microseconds; a server that is busy, or a disk that has to start up, some seconds
@@ -19,12 +20,15 @@ def silent(places: Iterable[Path], answer_s: float = ANSWER_S) -> list[Path]:
     """Those of `places` that give no answer within `answer_s` seconds, all of them asked at once.
 
     A look at a volume that hangs hears no signal and has no time limit of its own: so it is made in a thread, which ends
-    with the process.
+    with the process. Raises CannotRun where there is no thread for it.
     """
     looks = {}
     for place in dict.fromkeys(places):
         looks[place] = threading.Thread(target=_look, args=(place,), daemon=True)
-        looks[place].start()
+        try:
+            looks[place].start()
+        except RuntimeError as error:  # no thread to be had
+            raise command.no_process("a look at the volumes") from error
     deadline = time.monotonic() + answer_s
     for look in looks.values():
         look.join(max(0, deadline - time.monotonic()))

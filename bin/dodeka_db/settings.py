@@ -136,7 +136,8 @@ class Settings:
     def make(self, words: str) -> str:
         """The command `make <words>`, for this repository and not for the other one, with the settings file that was named."""
         named = self.variables.get("DODEKA_BACKUP_ENV")
-        config = f" CONFIG={shlex.quote(named)}" if named else ""
+        # an empty one: then everything is in the environment
+        config = f" CONFIG={shlex.quote(named)}" if named and named != os.devnull else ""
         return f"make {words}{' OFFSITE=1' if self.is_offsite else ''}{config}"
 
     @property
