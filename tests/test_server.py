@@ -1197,7 +1197,7 @@ class TestTheBackendWritesElsewhere:
             for line in json.loads(shown)["lines"]
             if (line["environment"], line["subject"]) == ("demo", "service")
         ]
-        assert line["state"] == "bad" and said.match(line["text"]) and line["mend"]
+        assert line["state"] == "bad" and said.match(line["text"]) and line["fix"]
         pid = main_pid(server)
         for words in (("restore", "SNAPSHOT=latest", "YES=1"), ("undo", "YES=1")):
             done = make(server, words[0], "ENV=demo", *words[1:], check=False)
