@@ -602,7 +602,8 @@ class TestAsItWasFound:
 
     def test_after_one_that_was_killed(self, server):
         script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes"
-        server.run(*("strace", "-o/dev/null", "--inject=rename:signal=KILL", *script.split()), check=False)
+        words = ("strace", "-o/dev/null", "--inject=rename:signal=KILL", *script.split())
+        server.run(*words, check=False, PYTHONDONTWRITEBYTECODE="1")  # which Python renames too
         server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "demo")
         assert condition(server) == "inactive" and files_of_demo(server) == {"db.sqlite"}
 
@@ -619,7 +620,8 @@ class TestAsItWasFound:
 def killed_restore(server: Server) -> None:
     """A restore of demo that ended without a word while its service was stopped."""
     script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes"
-    server.run(*("strace", "-o/dev/null", "--inject=rename:signal=KILL", *script.split()), check=False)
+    words = ("strace", "-o/dev/null", "--inject=rename:signal=KILL", *script.split())
+    server.run(*words, check=False, PYTHONDONTWRITEBYTECODE="1")  # which Python renames too
     assert condition(server) != "active" and MARK in files_of_demo(server)
 
 
