@@ -780,7 +780,7 @@ class TestAVolumeThatHangs:
             variables = {**self.places(site, hung), "DODEKA_PING_URL_PRODUCTION": receiver.url}
             began = time.monotonic()
             first = start_at(site, "12:00:10", "production", **variables)
-            wait_for(lambda: (site.state / "lock").exists() and (site.state / "lock").read_text())
+            wait_for(lambda: "cron run of production" in (site.state / "lock").read_text())
             second = start_at(site, "12:00:10", "production", **variables)
             assert second.wait(timeout=60) == 75, "the first one holds the lock"
             problem = first.communicate(timeout=90)[1]
@@ -794,7 +794,7 @@ class TestAVolumeThatHangs:
 
     def test_a_signal_ends_it_at_once(self, site, hung):
         run = start(site, **self.places(site, hung))
-        wait_for(lambda: (site.state / "lock").exists() and (site.state / "lock").read_text())
+        wait_for(lambda: "cron run of production" in (site.state / "lock").read_text())
         time.sleep(1)
         run.terminate()
         assert run.wait(timeout=10) == 143

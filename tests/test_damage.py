@@ -252,7 +252,7 @@ def test_the_copy_goes_on_with_what_is_whole(site, part, how):
         "OFFSITE_REPOSITORY": str(site.folder / "there"),
         "OFFSITE_PASSWORD_FILE": str(site.folder / "there-password"),
     }
-    site.ok("init", "--offsite", **there)
+    site.ok("init", "--offsite", "--yes", **there)
     whole = len(site.snapshots()) - 1
     damaged = harm(site, part, how)
     for copied in (whole, 0):  # and again: it stays said until it is repaired

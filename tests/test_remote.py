@@ -120,7 +120,7 @@ def test_a_certificate_that_nobody_vouches_for(site, tmp_path):
             assert "x509" in done.stderr and "is its certificate right, and the clock" in done.stderr
             assert "network up" not in done.stderr
             assert time.monotonic() - started < 20
-        trusted = {**variables, "RESTIC_CACERT": str(tmp_path / "certificate")}  # as the message says
+        trusted = {**variables, "SSL_CERT_FILE": str(tmp_path / "certificate")}  # as the message says
         site.ok("init", **trusted)
         site.ok("backup", "demo", **trusted)
     finally:

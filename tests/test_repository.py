@@ -289,7 +289,7 @@ def test_the_output_of_find_on_thousands_of_snapshots_is_read_whole(site):
                 "time": "2026-01-01T00:00:00Z",
                 "tags": [*TAGS, "env_demo"],
                 "hostname": "h",
-                "paths": ["/x"],
+                "paths": ["/dodeka-demo.sqlite.zst"],
             }
             for i in ids
         ],

@@ -356,7 +356,7 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     assert "a restore left dodeka-backend-production stopped: starting it" in done.stdout
     assert [call for call in calls(stored) if "demo" not in call][-3:] == [START, LOOK, LOOK]
     assert beside(stored) == ["db.sqlite"]
-    assert "left stopped" not in stored.ok("backup", "demo", DODEKA_SYSTEMCTL=systemctl())
+    assert "a restore left" not in stored.ok("backup", "demo", DODEKA_SYSTEMCTL=systemctl())
 
 
 @pytest.mark.parametrize("question", ["Snapshot of production to restore", "Type 'yes' to go on:"])

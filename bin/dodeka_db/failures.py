@@ -283,7 +283,7 @@ def unreachable(settings: Settings, reason: str) -> Unreachable:
         question = "is its disk well (dmesg)?"
     elif "x509" in reason:
         question = (
-            "is its certificate right, and the clock (timedatectl)? RESTIC_CACERT names one of your own;"
+            "is its certificate right, and the clock (timedatectl)? SSL_CERT_FILE names one of your own;"
         )
     elif settings.repository.startswith("sftp:"):
         question = "does its ssh work by hand?"
