@@ -91,7 +91,7 @@ def fail_if_defective(taken: Taken, environment: Environment) -> None:
 
 
 def _export(settings: Settings, source: Path, export: Path) -> list[str]:
-    """Export in the format that is set, as far as this SQLite can; what is to be warned of once it is known to be whole."""
+    """Export in the format that is set, or page for page where SQLite cannot compact the database; the warnings about that."""
     if settings.format == "zst":
         try:
             database.export(source, export)

@@ -264,7 +264,7 @@ def removal_of_lock(settings: Settings, id: str) -> str:
     if folder is None:
         return f"remove locks/{id[:10]}* of it on its server"
     names = [path.name for path in (folder / "locks").glob(f"{id}*")] or [f"{id}*"]
-    return f"rm {folder / 'locks' / names[0]}"
+    return f"rm {shlex.quote(str(folder / 'locks' / names[0]))}"
 
 
 def refused(settings: Settings, reason: str) -> BackupError:
