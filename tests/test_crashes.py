@@ -159,6 +159,7 @@ def idle(machine) -> Iterator[None]:
     yield
     drop_in.unlink()
     machine.server.run("systemctl", "daemon-reload", user="root")
+    machine.server.run("systemctl", "restart", UNIT, user="root")
     machine.server.run(*machine.script, DODEKA_START_WAIT_S="0")
     for path in damaged_files(machine):
         path.unlink()

@@ -1256,6 +1256,30 @@ class TestTheBackendWritesElsewhere:
         )
         server.sh("rm -r /tmp/copy")
 
+    @pytest.mark.parametrize("content", [None, b"SQLite format 3\0" + b"\xff" * 9000])
+    def test_one_that_has_nothing_it_could_open_is_helped_by_a_restore(self, server, content):
+        """It stays up without its database, as a server with other pages would."""
+        drop_in = server.path(f"/etc/systemd/system/{UNIT}.service.d/idle.conf")
+        drop_in.parent.mkdir(exist_ok=True)
+        drop_in.write_text("[Service]\nExecStart=\nExecStart=/bin/sleep infinity\n")
+        server.run("systemctl", "daemon-reload", user="root")
+        server.run("systemctl", "restart", UNIT, user="root")
+        try:
+            server.sh(f"rm {DEMO}*")
+            if content:
+                server.path(DEMO).write_bytes(content)
+                server.run("chown", "backend:", str(DEMO), user="root")
+            make(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1")
+            assert users(server, DEMO) == 30
+            refused = make(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1", check=False)
+            assert (
+                f"{self.SAID.replace(chr(92), '')}no database at all; nothing was changed" in refused.stderr
+            )
+        finally:
+            drop_in.unlink()
+            server.run("systemctl", "daemon-reload", user="root")
+            server.sh(f"rm -f {DEMO.parent}/*.damaged-*")
+
     def test_one_that_has_been_started_a_moment_ago(self, server):
         """It takes some seconds before it opens anything."""
         drop_in = server.path(f"/etc/systemd/system/{UNIT}.service.d/slow.conf")

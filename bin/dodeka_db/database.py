@@ -292,6 +292,19 @@ def _count(connection: sqlite3.Connection, table: str) -> int | None:
                 raise
 
 
+def is_damaged(path: Path) -> bool:
+    """Whether the file at `path` is missing or so damaged that nobody can open it as a database; its rows are not read."""
+    try:
+        read_header(path)
+        with _opened(path, "mode=ro", f"database {path}") as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except NotWhole:
+        return True
+    except BackupError:
+        pass  # in use, or not ours to read: somebody can
+    return False
+
+
 def match_journal_mode(staged: Path, live: Path) -> None:
     """Give `staged` the journal mode of `live`, the backend's own (WAL) where that is no database. Raises BackupError."""
     try:

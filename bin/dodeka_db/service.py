@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dodeka_db import command, processes
+from dodeka_db import command, database, processes
 from dodeka_db.errors import BackupError, ServiceError
 from dodeka_db.settings import Environment, Settings
 
@@ -122,7 +122,7 @@ class Service:
     def strays_from(self, live: Path) -> str:
         """What is wrong where the unit is active and does not have the database `live` open; empty if nothing, or if we may not see.
 
-        Raises ServiceError.
+        A unit that has no database open, because `live` is none that it could open, writes nowhere. Raises ServiceError.
         """
         now = self.look() if self.managed else None
         if not now or not now.is_active or not now.process:
@@ -132,6 +132,8 @@ class Service:
             group = processes.group(now.process)
             opened = [processes.databases(process) for process in group]
             if None in opened or any(processes.has_open(process, live) for process in group):
+                return ""
+            if not any(opened) and database.is_damaged(live):
                 return ""
             if time.monotonic() < deadline:
                 time.sleep(POLL_S)
