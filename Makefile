@@ -19,6 +19,8 @@ ARGS ?=
 # which Debian make test-in makes, and as whom it runs the tests there: root, user, or one after the other
 SUITE ?= trixie
 AS ?=
+# 1 for systemd's timers in place of the crontab
+TIMERS ?=
 # the answer to the questions of init, restore, undo and install, given beforehand
 YES ?=
 
@@ -61,7 +63,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, OFFSITE=1, NAME=<who>, HTML=1,'
-	@echo '  YES=1, CONFIG=<settings file>, ARGS=<of restic>'
+	@echo '  YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>'
 
 .PHONY: try
 try: setup ## see it work: a backup, an accident and a restore in sandbox/
@@ -83,9 +85,16 @@ init: ## make the password file and the restic repository
 	@bin/dodeka-db-init.py $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: install
-install: setup ## on the server: crontab, log folder, logrotate
-	@bin/install-packages.sh "$(PYTHON)" cron logrotate
-	@bin/dodeka-install.py $(YES_FLAG)
+install: ## as root: a user of its own for the backups, with all that they need; TIMERS=1: no crontab
+	@bin/check-clone.sh
+	@NO_SUDO=1 bin/install-packages.sh "$(PYTHON)" restic sudo cron logrotate $(if $(TIMERS),polkitd)
+	@bin/install-venv.sh "$(PYTHON)"
+	@bin/dodeka-install.py $(YES_FLAG) $(if $(TIMERS),--timers)
+
+.PHONY: uninstall
+uninstall: ## take back what install has made; what holds data stays
+	@bin/check-clone.sh
+	@bin/dodeka-install.py --uninstall
 
 .PHONY: backup
 backup: ## take a snapshot of ENV now
@@ -167,7 +176,7 @@ bench: setup test-packages .venv/.bench ## beside the documented pipeline: docs/
 .PHONY: test-packages
 test-packages:
 	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
-		rclone openssh-server acl attr e2fsprogs exfat-fuse exfatprogs
+		rclone openssh-server polkitd acl attr e2fsprogs exfat-fuse exfatprogs
 
 .venv/.tests: tests/requirements.txt | venv
 	@.venv/bin/python -m pip install --quiet --require-hashes -r $<

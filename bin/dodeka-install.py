@@ -1,80 +1,29 @@
 #!/usr/bin/python3
-"""Install what runs by itself on the server: log folder, logrotate, crontab (make install). Safe to repeat."""
+"""Set the server up for the backups, as root with a user of their own (make install), or take that back (make uninstall)."""
 
 import os
-import shlex
 from collections.abc import Sequence
-from datetime import datetime
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import command, console, installed, settings, staging
-from dodeka_db.errors import SetupError
-from dodeka_db.installed import LOG_FOLDER, LOGROTATE, SERVER_ROOT
-from dodeka_db.settings import ROOT, Settings
+from dodeka_db import console, install
+from dodeka_db.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = console.parser(__doc__, 7)
     parser.add_argument("--yes", action="store_true", help="replace a crontab that holds other lines unasked")
+    parser.add_argument("--timers", action="store_true", help="systemd's timers in place of the crontab")
+    parser.add_argument("--uninstall", action="store_true", help="take back what this has installed")
     arguments = parser.parse_args(argv)
-    if not SERVER_ROOT.is_dir() or SERVER_ROOT.resolve() != ROOT:
-        raise SetupError(
-            f"this is {ROOT}, but the crontab runs the scripts in {SERVER_ROOT}",
-            f"clone this repository to {SERVER_ROOT} and run 'make install' there",
-        )
-    here = settings.load()
-    _install_log_folder()
-    _install_logrotate()
-    _install_crontab(here, arguments.yes)
+    if arguments.uninstall:
+        install.uninstall()
+    elif os.geteuid() == 0:
+        install.own_user(arguments.timers)
+    elif arguments.timers:
+        raise UsageError("timers are root's to install", "sudo make install TIMERS=1, from a clone of root's")
+    else:
+        install.one_user(arguments.yes)
     return 0
-
-
-def _install_log_folder() -> None:
-    if LOG_FOLDER.is_dir():
-        print(f"log folder {LOG_FOLDER}: there already")
-        return
-    print(f"log folder: mkdir {LOG_FOLDER}")
-    try:
-        LOG_FOLDER.mkdir(mode=0o755)
-        LOG_FOLDER.chmod(0o755)
-    except OSError as error:
-        raise SetupError(f"{LOG_FOLDER} cannot be made: {error.strerror}", "run this as backend") from error
-
-
-def _install_logrotate() -> None:
-    if installed.logrotate_is_installed():
-        print(f"logrotate {LOGROTATE}: there already")
-        return
-    sudo = () if os.geteuid() == 0 else ("sudo",)
-    files = (str(installed.LOGROTATE_SHIPPED), str(LOGROTATE))
-    _show_and_run("logrotate", *sudo, "install", "-o", "root", "-g", "root", "-m", "644", *files)
-
-
-def _install_crontab(here: Settings, yes: bool) -> None:
-    shipped = installed.CRONTAB
-    there = installed.crontab()
-    if there == shipped.read_text():
-        print("crontab: there already")
-        return
-    ours = shipped.read_text().splitlines()
-    others = [line for line in there.splitlines() if line.strip() and line not in ours]
-    if others:
-        print("crontab: these lines of yours are not in the shipped one and would go:")
-        print("".join(f"    {line}\n" for line in others), end="", flush=True)
-        if not yes:
-            console.confirm("Replace the crontab?")
-    if there:
-        kept = staging.state_folder(here) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
-        kept.write_text(there)
-        print(f"crontab: the old one is kept as {kept}")
-    _show_and_run("crontab", "crontab", str(shipped))
-
-
-def _show_and_run(what: str, *words: str) -> None:
-    print(f"{what}: {shlex.join(words)}", flush=True)
-    done = command.run(*words)
-    if done.exit_code:
-        raise SetupError(f"'{shlex.join(words)}' failed: {done.failure}", "fix that, then run this again")
 
 
 if __name__ == "__main__":

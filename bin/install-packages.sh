@@ -1,6 +1,7 @@
 #!/bin/sh
 # usage: install-packages.sh PYTHON PACKAGE...
-# Installs the Debian packages among PACKAGE that are missing; silent and quick when none is. Checks PYTHON.
+# Installs the Debian packages among PACKAGE that are missing, with sudo unless NO_SUDO is set; silent and quick when none
+# is. Checks PYTHON.
 # In sh, for it runs before there is a Python to rely on.
 set -eu
 
@@ -19,6 +20,7 @@ is_there() {
         restic) command -v "${RESTIC:-restic}" || PATH=/home/backend/.local/bin command -v restic ;;
         cron) command -v crontab && test -x /usr/sbin/cron ;;
         logrotate) test -x /usr/sbin/logrotate ;;
+        polkitd) test -x /usr/lib/polkit-1/polkitd ;;
         systemd) test -x /lib/systemd/systemd ;;
         openssh-server) test -x /usr/sbin/sshd ;;
         acl) command -v setfacl ;;
@@ -47,8 +49,8 @@ if ! command -v apt-get >/dev/null; then
 fi
 sudo=
 if [ "$(id -u)" != 0 ]; then
-    sudo=sudo
-    command -v sudo >/dev/null || fail "please install as root: apt-get install$missing"
+    sudo=/usr/bin/sudo # not what somebody may have put before it on PATH
+    [ -z "${NO_SUDO:-}" ] && [ -x $sudo ] || fail "please install as root: apt-get install$missing"
 fi
 # only the tests start an sshd, on loopback: none is to listen on this machine for that
 sshd_stays_off=

@@ -43,6 +43,7 @@ for unit in systemd-tmpfiles-setup.service systemd-tmpfiles-setup-dev.service sy
     ln -sf /dev/null "$units/$unit"
 done
 printf '[Unit]\\nDefaultDependencies=no\\nRequires=dbus.socket\\nAfter=dbus.socket\\n' > "$units/dodeka-test.target"
+mount --make-rshared "$root" # as systemd has it after a boot: by that it hands credentials over
 echo dodeka > "$root/etc/hostname"
 printf '127.0.0.1 localhost dodeka\\n' > "$root/etc/hosts"
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test \\

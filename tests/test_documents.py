@@ -155,7 +155,7 @@ def test_the_retention():
 
 def test_the_schedule():
     """The shipped crontab, the page and what the code takes for due are the same."""
-    lines = {line.split(None, 5)[5]: line.split()[:5] for line in installed.jobs()}
+    lines = {job.line.split(None, 5)[5]: list(job.when) for job in installed.ONE_USER.jobs}
     scheduled = {command.split()[1]: when for command, when in lines.items() if "cron.sh" in command}
     assert scheduled == {"production": ["*/12", *"****"], "demo": ["6-59/12", *"****"]}
     every = int(schedule.BACKUP_EVERY.total_seconds() / 60)

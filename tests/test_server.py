@@ -54,9 +54,8 @@ def server(tmp_path_factory):
 
 
 def allow_sudo(server: Server, *more: str) -> None:
-    """The rules that BACKUP.md gives, and `more`."""
-    (rules,) = re.findall(r"```sudoers\n(.*?)```", (ROOT / "BACKUP.md").read_text(), re.DOTALL)
-    server.path(SUDOERS).write_text("\n".join([*(line.strip() for line in rules.splitlines()), *more, ""]))
+    """The shipped rules, and `more`."""
+    server.path(SUDOERS).write_text("\n".join([installed.ONE_USER.sudoers, *more, ""]))
     server.path(SUDOERS).chmod(0o440)
 
 
@@ -1064,23 +1063,22 @@ def test_the_backup_volume_is_not_mounted(server):
 
 
 class TestInstall:
-    @pytest.fixture(autouse=True)
-    def _allowed(self, server):
-        allow_sudo(server, "backend ALL=(root) NOPASSWD: /usr/bin/install")
-        yield
-        allow_sudo(server)
+    """As the web service's user; with a user of its own: test_own_user.py."""
 
-    def test_it_says_what_it_does_and_can_be_repeated(self, server):
+    def test_it_does_what_it_can_and_says_what_an_administrator_types(self, server):
         server.run("crontab", "-r", check=False)
         server.sh("rm -r /home/backend/log")
         server.sh("rm -f /etc/logrotate.d/dodeka-backup", user="root")
         first = make(server, "install").stdout
         assert f"crontab: crontab {PROJECT}/deploy/dodeka_crontab" in first
         assert "log folder: mkdir /home/backend/log" in first
-        assert "logrotate: sudo install" in first
+        assert "an administrator types 'sudo editor /etc/logrotate.d/dodeka-backup', and these lines:" in first
         assert server.run("crontab", "-l").stdout == (ROOT / "deploy/dodeka_crontab").read_text()
+        shown = [line.partition("     ")[2] for line in first.splitlines() if "     " in line]
+        written = "\n".join(shown[: shown.index("}") + 1]) + "\n"
+        server.path("/etc/logrotate.d/dodeka-backup").write_text(written)
         second = make(server, "install").stdout
-        assert second.count("there already") == 3 and second.count("\n") == 3
+        assert second.count("there already") == 3 and "types" not in second
 
     def test_a_crontab_with_other_lines_is_not_replaced_unasked(self, server):
         other = "0 4 * * * /usr/bin/true # mine\n"
@@ -1094,9 +1092,17 @@ class TestInstall:
         kept = server.sh("cat ~/.local/state/dodeka-backup/crontab-*")
         assert "/usr/bin/true # mine" in kept
 
+    def test_uninstall_takes_its_own_lines_and_no_others(self, server):
+        other = "0 4 * * * /usr/bin/true # mine"
+        server.run("crontab", "-", stdin=(ROOT / "deploy/dodeka_crontab").read_text() + other + "\n")
+        said = make(server, "uninstall").stdout
+        assert server.run("crontab", "-l").stdout.strip() == other
+        assert "an administrator types, where these are: sudo rm -f /etc/sudoers.d/dodeka-backup" in said
+        assert server.path("/mnt/backup/restic/config").exists()
+
     def test_logrotate_takes_its_file(self, server):
-        make(server, "install", stdin="yes\n")
-        server.sh("echo old > /home/backend/log/backup.log")
+        server.path("/etc/logrotate.d/dodeka-backup").write_text(installed.ONE_USER.logrotate)
+        server.sh("mkdir -p /home/backend/log; echo old > /home/backend/log/backup.log")
         server.run("/usr/sbin/logrotate", "--force", "/etc/logrotate.d/dodeka-backup", user="root")
         names = sorted(path.name for path in server.path("/home/backend/log").iterdir())
         assert any(name.startswith("backup.log.1") for name in names), names
@@ -1110,6 +1116,10 @@ class TestInstall:
         assert done.returncode == 6
         assert "but the crontab runs the scripts in /home/backend/dodeka" in done.stderr
 
+    def test_timers_are_root_s(self, server):
+        done = make(server, "install", "TIMERS=1", check=False)
+        assert done.returncode == 2 and "timers are root's to install" in done.stderr
+
 
 # the last line of the log that each of the shipped lines leaves
 ENDS = {
@@ -1119,19 +1129,20 @@ ENDS = {
     "verify.py production": r"production done: snapshot [0-9a-f]{8} \(zst\) of .* is a whole database, [\d.]+ s",
     "check.py": r"both done: no errors, [\d.]+ s",
 }
+LINES = [job.line for job in installed.ONE_USER.jobs]
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
 
 
 class TestCron:
     def test_every_line_appends_to_the_log(self):
-        assert len(installed.jobs()) == len(ENDS)
-        for line in installed.jobs():
+        assert len(LINES) == len(ENDS)
+        for line in LINES:
             assert line.endswith(" >> /home/backend/log/backup.log 2>&1")
 
     @pytest.mark.parametrize("job", ENDS)
     def test_each_line_under_cron_s_own_environment(self, server, job):
         server.run("crontab", str(PROJECT / "deploy/dodeka_crontab"))
-        (line,) = [line for line in installed.jobs() if f"dodeka-db-{job} >>" in line]
+        (line,) = [line for line in LINES if f"dodeka-db-{job} >>" in line]
         assert line in server.run("crontab", "-l").stdout.splitlines()
         command = line.split(None, 5)[5]
         log = server.path("/home/backend/log/backup.log")
@@ -1152,7 +1163,7 @@ class TestCron:
 
         So all five start at once, and wait for each other.
         """
-        lines = ["* * * * * " + line.split(None, 5)[5] for line in installed.jobs()]
+        lines = ["* * * * * " + line.split(None, 5)[5] for line in LINES]
         log = server.path("/home/backend/log/backup.log")
         server.sh("true > /home/backend/log/backup.log")
         # a run that finds its next one due a minute later would not wait for the four others for longer

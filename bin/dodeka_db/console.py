@@ -9,9 +9,9 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
-from dodeka_db import interrupts
+from dodeka_db import interrupts, places
 from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_line
-from dodeka_db.settings import ENVIRONMENTS
+from dodeka_db.settings import ENVIRONMENTS, ROOT
 
 if TYPE_CHECKING:  # not every script needs what these import
     from dodeka_db.backup import Taken
@@ -42,6 +42,7 @@ def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     log.setLevel(logging.INFO)
     try:
+        places.check_owner([ROOT])
         code = main(None)
         sys.stdout.flush()
         return code
@@ -142,7 +143,8 @@ def describe(change: "Change") -> str:
     if origin.environment != target.name:
         lines.append(f"{origin.environment.upper()}'S DATA GOES TO {target.name.upper()}.")
     lines.append(f"This goes {_back(origin.time)} ({origin.time.astimezone():%A %d %B %Y %H:%M}).")
-    lines.append(f"It puts {origin.shown} in the place of {target.database}:")
+    link = f", to which {target.database} links" if target.live != target.database else ""
+    lines.append(f"It puts {origin.shown} in the place of {target.live}{link}:")
     lines += [f"  {line}" for line in _differences(change)]
     if change.fixed:
         lines.append(f"Its indexes were damaged, and are rebuilt: {change.fixed}")

@@ -44,8 +44,8 @@ def check_answers(places: Iterable[Path]) -> None:
 def check_owner(places: Iterable[Path]) -> None:
     """Raise SetupError for root where one of `places` belongs to another user: what root writes, that user could not read.
 
-    Of a file its folder counts; of a place that is missing the nearest folder above it, in which it would be made. One that
-    does not answer is left to check_answers(). Changes nothing.
+    Of a file its folder counts, and every link on the way there; of a place that is missing the nearest folder above it, in
+    which it would be made. One that does not answer is left to check_answers(). Changes nothing.
     """
     if os.geteuid() != 0:
         return
@@ -57,10 +57,11 @@ def check_owner(places: Iterable[Path]) -> None:
         folder = Path(os.path.realpath(place))
         while not os.path.isdir(folder):
             folder = folder.parent
-        if owner := folder.stat().st_uid:
-            raise SetupError(
-                f"{folder} belongs to {user_name(owner)}, not to root", f"run this as {user_name(owner)}"
-            )
+        for path in (folder, *(part for part in (place, *place.parents) if part.is_symlink())):
+            if owner := path.lstat().st_uid:
+                raise SetupError(
+                    f"{path} belongs to {user_name(owner)}, not to root", f"run this as {user_name(owner)}"
+                )
 
 
 def user_name(user: int) -> str:

@@ -17,7 +17,7 @@ def that_have_open(file: Path) -> list[str]:
     to root of all, to others of their own processes (https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html).
     """
     try:
-        if _is_alone(file):
+        if is_alone(file):
             return []
         wanted = file.stat()
     except FileNotFoundError:
@@ -28,7 +28,7 @@ def that_have_open(file: Path) -> list[str]:
         if any(os.path.samestat(opened, wanted) for opened in _open_files(process))
     ]
     others = [f"{_name(process)} (process {process})" for process in holders if process != os.getpid()]
-    return others if holders or _is_alone(file) is not False else [UNSEEN]
+    return others if holders or is_alone(file) is not False else [UNSEEN]
 
 
 def has_open(process: int, file: Path) -> bool:
@@ -75,8 +75,8 @@ def _control_group(process: int) -> str:
         return ""  # it has ended
 
 
-def _is_alone(file: Path) -> bool | None:
-    """Whether nobody has `file` open, not even we; None where the kernel does not tell.
+def is_alone(file: Path) -> bool | None:
+    """Whether nobody has `file` open, not even we; None where the kernel does not tell. Raises OSError.
 
     It gives a write lease to the owner of a file that nobody has open (https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html).
     """

@@ -86,6 +86,8 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
     service = services.of(settings, target)
     service.check()
     live = target.live
+    if target.database.is_symlink():
+        _check_link(target.database, live)
     if stray := service.strays_from(live):
         raise ServiceError(f"{stray}; nothing was changed", "save that first: BACKUP.md, 'Written elsewhere'")
     state, doing = staging.state_folder(settings), f"restore of {target.name}"
@@ -102,6 +104,17 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
                 raise DatabaseError(f"{live} was replaced by another restore meanwhile", "look again")
             _put_in_place(settings, service, change, staged)
     recovery.fail_if_down(down)
+
+
+def _check_link(link: Path, live: Path) -> None:
+    """Raise DatabaseError unless the `link` leads to a database: whoever may set it could have any file replaced."""
+    try:
+        database.read_header(live)
+    except DatabaseError as error:
+        raise DatabaseError(
+            f"{link} links to {live}, which is no database ({error.message})",
+            "put that link right; nothing was changed",
+        ) from error
 
 
 def _from_snapshot(repository: Repository, target: Environment, snapshot: Snapshot) -> Origin:

@@ -1,6 +1,7 @@
 """Who may do what with a file: its owner, group, mode, access control list and extended attributes."""
 
 import os
+import pwd
 import stat
 import struct
 from collections.abc import Iterator, Mapping
@@ -55,11 +56,15 @@ class Rights:
         )
 
     def own(self, path: Path) -> None:
-        """Give the file at `path` this owner and group, and these attributes, but nobody a right yet. Raises OSError."""
+        """Give the file at `path` this owner and group, and these attributes, but nobody a right yet. Raises OSError.
+
+        Only root may give a file away. So it stays ours where its group gives the owner the same right to it.
+        """
         with _opened(path) as file:
             status = os.fstat(file)
-            if (status.st_uid, status.st_gid) != (self.owner, self.group):
-                os.fchown(file, self.owner, self.group)
+            owner = status.st_uid if os.geteuid() and self._group_serves_owner() else self.owner
+            if (status.st_uid, status.st_gid) != (owner, self.group):
+                os.fchown(file, owner, self.group)
             for name, value in self.attributes.items():
                 try:
                     os.setxattr(file, name, value)
@@ -82,6 +87,15 @@ class Rights:
                 stat.S_IMODE(os.fstat(file).st_mode) != mode
             ):  # some file systems have one mode for all, and refuse
                 os.fchmod(file, mode)
+
+    def _group_serves_owner(self) -> bool:
+        """Whether the owner is in the group, and the group may do all that the owner may."""
+        try:
+            groups = os.getgrouplist(pwd.getpwuid(self.owner).pw_name, pwd.getpwuid(self.owner).pw_gid)
+        except KeyError:  # a user whom this machine does not know
+            return False
+        allowed = self.entries[_GROUP_OBJ, _NO_ID] & self.entries.get((_MASK, _NO_ID), _ALL)
+        return self.group in groups and not self.entries[_USER_OBJ, _NO_ID] & ~allowed
 
     def _permits(self, entry: Entry, asked: "Rights") -> int:
         """What the user or group that `entry` of the rights `asked` is about may do here."""

@@ -131,7 +131,9 @@ class Service:
         while not processes.has_open(now.process, live):
             group = processes.group(now.process)
             opened = [processes.databases(process) for process in group]
-            if None in opened or any(processes.has_open(process, live) for process in group):
+            if any(processes.has_open(process, live) for process in group):
+                return ""
+            if None in opened and not _nobody_has(live):  # another user's processes
                 return ""
             if not any(opened) and database.is_damaged(live):
                 return ""
@@ -140,7 +142,9 @@ class Service:
                 continue
             if self.look().process != now.process:
                 return ""
-            others = sorted({name for names in opened for name in names})
+            if None in opened:
+                return f"{self.unit} does not have {live} open"
+            others = sorted({name for names in opened for name in names or ()})
             return f"{self.unit} does not have {live} open, but {', '.join(others) or 'no database at all'}"
         return ""
 
@@ -299,8 +303,12 @@ class Service:
 
     def _write_mark(self, now: Condition) -> None:
         try:
-            self._mark.write_text(f"{now.invocation}\n")
-            self._mark.chmod(0o644)  # another user's run reads it
+            # a file of ours: who owns the folder may have put a link there
+            self._mark.unlink(missing_ok=True)
+            file = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(file, "w") as opened:
+                opened.write(f"{now.invocation}\n")
+                os.fchmod(file, 0o644)  # another user's run reads it
         except OSError as error:
             raise BackupError(
                 f"{self._mark} cannot be written: {error.strerror}", "nothing was changed"
@@ -341,6 +349,13 @@ def of(settings: Settings, environment: Environment) -> Service:
     """The service of an environment."""
     live = environment.live
     return Service(environment.unit, settings.systemctl, live.with_name(f"{live.name}.stopped"))
+
+
+def _nobody_has(file: Path) -> bool:
+    try:
+        return bool(processes.is_alone(file))
+    except OSError:
+        return False
 
 
 def _health_problem(url: str) -> str:

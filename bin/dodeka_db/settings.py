@@ -218,18 +218,20 @@ def _shown(name: str, value: str, variables: Mapping[str, str]) -> str:
     return _masked(value, variables)
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
+def load(environ: Mapping[str, str] | None = None, whose: bool = True) -> Settings:
     """Read the settings file (DODEKA_BACKUP_ENV names another one) and the environment, which wins.
 
     But for where things are, which the environment cannot set otherwise than the file. Raises SetupError for that, for a
     file that cannot be read or understood, for a name that is none of ours, for a value that makes no sense, and for root where
-    something of all this belongs to another user.
+    something of all this belongs to another user: not with `whose` False, for make install, which gives it to its owner.
     """
     environ = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     named = environ.get("DODEKA_BACKUP_ENV")
     _check_names(environ, "the environment", ("DODEKA_BACKUP_ENV", "HOME"))
     home = _path("HOME", environ, Path(_home()))
     file = Path(os.path.expanduser(named)) if named else SETTINGS_FILE
+    if whose:
+        places.check_owner([file])
     from_file = _read(file, home) if named or file.exists() else {}
     _check_names(from_file, f"settings file {file}")
     _check_places(environ, from_file, file)
@@ -247,6 +249,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         values.get("RESTIC_PASSWORD") or values.get("RESTIC_PASSWORD_COMMAND")
     ):
         password_file = _path("RESTIC_PASSWORD_FILE", values, Path("/mnt/backup/.restic-password"))
+        password_file = _handed_over("restic-password", password_file, environ)
     variables = {
         **{name: value for name, value in values.items() if not _KEPT_FROM_RESTIC.fullmatch(name)},
         "HOME": str(home),
@@ -273,7 +276,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     settings = replace(settings, variables={**variables, "TMPDIR": str(settings.staging)})
     _check_address("RESTIC_REPOSITORY", repository)
     settings = replace(settings, offsite=_offsite(settings, values, home))
-    places.check_owner([*settings.places, *(settings.offsite.places if settings.offsite else ())])
+    if whose:
+        places.check_owner([*settings.places, *(settings.offsite.places if settings.offsite else ())])
     return settings
 
 
@@ -291,6 +295,7 @@ def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Setti
             "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY", "a second copy needs a place of its own"
         )
     password_file = _path("OFFSITE_PASSWORD_FILE", values, home / ".restic-offsite-password")
+    password_file = _handed_over("offsite-password", password_file, values)
     settings = replace(settings.opened_with(password_file), state=settings.state / "offsite")
     return replace(
         settings,
@@ -303,6 +308,15 @@ def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Setti
         retains=retention == "same",
         is_offsite=True,
     )
+
+
+def _handed_over(name: str, file: Path, environ: Mapping[str, str]) -> Path:
+    """Where systemd has put the password in `file` for a unit (LoadCredential=), else `file`.
+
+    https://systemd.io/CREDENTIALS/
+    """
+    handed_over = Path(environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / name
+    return handed_over if handed_over.is_file() and handed_over.read_bytes().strip() else file
 
 
 def _check_names(values: Mapping[str, str], where: str, others: Iterable[str] = ()) -> None:

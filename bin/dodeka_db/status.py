@@ -3,6 +3,7 @@
 Looks only: takes no lock, on this machine or in the repository, and changes nothing.
 """
 
+import os
 import shlex
 import shutil
 from collections import Counter
@@ -148,6 +149,7 @@ def _everything(settings: Settings) -> Iterator[Line]:
         yield _guarded("", "restic's locks", lambda: _restic_locks(settings, repository))
     yield _guarded("", "crontab", _crontab)
     yield _guarded("", "logrotate", _logrotate)
+    yield _guarded("", "user", lambda: _user(settings, environments))
 
 
 def _guarded(environment: str, subject: str, look_at: Callable[[], tuple]) -> Line:
@@ -458,17 +460,32 @@ def _crontab() -> tuple:
     try:
         missing = installed.missing_jobs()
     except BackupError as error:
-        return State.BAD, error.message, "make install"
+        return State.BAD, error.message, installed.here().fix
     if missing:
-        text = f"{len(missing)} of the {len(installed.jobs())} shipped lines are not in it"
-        return State.BAD, text, "make install"
+        jobs = installed.here().jobs
+        return (
+            State.BAD,
+            f"{len(missing)} of the {len(jobs)} shipped lines are not in it",
+            installed.here().fix,
+        )
     return State.WELL, "as shipped"
 
 
 def _logrotate() -> tuple:
     if not installed.logrotate_is_installed():
-        return State.BAD, f"{installed.LOGROTATE} is not as shipped", "make install"
+        return State.BAD, f"{installed.LOGROTATE} is not as shipped", installed.here().fix
     return State.WELL, "as shipped"
+
+
+def _user(settings: Settings, environments: Sequence[Environment]) -> tuple:
+    name = places.user_name(os.geteuid())
+    folders = [environment.live.parent for environment in environments]
+    if settings.systemctl and any(
+        folder.is_dir() and folder.stat().st_uid == os.geteuid() for folder in folders
+    ):
+        text = f"{name} runs the web service too: who breaks into that can read and remove all backups"
+        return State.WELL, f"{text} (BACKUP.md, 'Who can do what')"
+    return State.WELL, f"{name}"
 
 
 def _age(moment: datetime) -> str:

@@ -1,0 +1,369 @@
+"""Set a server up, and take that back: a user of its own for the backups, if root says so; else the web service's user.
+
+Every step says what it does, or that it is done already. Root follows no link and changes only what belongs to one of the
+two users: the web service's user may be somebody who has broken in.
+"""
+
+import logging
+import os
+import pwd
+import shlex
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from dodeka_db import command, console, installed, places, settings, staging, swap
+from dodeka_db.errors import SetupError
+from dodeka_db.installed import LOGROTATE, ONE_USER, OWN, OWN_HOME, OWN_USER, POLKIT, SUDOERS, WEB_USER
+from dodeka_db.settings import ENVIRONMENTS, SETTINGS_FILE, Settings
+
+log = logging.getLogger("dodeka_db")
+
+
+def one_user(yes: bool) -> None:
+    """Install what the web service's user can by itself, and say what an administrator has to do besides.
+
+    `yes` is the answer to whether a crontab with other lines is to be replaced. Raises SetupError or NotConfirmed.
+    """
+    if not ONE_USER.root.is_dir() or ONE_USER.root.resolve() != settings.ROOT:
+        raise SetupError(
+            f"this is {settings.ROOT}, but the crontab runs the scripts in {ONE_USER.root}",
+            f"clone this repository to {ONE_USER.root} and run 'make install' there",
+        )
+    here = settings.load()
+    if ONE_USER.log_folder.is_dir():
+        log.info("log folder %s: there already", ONE_USER.log_folder)
+    else:
+        log.info("log folder: mkdir %s", ONE_USER.log_folder)
+        try:
+            ONE_USER.log_folder.mkdir()
+            ONE_USER.log_folder.chmod(0o755)
+        except OSError as error:
+            raise SetupError(
+                f"{ONE_USER.log_folder} cannot be made: {error.strerror}", "run this as backend"
+            ) from error
+    _replace_crontab(here, yes)
+    if installed.logrotate_is_installed():
+        log.info("logrotate %s: there already", LOGROTATE)
+    else:
+        log.info("logrotate: an administrator types 'sudo editor %s', and these lines:", LOGROTATE)
+        for line in ONE_USER.logrotate.splitlines():
+            log.info("    %s", line)
+    log.info("a user of its own keeps the backups safe from whoever breaks into %s:", WEB_USER)
+    log.info("    BACKUP.md, 'Set up a server'")
+
+
+def _replace_crontab(here: Settings, yes: bool) -> None:
+    there = installed.crontab()
+    if there == ONE_USER.crontab:
+        log.info("crontab: there already")
+        return
+    ours = ONE_USER.crontab.splitlines()
+    others = [line for line in there.splitlines() if line.strip() and line not in ours]
+    if others:
+        log.info("crontab: these lines of yours are not in the shipped one and would go:")
+        for line in others:
+            log.info("    %s", line)
+        if not yes:
+            console.confirm("Replace the crontab?")
+    if there:
+        kept = staging.state_folder(here) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
+        kept.write_text(there)
+        log.info("crontab: the old one is kept as %s", kept)
+    _run("crontab", "crontab", str(installed.CRONTAB))
+
+
+def own_user(timers: bool) -> None:
+    """As root: make a user for the backups alone, and give it all that they need; `timers` in place of its crontab.
+
+    Raises SetupError where something is in the way, with the steps before done; all may be repeated.
+    """
+    web = _user(WEB_USER)
+    if not web:
+        raise SetupError(
+            f"there is no user {WEB_USER}", "the web service, whose databases these are, comes first"
+        )
+    own = _make_user(web)
+    _write_settings(own)
+    here = settings.load({"HOME": str(OWN_HOME)}, whose=False)
+    _give_folders(here, web, own)
+    for name in ENVIRONMENTS:
+        _open_databases(here.environment(name), web, own)
+        unit = here.environment(name).unit
+        drop_in = installed.UNITS / f"{unit}.service.d" / "dodeka-backup.conf"
+        _write(
+            "unit",
+            drop_in,
+            "# what it makes, its group may read and write: the backups\n[Service]\nUMask=0007\n",
+        )
+    _write("sudo", SUDOERS, OWN.sudoers, 0o440, check=("visudo", "-cq", "-f"))
+    _write("logrotate", LOGROTATE, OWN.logrotate)
+    _take_jobs_away(WEB_USER)
+    if timers:
+        _take_jobs_away(OWN_USER)
+        _write("polkit", POLKIT, (installed.DEPLOY / "dodeka-backup.rules").read_text())
+        units = OWN.units(here)
+        for path, text in units.items():
+            _write("timer", path, text)
+        _run("units", "systemctl", "daemon-reload")
+        _run(
+            "timers",
+            "systemctl",
+            "enable",
+            "--now",
+            "--quiet",
+            *(path.name for path in units if path.suffix == ".timer"),
+        )
+    else:
+        _remove_timers()
+        _run("units", "systemctl", "daemon-reload")
+        if installed.crontab(OWN_USER) == OWN.crontab:
+            log.info("crontab of %s: there already", OWN_USER)
+        else:
+            _set_crontab(OWN_USER, OWN.crontab)
+    log.info(
+        "done: from now on the backups are typed as %s: sudo -iu %s, cd %s", OWN_USER, OWN_USER, settings.ROOT
+    )
+
+
+def uninstall() -> None:
+    """Take back what either of the two above has installed; what holds data stays, and is named. Raises SetupError."""
+    if os.geteuid():
+        _take_jobs_away(places.user_name(os.geteuid()))
+        log.info("an administrator types, where these are: sudo rm -f %s %s", SUDOERS, LOGROTATE)
+        return
+    _remove_timers()
+    for user in (WEB_USER, OWN_USER):
+        if _user(user):
+            _take_jobs_away(user)
+    drop_ins = [
+        installed.UNITS / f"dodeka-backend-{name}.service.d" / "dodeka-backup.conf" for name in ENVIRONMENTS
+    ]
+    for path in (SUDOERS, LOGROTATE, POLKIT, *drop_ins):
+        _remove(path)
+    for path in drop_ins:
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    _run("units", "systemctl", "daemon-reload")
+    if _user(OWN_USER):
+        log.info(
+            "this stays, for it holds data: user %s, %s, %s, %s,",
+            OWN_USER,
+            OWN_HOME,
+            OWN.log_folder,
+            SETTINGS_FILE,
+        )
+        log.info("the repository, its password and the databases, which belong to %s", OWN_USER)
+
+
+def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
+    own = _user(OWN_USER)
+    if not own:
+        words = (
+            "--system",
+            "--user-group",
+            "--create-home",
+            "--home-dir",
+            str(OWN_HOME),
+            "--shell",
+            "/bin/bash",
+        )
+        _run("user", "useradd", *words, OWN_USER)
+        own = _user(OWN_USER)
+    if web.pw_gid not in os.getgrouplist(OWN_USER, own.pw_gid):
+        _run("group", "usermod", "--append", "--groups", str(web.pw_gid), OWN_USER)
+    else:
+        log.info("user %s, of the group of %s: there already", OWN_USER, WEB_USER)
+    return own
+
+
+def _write_settings(own: pwd.struct_passwd) -> None:
+    if SETTINGS_FILE.exists():
+        log.info("settings %s: there already", SETTINGS_FILE)
+    else:
+        log.info("settings: write %s", SETTINGS_FILE)
+        SETTINGS_FILE.write_text(
+            f"# all that can be set stands in {installed.DEPLOY}/backup.env.example\n"
+            f"DODEKA_BACKEND={installed.SERVER_ROOT}/backend\n"
+        )
+    with _opened(SETTINGS_FILE, os.O_RDONLY) as file:
+        _give(file, SETTINGS_FILE, own.pw_uid, own.pw_gid, 0o600, (0, own.pw_uid))
+
+
+def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd) -> None:
+    """The folders of the log and of the volume, and what is on it."""
+    OWN.log_folder.mkdir(mode=0o750, exist_ok=True)
+    with _opened(OWN_HOME) as folder:
+        _give(folder, OWN_HOME, own.pw_uid, own.pw_gid, 0o700, (own.pw_uid,))
+    with _opened(OWN.log_folder) as folder:
+        _give(folder, OWN.log_folder, own.pw_uid, own.pw_gid, 0o750, (0, own.pw_uid))
+    repository = here.local_repository
+    if not repository:
+        return
+    if not repository.parent.is_dir():
+        raise SetupError(
+            f"folder {repository.parent} is missing", "mount the backup volume, then run this again"
+        )
+    with _opened(repository.parent) as folder:
+        if os.fstat(folder).st_uid == 0 and set(os.listdir(folder)) - {"lost+found", repository.name}:
+            raise SetupError(
+                f"{repository.parent} is root's, and holds other things than the repository",
+                f"a folder of their own for the backups: RESTIC_REPOSITORY in {SETTINGS_FILE}",
+            )
+        _give(folder, repository.parent, own.pw_uid, own.pw_gid, 0o700, (0, web.pw_uid, own.pw_uid))
+    for path in filter(None, (repository, here.password_file)):
+        if path.exists() and path.lstat().st_uid != own.pw_uid:
+            # nobody else reaches it any more: its folder is closed
+            _run("backups", "chown", "-R", "-P", "--no-dereference", f"{OWN_USER}:", str(path))
+
+
+def _open_databases(
+    environment: settings.Environment, web: pwd.struct_passwd, own: pwd.struct_passwd
+) -> None:
+    """Let the backups read and write the databases of an environment, and the web service's user go on with them."""
+    folder = environment.live.parent
+    if not folder.is_dir():
+        log.info(
+            "databases of %s: there is no %s yet; run this again when there is", environment.name, folder
+        )
+        return
+    for parent in reversed(folder.parents):
+        with _opened(parent) as opened:
+            status = os.fstat(opened)
+            let_through = stat.S_IXOTH | (stat.S_IXGRP if status.st_gid == web.pw_gid else 0)
+            if status.st_mode & let_through:
+                continue
+            if status.st_uid != web.pw_uid or status.st_gid != web.pw_gid:
+                raise SetupError(f"{parent} lets {OWN_USER} not through", f"chmod o+x {parent}")
+            _give(
+                opened,
+                parent,
+                web.pw_uid,
+                web.pw_gid,
+                stat.S_IMODE(status.st_mode) | stat.S_IXGRP,
+                (web.pw_uid,),
+            )
+    users = (web.pw_uid, own.pw_uid)
+    with _opened(folder) as opened:
+        _give(opened, folder, web.pw_uid, web.pw_gid, 0o2770, users)
+        for name in sorted(os.listdir(opened)):
+            if not name.startswith(environment.live.name):
+                continue
+            with _opened(Path(name), os.O_RDONLY | os.O_NONBLOCK, opened) as file:
+                status = os.fstat(file)
+                if stat.S_ISREG(status.st_mode):
+                    # ours: the kernel tells only the owner of a file whether somebody has it open. Journals come and go
+                    journal = name.endswith(swap.JOURNALS)
+                    _give(
+                        file,
+                        folder / name,
+                        status.st_uid if journal else own.pw_uid,
+                        web.pw_gid,
+                        0o660,
+                        users,
+                    )
+
+
+def _give(
+    descriptor: int, shown: Path, user: int, group: int, mode: int, from_users: tuple[int, ...]
+) -> None:
+    """Give an open file or folder, which belongs to one of `from_users`, to `user` and `group`, with that mode."""
+    status = os.fstat(descriptor)
+    if status.st_uid not in from_users or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
+        raise SetupError(
+            f"{shown} belongs to {places.user_name(status.st_uid)}, or has a second name",
+            "look what that is: ls -l",
+        )
+    if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) != (user, group, mode):
+        log.info("rights: %s to %s, mode %o", shown, places.user_name(user), mode)
+        os.fchown(descriptor, user, group)
+        os.fchmod(descriptor, mode)
+
+
+@contextmanager
+def _opened(
+    path: Path, flags: int = os.O_RDONLY | os.O_DIRECTORY, folder: int | None = None
+) -> Iterator[int]:
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be opened: {error.strerror}", "a link, perhaps: ls -l") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str, ...] = ()) -> None:
+    """A file of root's, by a rename; the command `check`, with its name behind, must find nothing wrong with it."""
+    if (
+        path.exists()
+        and path.read_text(errors="replace") == text
+        and stat.S_IMODE(path.stat().st_mode) == mode
+    ):
+        log.info("%s %s: there already", what, path)
+        return
+    log.info("%s: write %s", what, path)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if check:
+                _run("check", *check, file.name)
+            os.rename(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        log.info("remove %s", path)
+        path.unlink()
+
+
+def _remove_timers() -> None:
+    found = sorted(installed.UNITS.glob(f"{installed.UNIT_NAME}*.timer"))
+    if found:
+        _run("timers", "systemctl", "disable", "--now", "--quiet", *(path.name for path in found))
+    for path in (*found, *(path.with_suffix(".service") for path in found)):
+        _remove(path)
+
+
+def _take_jobs_away(user: str) -> None:
+    """Leave of the crontab of `user` what is not ours."""
+    there = installed.crontab(user)
+    ours = {line for set_up in (ONE_USER, OWN) for line in set_up.crontab.splitlines()}
+    left = [line for line in there.splitlines() if line not in ours or not line]
+    if len(left) < len(there.splitlines()):
+        log.info("crontab of %s: without the backups", user)
+        _set_crontab(user, "".join(f"{line}\n" for line in left))
+
+
+def _set_crontab(user: str, text: str) -> None:
+    if not text.strip():
+        _run("crontab", "crontab", "-u", user, "-r")
+        return
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(text)
+        file.flush()
+        _run("crontab", "crontab", "-u", user, file.name)
+
+
+def _user(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def _run(what: str, *words: str) -> None:
+    log.info("%s: %s", what, shlex.join(words))
+    done = command.run(*words)
+    if done.exit_code:
+        raise SetupError(f"'{shlex.join(words)}' failed: {done.failure}", "fix that, then run this again")
