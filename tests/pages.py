@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from server import PROJECT, Server
+from server import CLONE, Server
 
 
 def consoles(page: str) -> list[tuple[str, list[str]]]:
@@ -51,11 +51,11 @@ def section(page: str, title: str) -> str:
 def run(server: Server, page: str, typed: Mapping[str, str] = MappingProxyType({})) -> int:
     """Run every command of `page` in there, and compare what it prints; how many they were.
 
+    Those that begin with `sudo` an administrator types, the others the user of the backups.
     `typed` is what is typed for a command that shows no question.
     """
     ids: dict[str, str] = {}  # those of the page, and what they are here
-    before = f"cd {PROJECT}; "
-    environ = {"PATH": "/home/backend/.local/bin:/usr/bin:/bin"}
+    before = f"cd {CLONE}; "
     for command, lines in consoles(page):
         command = ID.sub(lambda match: ids[match[0]], command)
         if command.split()[0] in ("cd", "umask"):
@@ -64,7 +64,8 @@ def run(server: Server, page: str, typed: Mapping[str, str] = MappingProxyType({
         answers = [ANSWER.fullmatch(line) for line in lines]
         given = "".join(ids.get(answer[2], answer[2]) + "\n" for answer in answers if answer)
         expected = [answer[1] if answer else line for answer, line in zip(answers, lines, strict=True)]
-        done = server.run("sh", "-c", before + command, stdin=given or typed.get(command, ""), **environ)
+        user = "root" if command.startswith("sudo ") else "dbackup"
+        done = server.run("sh", "-c", before + command, user=user, stdin=given or typed.get(command, ""))
         assert done.stderr == "", command
         if command.startswith("make init"):
             server.make_keys_cheap()  # hundreds of starts of restic are to come

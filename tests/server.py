@@ -16,6 +16,9 @@ from ports import free_port
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path("/home/backend")
 PROJECT = HOME / "dodeka"
+# where a clone of root's is, and the home of the user that runs the backups from it
+CLONE = Path("/opt/dodeka-backup")
+OWN_HOME = Path("/var/lib/dbackup")
 
 BOOT = """
 set -eu
@@ -124,7 +127,7 @@ class Server:
         drop = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         environ = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin" if user == "root" else "/usr/bin:/bin",
-            "HOME": "/root" if user == "root" else str(HOME),
+            "HOME": {"root": "/root", "dbackup": str(OWN_HOME)}.get(user, str(HOME)),
             "LOGNAME": user,
             "SHELL": "/bin/sh",
             **variables,
@@ -146,11 +149,13 @@ class Server:
 
     def make_keys_cheap(self) -> None:
         """For the repositories that BACKUP.md has made."""
-        for repository, password, owner in (
-            ("/mnt/backup/restic", "/mnt/backup/.restic-password", "backend"),
-            ("/home/dodeka/restic", "/home/backend/.restic-offsite-password", "dodeka"),
+        for repository, password in (
+            ("/mnt/backup/restic", "/mnt/backup/.restic-password"),
+            ("/home/dodeka/restic", "/home/backend/.restic-offsite-password"),
+            ("/home/dodeka/restic", f"{OWN_HOME}/.restic-offsite-password"),
         ):
             if self.path(repository).exists() and self.path(password).exists():
+                owner = self.run("stat", "-c", "%U", repository, user="root").stdout.strip()
                 reseal(self.path(repository), self.path(password).read_text().strip())
                 self.run("chown", "-R", f"{owner}:", repository, user="root")
 
@@ -182,12 +187,13 @@ class Server:
 
     def python(self, expression: str, *, user: str = "backend") -> str:
         """The value of an expression over our modules `database`, `members` and `Path`."""
+        clone = PROJECT if self.path(PROJECT / "bin").exists() else CLONE
         code = (
-            "import sys; sys.path.insert(0, '/home/backend/dodeka/bin')\n"
+            f"import sys; sys.path.insert(0, '{clone}/bin')\n"
             "from pathlib import Path; from dodeka_db import database, members\n"
             f"print({expression})"
         )
-        return self.run(str(PROJECT / ".venv/bin/python"), "-c", code, user=user).stdout.strip()
+        return self.run(str(clone / ".venv/bin/python"), "-c", code, user=user).stdout.strip()
 
     def path(self, inside: str | Path) -> Path:
         """A path in there, as this process sees it."""
@@ -243,7 +249,15 @@ class Server:
             self.python(f"members.create(Path('{database}'), members={members})")
         self.run("systemctl", "daemon-reload", user="root")
         if restic := os.environ.get("RESTIC"):
-            bin_folder = self.path(HOME / ".local" / "bin")
-            bin_folder.mkdir(parents=True)
-            shutil.copy2(restic, bin_folder / "restic")
-            self.run("chown", "-R", "backend:", str(HOME / ".local"), user="root")
+            program = self.path("/usr/bin/restic")
+            program.unlink(missing_ok=True)
+            shutil.copy2(restic, program)
+
+    def move_to_root(self) -> None:
+        """The scripts in a clone of root's, as BACKUP.md recommends it; what `backend` has left are the databases."""
+        self.sh(
+            f"chmod 755 /opt; chmod 700 {HOME}; cp -a {PROJECT} {CLONE};"
+            f"rm -rf {CLONE}/backend; chown -R root: {CLONE}; chmod -R go-w {CLONE};"
+            f"cd {PROJECT}; rm -rf .venv bin deploy Makefile BACKUP.md requirements.txt",
+            user="root",
+        )

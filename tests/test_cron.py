@@ -439,7 +439,9 @@ class TestARunDidAllItShouldOrFailed:
     def test_a_password_file_on_a_full_disk(self, site, small_disk):
         file = small_disk / "password"
         subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/filler"], stderr=subprocess.DEVNULL)
-        done = site.run("init", "--yes", RESTIC_PASSWORD_FILE=str(file), RESTIC_REPOSITORY=str(site.folder / "new"))
+        done = site.run(
+            "init", "--yes", RESTIC_PASSWORD_FILE=str(file), RESTIC_REPOSITORY=str(site.folder / "new")
+        )
         assert done.returncode == 6
         assert f"password file {file} cannot be written: No space left on device; " in done.stderr
         assert not file.exists()

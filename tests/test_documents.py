@@ -29,10 +29,10 @@ def targets() -> list[str]:
 
 
 def test_make_s_targets():
-    mentioned = set(re.findall(r"(?:`|\$ |^)make ([a-z-]+)", BACKUP + README, re.MULTILINE))
+    mentioned = set(re.findall(r"(?:`|\$ |^|sudo )make ([a-z-]+)", BACKUP + README, re.MULTILINE))
     assert mentioned - set(targets()) == set()
     for_operators = set(targets()) - {"help", "try", "test", "test-in", "soak", "bench"}
-    assert for_operators - set(re.findall(r"(?:`|\$ )make ([a-z-]+)", BACKUP)) == set()
+    assert for_operators - set(re.findall(r"(?:`|\$ |sudo )make ([a-z-]+)", BACKUP)) == set()
 
 
 def test_the_exit_codes():
@@ -77,7 +77,8 @@ def templates() -> tuple[set[str], set[str]]:
         for node in nodes
         if isinstance(node, ast.Call) and node.args and is_failure(name_of(node.func))
     }
-    return set(map(template, nodes)) - {""}, {
+    shell = {path.read_text() for path in (ROOT / "bin").glob("*.sh")}
+    return (set(map(template, nodes)) - {""}) | shell, {
         message for message in raised if re.search(r"\w", message.replace("…", ""))
     }
 
@@ -149,6 +150,12 @@ def test_the_settings():
     assert sorted(documented) == sorted(set(names) - {"RESTIC_COMPRESSION"})
 
 
+def test_sudo_s_rules_of_one_user_for_all():
+    (shown,) = re.findall(r"```sudoers\n(.*?)```", BACKUP, re.DOTALL)
+    rules = [line for line in installed.ONE_USER.sudoers.splitlines() if not line.startswith("#")]
+    assert [line.strip() for line in shown.strip().splitlines()] == rules
+
+
 def test_the_retention():
     assert [int(row[1]) for row in rows(BACKUP, "keep")] == list(repository.RETENTION.values())
 
@@ -203,7 +210,7 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server") / "machine")
     try:
         server.run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", "/mnt/backup", user="root")
-        server.path("/etc/sudoers.d/dodeka").write_text("backend ALL=(ALL) NOPASSWD: ALL\n")
+        server.move_to_root()
         server.run("systemctl", "start", "dodeka-backend-production", "dodeka-backend-demo", user="root")
         server.start_offsite()
         yield server

@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 
 from cheap_key import reseal
-from server import HOME, PROJECT, ROOT, Server
+from server import CLONE, HOME, OWN_HOME, PROJECT, ROOT, Server
 
 if os.geteuid() != 0:
     pytest.skip("these tests need root, to start a systemd of their own", allow_module_level=True)
 
-CLONE = Path("/opt/dodeka-backup")
 DATABASES = HOME / "dodeka/backend/envs"
 DEMO = DATABASES / "demo/db.sqlite"
 UNIT = "dodeka-backend-demo"
-OWN_HOME = "/var/lib/dbackup"
 JOBS = ("production", "demo", "offsite", "verify", "check")
 
 
@@ -28,13 +26,15 @@ JOBS = ("production", "demo", "offsite", "verify", "check")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server") / "machine")
     try:
-        server.sh(
-            # a clone of root's; of the web user's project only the databases are left
-            f"cp -a {PROJECT} {CLONE}; rm -rf {CLONE}/backend; chown -R root: {CLONE}; chmod -R go-w {CLONE};"
-            f"cd {PROJECT}; rm -rf .venv bin deploy Makefile; chmod 755 /opt; chmod 700 {HOME};"
-            f"find backend -type d | xargs chmod 755; chown root: /mnt/backup; chmod 755 /mnt/backup",
-            user="root",
+        # as the shell scripts and one user for all have left it
+        server.run("make", "-C", str(PROJECT), "init", "YES=1")
+        reseal(
+            server.path("/mnt/backup/restic"), server.path("/mnt/backup/.restic-password").read_text().strip()
         )
+        server.run("chown", "-R", "backend:", "/mnt/backup", user="root")
+        server.run("make", "-C", str(PROJECT), "backup", "ENV=demo")
+        server.run("crontab", "-", stdin=(ROOT / "deploy/dodeka_crontab").read_text() + "0 4 * * * true\n")
+        server.move_to_root()
         for kind in ("service", "timer"):  # this machine was not booted, so nothing may wait for that
             drop_in = server.path(f"/etc/systemd/system/{kind}.d/test.conf")
             drop_in.parent.mkdir()
@@ -42,10 +42,6 @@ def server(tmp_path_factory):
         server.run("systemctl", "daemon-reload", user="root")
         server.run("systemctl", "start", "dodeka-backend-production", UNIT, user="root")
         install(server)
-        own(server, "init", "YES=1")
-        repository = server.path("/mnt/backup/restic")
-        reseal(repository, server.path("/mnt/backup/.restic-password").read_text().strip())
-        server.run("chown", "-R", "dbackup:", "/mnt/backup", user="root")
         server.sh(
             f"printf 'OFFSITE_REPOSITORY={OWN_HOME}/offsite\\nDODEKA_START_WAIT_S=1\\n' >> {CLONE}/deploy/backup.env",
             user="dbackup",
@@ -70,7 +66,6 @@ def own(server: Server, *words: str, check: bool = True, **options):
         *("make", "--no-print-directory", "-C", str(CLONE), *words),
         user="dbackup",
         check=check,
-        HOME=OWN_HOME,
         **options,
     )
 
@@ -97,6 +92,12 @@ def mode(server: Server, path: Path | str) -> str:
 
 
 class TestInstall:
+    def test_what_one_user_had_is_taken_over(self, server):
+        listed = own(server, "snapshots", "ENV=demo").stdout.splitlines()
+        assert len(listed) >= 3  # the heading, backend's, and one of ours
+        assert server.run("crontab", "-l").stdout.strip().splitlines()[-1] == "0 4 * * * true"
+        assert "dodeka-db" not in server.run("crontab", "-l").stdout
+
     def test_what_belongs_to_whom(self, server):
         assert mode(server, DATABASES / "demo") == "backend:backend 2770"
         assert mode(server, DEMO) == "dbackup:backend 660"
@@ -123,7 +124,7 @@ class TestInstall:
     def test_the_crontab_s_line_runs_and_logrotate_takes_its_log(self, server):
         listed = server.run("crontab", "-u", "dbackup", "-l", user="root").stdout
         (line,) = [line for line in listed.splitlines() if "cron.sh demo" in line]
-        server.run("sh", "-c", line.split(None, 5)[5], user="dbackup", HOME=OWN_HOME)
+        server.run("sh", "-c", line.split(None, 5)[5], user="dbackup")
         log = server.path("/var/log/dodeka-backup/backup.log")
         assert " demo done: snapshot " in log.read_text().splitlines()[-1]
         server.run("/usr/sbin/logrotate", "--force", "/etc/logrotate.d/dodeka-backup", user="root")

@@ -1072,7 +1072,9 @@ class TestInstall:
         first = make(server, "install").stdout
         assert f"crontab: crontab {PROJECT}/deploy/dodeka_crontab" in first
         assert "log folder: mkdir /home/backend/log" in first
-        assert "an administrator types 'sudo editor /etc/logrotate.d/dodeka-backup', and these lines:" in first
+        assert (
+            "an administrator types 'sudo editor /etc/logrotate.d/dodeka-backup', and these lines:" in first
+        )
         assert server.run("crontab", "-l").stdout == (ROOT / "deploy/dodeka_crontab").read_text()
         shown = [line.partition("     ")[2] for line in first.splitlines() if "     " in line]
         written = "\n".join(shown[: shown.index("}") + 1]) + "\n"

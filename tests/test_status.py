@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cheap_key import reseal
-from dodeka_db import growth, records, status
+from dodeka_db import growth, installed, records, status
 from dodeka_db.repository import Snapshot
 from server import PROJECT, ROOT, Server
 from sites import Site
@@ -49,6 +49,7 @@ def server(tmp_path_factory):
         )
         server.run("chown", "-R", "backend:", "/mnt/backup/restic", user="root")
         make(server, "install")
+        install_logrotate(server)
         for words in (
             ["cron", "ENV=production"],
             ["cron", "ENV=demo"],
@@ -59,6 +60,11 @@ def server(tmp_path_factory):
         yield server
     finally:
         server.stop()
+
+
+def install_logrotate(server: Server) -> None:
+    """As an administrator, who types what `make install` has printed."""
+    server.path(installed.LOGROTATE).write_text(installed.ONE_USER.logrotate)
 
 
 def make(server: Server, *words: str, **options: object) -> None:
@@ -115,7 +121,7 @@ class TestWell:
             } == everywhere
         assert {subject for where, subject in of_state(found, "well") if not where} == {
             *("restic", "password", "repository", "check", "off-site copy", "volume", "state folder", "lock"),
-            *("restic's locks", "crontab", "logrotate"),
+            *("restic's locks", "crontab", "logrotate", "user"),
         }
 
     def test_it_takes_no_lock_and_changes_nothing(self, server):
@@ -413,7 +419,12 @@ CASES = {
     "a lock of a dead restic": (kill_restic, [" restic's locks"], "left by a restic that was killed", None),
     "no crontab": (sh("crontab -u backend -r"), [" crontab"], "5 of the 5 shipped lines are not in it", None),
     "a line of the crontab is missing": (drop_line, [" crontab"], "1 of the 5 shipped lines", None),
-    "no logrotate": (sh("rm /etc/logrotate.d/dodeka-backup"), [" logrotate"], "is not as shipped", None),
+    "no logrotate": (
+        sh("rm /etc/logrotate.d/dodeka-backup"),
+        [" logrotate"],
+        "is not as shipped",
+        install_logrotate,
+    ),
 }
 
 

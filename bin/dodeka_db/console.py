@@ -9,9 +9,9 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
-from dodeka_db import interrupts, places
+from dodeka_db import interrupts
 from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_line
-from dodeka_db.settings import ENVIRONMENTS, ROOT
+from dodeka_db.settings import ENVIRONMENTS
 
 if TYPE_CHECKING:  # not every script needs what these import
     from dodeka_db.backup import Taken
@@ -42,7 +42,6 @@ def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     log.setLevel(logging.INFO)
     try:
-        places.check_owner([ROOT])
         code = main(None)
         sys.stdout.flush()
         return code

@@ -4,6 +4,7 @@ Every step says what it does, or that it is done already. Root follows no link a
 two users: the web service's user may be somebody who has broken in.
 """
 
+import grp
 import logging
 import os
 import pwd
@@ -88,7 +89,7 @@ def own_user(timers: bool) -> None:
         )
     own = _make_user(web)
     _write_settings(own)
-    here = settings.load({"HOME": str(OWN_HOME)}, whose=False)
+    here = settings.load({"HOME": str(OWN_HOME)}, check_owner=False)
     _give_folders(here, web, own)
     for name in ENVIRONMENTS:
         _open_databases(here.environment(name), web, own)
@@ -119,10 +120,12 @@ def own_user(timers: bool) -> None:
         )
     else:
         _remove_timers()
+        _remove(POLKIT)
         _run("units", "systemctl", "daemon-reload")
         if installed.crontab(OWN_USER) == OWN.crontab:
             log.info("crontab of %s: there already", OWN_USER)
         else:
+            log.info("crontab of %s: as %s", OWN_USER, installed.CRONTAB)
             _set_crontab(OWN_USER, OWN.crontab)
     log.info(
         "done: from now on the backups are typed as %s: sudo -iu %s, cd %s", OWN_USER, OWN_USER, settings.ROOT
@@ -174,7 +177,7 @@ def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
         _run("user", "useradd", *words, OWN_USER)
         own = _user(OWN_USER)
     if web.pw_gid not in os.getgrouplist(OWN_USER, own.pw_gid):
-        _run("group", "usermod", "--append", "--groups", str(web.pw_gid), OWN_USER)
+        _run("group", "usermod", "--append", "--groups", grp.getgrgid(web.pw_gid).gr_name, OWN_USER)
     else:
         log.info("user %s, of the group of %s: there already", OWN_USER, WEB_USER)
     return own
@@ -200,24 +203,36 @@ def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd
         _give(folder, OWN_HOME, own.pw_uid, own.pw_gid, 0o700, (own.pw_uid,))
     with _opened(OWN.log_folder) as folder:
         _give(folder, OWN.log_folder, own.pw_uid, own.pw_gid, 0o750, (0, own.pw_uid))
-    repository = here.local_repository
-    if not repository:
-        return
-    if not repository.parent.is_dir():
-        raise SetupError(
-            f"folder {repository.parent} is missing", "mount the backup volume, then run this again"
-        )
-    with _opened(repository.parent) as folder:
-        if os.fstat(folder).st_uid == 0 and set(os.listdir(folder)) - {"lost+found", repository.name}:
+    repository, password_file = here.local_repository, here.password_file
+    for path in filter(None, (repository, password_file)):
+        if path.is_relative_to(web.pw_dir):
             raise SetupError(
-                f"{repository.parent} is root's, and holds other things than the repository",
-                f"a folder of their own for the backups: RESTIC_REPOSITORY in {SETTINGS_FILE}",
+                f"{path} is in the home of {WEB_USER}, where nothing is safe from that user",
+                f"move it, and say where it is in {SETTINGS_FILE}",
             )
-        _give(folder, repository.parent, own.pw_uid, own.pw_gid, 0o700, (0, web.pw_uid, own.pw_uid))
-    for path in filter(None, (repository, here.password_file)):
+    if repository:
+        _give_volume(repository, password_file, web, own)
+    for path in filter(None, (repository, password_file)):
         if path.exists() and path.lstat().st_uid != own.pw_uid:
             # nobody else reaches it any more: its folder is closed
             _run("backups", "chown", "-R", "-P", "--no-dereference", f"{OWN_USER}:", str(path))
+
+
+def _give_volume(
+    repository: Path, password_file: Path | None, web: pwd.struct_passwd, own: pwd.struct_passwd
+) -> None:
+    """The folder that holds the repository, and nothing else."""
+    volume = repository.parent
+    if not volume.is_dir():
+        raise SetupError(f"folder {volume} is missing", "mount the backup volume, then run this again")
+    expected = {"lost+found", repository.name, password_file.name if password_file else ""}
+    with _opened(volume) as folder:
+        if os.fstat(folder).st_uid == 0 and set(os.listdir(folder)) - expected:
+            raise SetupError(
+                f"{volume} is root's, and holds other things than the repository",
+                f"a folder of their own for the backups: RESTIC_REPOSITORY in {SETTINGS_FILE}",
+            )
+        _give(folder, volume, own.pw_uid, own.pw_gid, 0o700, (0, web.pw_uid, own.pw_uid))
 
 
 def _open_databases(
@@ -314,7 +329,7 @@ def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str
             file.flush()
             os.fchmod(file.fileno(), mode)
             if check:
-                _run("check", *check, file.name)
+                _run("", *check, file.name)
             os.rename(file.name, path)
         except BaseException:
             os.unlink(file.name)
@@ -337,7 +352,7 @@ def _remove_timers() -> None:
 
 def _take_jobs_away(user: str) -> None:
     """Leave of the crontab of `user` what is not ours."""
-    there = installed.crontab(user)
+    there = installed.crontab("" if os.geteuid() else user)
     ours = {line for set_up in (ONE_USER, OWN) for line in set_up.crontab.splitlines()}
     left = [line for line in there.splitlines() if line not in ours or not line]
     if len(left) < len(there.splitlines()):
@@ -346,13 +361,14 @@ def _take_jobs_away(user: str) -> None:
 
 
 def _set_crontab(user: str, text: str) -> None:
+    who = () if os.geteuid() else ("-u", user)
     if not text.strip():
-        _run("crontab", "crontab", "-u", user, "-r")
+        _run("", "crontab", *who, "-r")
         return
     with tempfile.NamedTemporaryFile("w") as file:
         file.write(text)
         file.flush()
-        _run("crontab", "crontab", "-u", user, file.name)
+        _run("", "crontab", *who, file.name)
 
 
 def _user(name: str) -> pwd.struct_passwd | None:
@@ -363,7 +379,8 @@ def _user(name: str) -> pwd.struct_passwd | None:
 
 
 def _run(what: str, *words: str) -> None:
-    log.info("%s: %s", what, shlex.join(words))
+    if what:
+        log.info("%s: %s", what, shlex.join(words))
     done = command.run(*words)
     if done.exit_code:
         raise SetupError(f"'{shlex.join(words)}' failed: {done.failure}", "fix that, then run this again")

@@ -96,7 +96,9 @@ class SetUp:
         if settings.offsite:
             passwords["offsite-password"] = settings.offsite.password_file
         credentials = [
-            f"LoadCredential={name}:{file}\nSetCredential={name}:\\n" for name, file in passwords.items() if file
+            f"LoadCredential={name}:{file}\nSetCredential={name}:\\n"
+            for name, file in passwords.items()
+            if file
         ]
         # a - in front: what is not there, a volume say, does not keep the job from saying so
         places = [settings.local_repository, settings.offsite and settings.offsite.local_repository]

@@ -218,20 +218,20 @@ def _shown(name: str, value: str, variables: Mapping[str, str]) -> str:
     return _masked(value, variables)
 
 
-def load(environ: Mapping[str, str] | None = None, whose: bool = True) -> Settings:
+def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> Settings:
     """Read the settings file (DODEKA_BACKUP_ENV names another one) and the environment, which wins.
 
     But for where things are, which the environment cannot set otherwise than the file. Raises SetupError for that, for a
     file that cannot be read or understood, for a name that is none of ours, for a value that makes no sense, and for root where
-    something of all this belongs to another user: not with `whose` False, for make install, which gives it to its owner.
+    something of all this belongs to another user: not with `check_owner` False, for make install, which gives it to its owner.
     """
     environ = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     named = environ.get("DODEKA_BACKUP_ENV")
     _check_names(environ, "the environment", ("DODEKA_BACKUP_ENV", "HOME"))
     home = _path("HOME", environ, Path(_home()))
     file = Path(os.path.expanduser(named)) if named else SETTINGS_FILE
-    if whose:
-        places.check_owner([file])
+    if check_owner:
+        places.check_owner([ROOT, file])
     from_file = _read(file, home) if named or file.exists() else {}
     _check_names(from_file, f"settings file {file}")
     _check_places(environ, from_file, file)
@@ -276,7 +276,7 @@ def load(environ: Mapping[str, str] | None = None, whose: bool = True) -> Settin
     settings = replace(settings, variables={**variables, "TMPDIR": str(settings.staging)})
     _check_address("RESTIC_REPOSITORY", repository)
     settings = replace(settings, offsite=_offsite(settings, values, home))
-    if whose:
+    if check_owner:
         places.check_owner([*settings.places, *(settings.offsite.places if settings.offsite else ())])
     return settings
 

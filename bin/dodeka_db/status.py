@@ -473,7 +473,9 @@ def _crontab() -> tuple:
 
 def _logrotate() -> tuple:
     if not installed.logrotate_is_installed():
-        return State.BAD, f"{installed.LOGROTATE} is not as shipped", installed.here().fix
+        here = installed.here()
+        fix = here.fix if here.is_own else f"{here.fix} prints what an administrator puts there"
+        return State.BAD, f"{installed.LOGROTATE} is not as shipped", fix
     return State.WELL, "as shipped"
 
 
