@@ -312,6 +312,17 @@ class TestTheWebUser:
         )
 
 
+def test_root_is_refused_in_a_clone_of_somebody_s(server):
+    server.run("chown", "backend:", str(CLONE), user="root")
+    try:
+        done = server.run(
+            f"{CLONE}/bin/dodeka-db-snapshots.py", user="root", check=False, DODEKA_BACKUP_ENV="/dev/null"
+        )
+        assert done.returncode == 6 and f"{CLONE} belongs to backend, not to root" in done.stderr
+    finally:
+        server.run("chown", "root:", str(CLONE), user="root")
+
+
 @pytest.fixture(scope="module")
 def timers(server):
     yield server, install(server, "TIMERS=1").stdout

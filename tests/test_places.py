@@ -71,3 +71,25 @@ def test_the_folder_of_a_database_that_is_a_link(site):
     site.database().rename(theirs / "db.sqlite")
     site.database().symlink_to(theirs / "db.sqlite")
     is_refused(site, "restore", theirs)
+
+
+def test_a_link_of_somebody_s_on_the_way_to_what_is_root_s(site):
+    """Whoever may set it would have root write anywhere."""
+    folder = site.database("demo").parent
+    elsewhere = site.folder / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    assert site.run("backup", "demo").returncode == 0
+    os.chown(folder, SOMEBODY, SOMEBODY, follow_symlinks=False)
+    is_refused(site, "restore", folder)
+
+
+def test_the_settings_file_of_somebody(site):
+    """In a folder of its own; nothing in it counts."""
+    other = site.folder / "other"
+    other.mkdir()
+    file = other / "backup.env"
+    file.write_text("DODEKA_LOCK_WAIT_S=nonsense\n")
+    file.chmod(0o600)
+    os.chown(other, SOMEBODY, SOMEBODY)
+    is_refused(site, "backup", other, DODEKA_BACKUP_ENV=str(file))
