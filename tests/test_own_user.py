@@ -33,7 +33,9 @@ def server(tmp_path_factory):
         )
         server.run("chown", "-R", "backend:", "/mnt/backup", user="root")
         server.run("make", "-C", str(PROJECT), "backup", "ENV=demo")
-        server.run("crontab", "-", stdin=(ROOT / "deploy/dodeka_crontab").read_text() + "0 4 * * * true\n")
+        # with a line of an older version
+        old = f"33 3 * * * {PROJECT}/bin/dodeka-db-offsite.py >> {HOME}/log/backup.log 2>&1\n0 4 * * * true\n"
+        server.run("crontab", "-", stdin=(ROOT / "deploy/dodeka_crontab").read_text() + old)
         server.move_to_root()
         for kind in ("service", "timer"):  # this machine was not booted, so nothing may wait for that
             drop_in = server.path(f"/etc/systemd/system/{kind}.d/test.conf")
@@ -110,8 +112,15 @@ class TestInstall:
 
     def test_it_can_be_repeated_and_says_what_is_there(self, server):
         said = install(server).stdout
-        assert said.count("there already") == 7
+        assert said.count("there already") == 8
         assert "rights:" not in said and "write" not in said
+
+    def test_lines_of_one_s_own_in_its_crontab_stay(self, server):
+        listed = server.run("crontab", "-l", user="dbackup").stdout
+        server.run("crontab", "-", user="dbackup", stdin=f"{listed}@daily /usr/bin/true\n")
+        install(server)
+        assert server.run("crontab", "-l", user="dbackup").stdout == f"{listed}@daily /usr/bin/true\n"
+        server.run("crontab", "-", user="dbackup", stdin=listed)
 
     def test_the_real_paths(self, server):
         listed = server.run("crontab", "-u", "dbackup", "-l", user="root").stdout
@@ -146,12 +155,13 @@ class TestInstall:
 
     def test_an_ordinary_user_gets_told_and_runs_no_sudo(self, server):
         server.sh(
-            f"mkdir -p ~/.local/bin; printf '#!/bin/sh\\ntouch /tmp/ran\\n' > ~/.local/bin/sudo; chmod +x ~/.local/bin/sudo"
+            "mkdir -p ~/.local/bin; printf '#!/bin/sh\\ntouch /tmp/ran\\n' > ~/.local/bin/sudo; chmod +x ~/.local/bin/sudo"
         )
         done = server.run(
             "make", "-C", str(CLONE), "install", check=False, PATH=f"{HOME}/.local/bin:/usr/bin:/bin"
         )
-        assert done.returncode == 2 and "clone this repository to" in done.stderr
+        assert done.returncode == 2
+        assert f"an administrator types: sudo make -C {CLONE} install" in done.stderr
         assert not server.path("/tmp/ran").exists()
 
     def test_what_the_web_user_has_put_in_the_way_stops_it(self, server):

@@ -29,6 +29,11 @@ def one_user(yes: bool) -> None:
 
     `yes` is the answer to whether a crontab with other lines is to be replaced. Raises SetupError or NotConfirmed.
     """
+    if settings.ROOT.stat().st_uid == 0:
+        raise SetupError(
+            f"{settings.ROOT} is root's, and gives the backups a user of their own",
+            f"an administrator types: sudo make -C {settings.ROOT} install",
+        )
     if not ONE_USER.root.is_dir() or ONE_USER.root.resolve() != settings.ROOT:
         raise SetupError(
             f"this is {settings.ROOT}, but the crontab runs the scripts in {ONE_USER.root}",
@@ -62,8 +67,7 @@ def _replace_crontab(here: Settings, yes: bool) -> None:
     if there == ONE_USER.crontab:
         log.info("crontab: there already")
         return
-    ours = ONE_USER.crontab.splitlines()
-    others = [line for line in there.splitlines() if line.strip() and line not in ours]
+    others = [line for line in there.splitlines() if not installed.is_ours(line)]
     if others:
         log.info("crontab: these lines of yours are not in the shipped one and would go:")
         for line in others:
@@ -102,9 +106,9 @@ def own_user(timers: bool) -> None:
         )
     _write("sudo", SUDOERS, OWN.sudoers, 0o440, check=("visudo", "-cq", "-f"))
     _write("logrotate", LOGROTATE, OWN.logrotate)
-    _take_jobs_away(WEB_USER)
+    _set_jobs(WEB_USER, "")
     if timers:
-        _take_jobs_away(OWN_USER)
+        _set_jobs(OWN_USER, "")
         _write("polkit", POLKIT, (installed.DEPLOY / "dodeka-backup.rules").read_text())
         units = OWN.units(here)
         for path, text in units.items():
@@ -122,11 +126,7 @@ def own_user(timers: bool) -> None:
         _remove_timers()
         _remove(POLKIT)
         _run("units", "systemctl", "daemon-reload")
-        if installed.crontab(OWN_USER) == OWN.crontab:
-            log.info("crontab of %s: there already", OWN_USER)
-        else:
-            log.info("crontab of %s: as %s", OWN_USER, installed.CRONTAB)
-            _set_crontab(OWN_USER, OWN.crontab)
+        _set_jobs(OWN_USER, OWN.crontab)
     log.info(
         "done: from now on the backups are typed as %s: sudo -iu %s, cd %s", OWN_USER, OWN_USER, settings.ROOT
     )
@@ -135,13 +135,13 @@ def own_user(timers: bool) -> None:
 def uninstall() -> None:
     """Take back what either of the two above has installed; what holds data stays, and is named. Raises SetupError."""
     if os.geteuid():
-        _take_jobs_away(places.user_name(os.geteuid()))
+        _set_jobs(places.user_name(os.geteuid()), "")
         log.info("an administrator types, where these are: sudo rm -f %s %s", SUDOERS, LOGROTATE)
         return
     _remove_timers()
     for user in (WEB_USER, OWN_USER):
         if _user(user):
-            _take_jobs_away(user)
+            _set_jobs(user, "")
     drop_ins = [
         installed.UNITS / f"dodeka-backend-{name}.service.d" / "dodeka-backup.conf" for name in ENVIRONMENTS
     ]
@@ -350,23 +350,20 @@ def _remove_timers() -> None:
         _remove(path)
 
 
-def _take_jobs_away(user: str) -> None:
-    """Leave of the crontab of `user` what is not ours."""
-    there = installed.crontab("" if os.geteuid() else user)
-    ours = {line for set_up in (ONE_USER, OWN) for line in set_up.crontab.splitlines()}
-    left = [line for line in there.splitlines() if line not in ours or not line]
-    if len(left) < len(there.splitlines()):
-        log.info("crontab of %s: without the backups", user)
-        _set_crontab(user, "".join(f"{line}\n" for line in left))
-
-
-def _set_crontab(user: str, text: str) -> None:
+def _set_jobs(user: str, jobs: str) -> None:
+    """Have `jobs`, lines of a crontab, in the crontab of `user` in the place of those that are ours; all others stay."""
     who = () if os.geteuid() else ("-u", user)
-    if not text.strip():
+    there = installed.crontab("" if os.geteuid() else user)
+    wanted = jobs + "".join(f"{line}\n" for line in there.splitlines() if not installed.is_ours(line))
+    if wanted.split() == there.split():
+        log.info("crontab of %s: there already", user)
+        return
+    log.info("crontab of %s: %s", user, f"as {installed.CRONTAB}" if jobs else "without the backups")
+    if not wanted.strip():
         _run("", "crontab", *who, "-r")
         return
     with tempfile.NamedTemporaryFile("w") as file:
-        file.write(text)
+        file.write(wanted)
         file.flush()
         _run("", "crontab", *who, file.name)
 

@@ -5,6 +5,7 @@ its own the same files are written with other names in them.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ SUDOERS = Path("/etc/sudoers.d/dodeka-backup")
 POLKIT = Path("/etc/polkit-1/rules.d/50-dodeka-backup.rules")
 UNITS = Path("/etc/systemd/system")
 UNIT_NAME = "dodeka-backup-"
+_JOB = re.compile(r"/dodeka-db-(cron|offsite|verify|check)\.(sh|py)\b.*>> \S+/backup\.log")
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,12 @@ def crontab(user: str = "") -> str:
     if listed.exit_code and "no crontab for" not in listed.stderr:
         raise SetupError(f"the crontab cannot be read: {listed.failure}")
     return listed.stdout.decode(errors="replace")
+
+
+def is_ours(line: str) -> bool:
+    """Whether a line of a crontab is of a shipped one, this version's or an older one's, or empty."""
+    comments = (one for one in CRONTAB.read_text().splitlines() if one.startswith("#"))
+    return not line.strip() or bool(_JOB.search(line)) or line in comments
 
 
 def missing_jobs() -> list[str]:
