@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _install_log_folder() -> None:
     if LOG_FOLDER.is_dir():
-        print(f"log folder {LOG_FOLDER}: there already")
+        console.show(f"log folder {LOG_FOLDER}: there already")
         return
-    print(f"log folder: mkdir {LOG_FOLDER}")
+    console.show(f"log folder: mkdir {LOG_FOLDER}")
     try:
         LOG_FOLDER.mkdir(mode=0o755)
         LOG_FOLDER.chmod(0o755)
@@ -43,7 +43,7 @@ def _install_log_folder() -> None:
 
 def _install_logrotate() -> None:
     if installed.logrotate_is_installed():
-        print(f"logrotate {LOGROTATE}: there already")
+        console.show(f"logrotate {LOGROTATE}: there already")
         return
     sudo = () if os.geteuid() == 0 else ("sudo",)
     files = (str(installed.LOGROTATE_SHIPPED), str(LOGROTATE))
@@ -54,24 +54,24 @@ def _install_crontab(here: Settings, yes: bool) -> None:
     shipped = installed.CRONTAB
     there = installed.crontab()
     if there == shipped.read_text():
-        print("crontab: there already")
+        console.show("crontab: there already")
         return
     ours = shipped.read_text().splitlines()
     others = [line for line in there.splitlines() if line.strip() and line not in ours]
     if others:
-        print("crontab: these lines of yours are not in the shipped one and would go:")
-        print("".join(f"    {line}\n" for line in others), end="", flush=True)
+        console.show("crontab: these lines of yours are not in the shipped one and would go:")
+        console.show(*(f"    {line}" for line in others))
         if not yes:
-            console.confirm("Replace the crontab?")
+            console.confirm(["Replace the crontab?"])
     if there:
         kept = staging.state_folder(here) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
         kept.write_text(there)
-        print(f"crontab: the old one is kept as {kept}")
+        console.show(f"crontab: the old one is kept as {kept}")
     _show_and_run("crontab", "crontab", str(shipped))
 
 
 def _show_and_run(what: str, *words: str) -> None:
-    print(f"{what}: {shlex.join(words)}", flush=True)
+    console.show(f"{what}: {shlex.join(words)}")
     done = command.run(*words)
     if done.exit_code:
         raise SetupError(f"'{shlex.join(words)}' failed: {done.failure}", "fix that, then run this again")
