@@ -173,6 +173,10 @@ soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores 
 bench: setup test-packages .venv/.bench ## beside the documented pipeline: docs/bench.md (10 minutes; BENCH_LARGE=1: 1 GB too, an hour)
 	@.venv/bin/python tests/bench.py
 
+.PHONY: fuzz
+fuzz: setup test-packages .venv/.fuzz ## made-up settings, IDs, snapshots and restic's JSON, for a minute (FUZZ_EXAMPLES=200)
+	@.venv/bin/python tests/fuzz.py
+
 .PHONY: test-packages
 test-packages:
 	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
@@ -183,5 +187,9 @@ test-packages:
 	@touch $@
 
 .venv/.bench: tests/requirements-bench.txt .venv/.tests
+	@.venv/bin/python -m pip install --quiet --require-hashes -r $<
+	@touch $@
+
+.venv/.fuzz: tests/requirements-fuzz.txt .venv/.tests
 	@.venv/bin/python -m pip install --quiet --require-hashes -r $<
 	@touch $@

@@ -97,7 +97,7 @@ def _confirm_new(here: Settings, other: Settings | None, yes: bool) -> None:
         question.append(
             "If it is only out of reach now (mount its volume, correct its address), do not say yes."
         )
-        console.confirm("\n".join(question), yes)
+        console.confirm(question, yes)
 
 
 def _config_of(here: Settings, repository: Repository, made: Path | None) -> Config | None:

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.output_is_data()
 
     here = settings.load()
-    console.show(console.key_table(Repository(offsite.of(here) if arguments.offsite else here).keys()))
+    console.show(*console.key_table(Repository(offsite.of(here) if arguments.offsite else here).keys()))
     return 0
 
 

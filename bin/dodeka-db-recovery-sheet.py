@@ -31,37 +31,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.output_is_data()
 
     sections = sheet.sections(settings.load())
-    console.show(_as_html(sections) if arguments.html else _as_text(sections))
+    console.show(*(_as_html(sections) if arguments.html else _as_text(sections)))
     return 0
 
 
-def _as_text(sections: Sequence[Section]) -> str:
+def _as_text(sections: Sequence[Section]) -> list[str]:
     lines = [TITLE, f"as of {sheet.now()}"]
     for section in sections:
         lines += ["", section.title.upper()]
         lines += [f"  {name:<24} {value}" for name, value in section.entries.items()]
         lines += [f"  {line}" for line in section.commands]
     lines += ["", "BY HAND"]
-    lines += [f"  {name:<26} {'_' * 50}" for name in BLANKS]
-    return "\n".join(lines)
+    return lines + [f"  {name:<26} {'_' * 50}" for name in BLANKS]
 
 
-def _as_html(sections: Sequence[Section]) -> str:
-    parts = [f"<h1>{TITLE}</h1>", f"<p>as of {sheet.now()}</p>"]
+def _as_html(sections: Sequence[Section]) -> list[str]:
+    lines = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">']
+    lines += [f"<title>{TITLE}</title><style>", *STYLE.splitlines(), "</style></head><body>"]
+    lines += [f"<h1>{TITLE}</h1>", f"<p>as of {sheet.now()}</p>"]
     for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        lines.append(f"<h2>{html.escape(section.title)}</h2>")
         if section.entries:
-            rows = (
+            rows = [
                 f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
                 for name, value in section.entries.items()
-            )
-            parts.append(f"<table>{''.join(rows)}</table>")
+            ]
+            lines += ["<table>", *rows, "</table>"]
         if section.commands:
-            parts.append(f"<pre>{html.escape(chr(10).join(section.commands))}</pre>")
+            lines += ["<pre>", *map(html.escape, section.commands), "</pre>"]
     blanks = "".join(f'<tr><th>{name}</th><td class="blank"></td></tr>' for name in BLANKS)
-    parts.append(f"<h2>By hand</h2><table>{blanks}</table>")
-    head = f'<meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{chr(10).join(parts)}</body></html>'
+    return [*lines, f"<h2>By hand</h2><table>{blanks}</table>", "</body></html>"]
 
 
 if __name__ == "__main__":

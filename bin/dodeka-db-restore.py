@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = arguments.snapshot
     if wanted is None:
         choice = [snapshot for snapshot in snapshots if snapshot.environment == source.name]
-        print(console.table(choice, repository.sizes(choice)))
-        wanted = console.ask(f"Snapshot of {source.name} to restore (an ID, or 'latest'):")
+        shown = console.table(choice, repository.sizes(choice))
+        wanted = console.ask(*shown, f"Snapshot of {source.name} to restore (an ID, or 'latest'):")
     snapshot = resolve(origin, snapshots, source.name, wanted)  # once, before anything is changed
 
     restore(

@@ -29,11 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     sizes = repository.sizes(snapshots)
     if arguments.json:
-        console.show(
-            json.dumps([_as_json(snapshot, sizes.get(snapshot.id)) for snapshot in snapshots], indent=2)
-        )
+        described = [_as_json(snapshot, sizes.get(snapshot.id)) for snapshot in snapshots]
+        console.show(*json.dumps(described, indent=2).splitlines())
     else:
-        console.show(console.table(snapshots, sizes))
+        console.show(*console.table(snapshots, sizes))
     return 0
 
 

@@ -40,24 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise failure from error
     overall = status.overall(lines)
     if arguments.json:
-        console.show(_as_json(lines, overall))
+        console.show(*_as_json(lines, overall))
     elif arguments.prometheus:
-        console.show(_as_metrics(lines, overall))
+        console.show(*_as_metrics(lines, overall))
     else:
-        console.show(_as_text(lines, overall))
+        console.show(*_as_text(lines, overall))
     return overall
 
 
-def _as_text(lines: Sequence[Line], overall: State) -> str:
+def _as_text(lines: Sequence[Line], overall: State) -> list[str]:
     shown = [SUMMARIES[overall], ""]
     for line in lines:
         shown.append(f"{NAMES[line.state]:<4} {line.environment:<11} {line.subject:<15} {line.text}".rstrip())
         if line.fix:
             shown.append(f"{'':<32} fix: {line.fix}")
-    return "\n".join(shown)
+    return shown
 
 
-def _as_json(lines: Sequence[Line], overall: State) -> str:
+def _as_json(lines: Sequence[Line], overall: State) -> list[str]:
     described = [
         {
             "state": line.state.name.lower(),
@@ -70,10 +70,11 @@ def _as_json(lines: Sequence[Line], overall: State) -> str:
         for line in lines
     ]
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return json.dumps({"state": overall.name.lower(), "time": now, "lines": described}, indent=2)
+    page = {"state": overall.name.lower(), "time": now, "lines": described}
+    return json.dumps(page, indent=2).splitlines()
 
 
-def _as_metrics(lines: Sequence[Line], overall: State) -> str:
+def _as_metrics(lines: Sequence[Line], overall: State) -> list[str]:
     """The text format of https://prometheus.io/docs/instrumenting/exposition_formats/."""
     shown = _metric(
         "status", "0: all is well, 1: something needs attention, 2: cannot tell.", [("", overall)]
@@ -84,7 +85,7 @@ def _as_metrics(lines: Sequence[Line], overall: State) -> str:
         values = [(_labels(line), line.figures[name]) for line in lines if name in line.figures]
         if values:
             shown += _metric(name, meaning, values)
-    return "\n".join(shown)
+    return shown
 
 
 def _labels(line: Line, **more: str) -> str:

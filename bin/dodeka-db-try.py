@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _make_sandbox()
     members.create(PRODUCTION, members=400)
     members.create(DEMO, members=25, seed=2)
-    print(f"production has {members.count(PRODUCTION)} members, demo has {members.count(DEMO)}")
+    console.show(f"production has {members.count(PRODUCTION)} members, demo has {members.count(DEMO)}")
 
     _title("A repository: restic, encrypted")
     _make("init", "YES=1")  # for no volume is mounted there
@@ -41,21 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     with closing(sqlite3.connect(PRODUCTION)) as connection, connection:
         connection.execute("DELETE FROM users WHERE key > '000100'")
     lost = members.digest(PRODUCTION)
-    print(f"production has {members.count(PRODUCTION)} members left")
+    console.show(f"production has {members.count(PRODUCTION)} members left")
 
     _title("Put the newest snapshot back; the replaced database becomes a snapshot tagged pre-restore")
     _make("restore", "ENV=production", "SNAPSHOT=latest", "YES=1")
     restored = members.digest(PRODUCTION)
-    print(f"production has {members.count(PRODUCTION)} members again")
+    console.show(f"production has {members.count(PRODUCTION)} members again")
 
     _title("Clone production to demo")
     _make("restore", "ENV=demo", "FROM=production", "SNAPSHOT=latest", "YES=1")
-    print(f"demo has {members.count(DEMO)} members")
+    console.show(f"demo has {members.count(DEMO)} members")
     cloned = members.digest(DEMO)
 
     _title("Undo that: what a restore replaced is put back")
     _make("undo", "ENV=demo", "YES=1")
-    print(f"demo has {members.count(DEMO)} members again")
+    console.show(f"demo has {members.count(DEMO)} members again")
     _make("snapshots")
 
     _title("The proof: checksums over every row of every table")
@@ -67,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("demo, the clone", cloned),
         ("demo after the undo", members.digest(DEMO)),
     ):
-        print(f"  {label:<20} {digest[:16]}")
+        console.show(f"  {label:<20} {digest[:16]}")
     if not before == restored == cloned != lost or demo != members.digest(DEMO):
         raise BackupError("the data did not come back")
-    print("\nAll rows are back. Go on in the sandbox, for example:\n")
+    console.show("", "All rows are back. Go on in the sandbox, for example:", "")
     for command in (
         "make snapshots CONFIG=sandbox/backup.env",
         "make backup ENV=demo CONFIG=sandbox/backup.env",
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "make verify ENV=production CONFIG=sandbox/backup.env",
         "make restore ENV=demo CONFIG=sandbox/backup.env",
     ):
-        print(f"  {command}")
+        console.show(f"  {command}")
     return 0
 
 
@@ -97,7 +97,7 @@ def _make_sandbox() -> None:
 
 
 def _title(text: str) -> None:
-    print(f"\n== {text}", flush=True)
+    console.show("", f"== {text}")
 
 
 def _make(*words: str) -> None:
@@ -105,7 +105,7 @@ def _make(*words: str) -> None:
     keep = ("HOME", "LANG", "PATH", "RESTIC", "TERM", "USER")
     environment = {name: os.environ[name] for name in keep if name in os.environ}
     words = ("make", "--no-print-directory", *words, f"CONFIG={CONFIG.relative_to(ROOT)}")
-    print("$ " + " ".join(word for word in words if not word.startswith("--")), flush=True)
+    console.show("$ " + " ".join(word for word in words if not word.startswith("--")))
     if subprocess.run(words, env=environment, check=False).returncode:
         raise BackupError(f"'{' '.join(words)}' failed", "what it said is above")
 

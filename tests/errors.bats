@@ -250,8 +250,8 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 }
 
 @test "what a killed run left in the staging area is removed by the next one" {
-    mkdir -p "$SITE/state/staging/tmpkilled"
-    touch "$SITE/state/staging/tmpkilled/export.sqlite"
+    mkdir -p "$SITE/state/staging/dodeka-killed"
+    touch "$SITE/state/staging/dodeka-killed/export.sqlite"
     "$ROOT/bin/dodeka-db-backup.py" production
     [ -z "$(ls "$SITE/state/staging")" ]
 }

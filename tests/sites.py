@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
 from cheap_key import reseal  # noqa: E402
-from dodeka_db import members, settings  # noqa: E402
+from dodeka_db import members, settings, staging  # noqa: E402
 
 RESTIC = os.environ.get("RESTIC") or shutil.which("restic") or "restic"
 PLAIN = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
@@ -103,6 +103,10 @@ class Site:
 
     def repository_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.repository.rglob("*") if path.is_file())
+
+    def staged(self) -> list[str]:
+        """What is in the staging area besides its mark; nothing where there is no such folder yet."""
+        return [path.name for path in self.state.glob("staging/*") if path.name != staging.MARK]
 
     def snapshots(self, environment: str | None = None) -> list[dict]:
         return json.loads(self.ok("snapshots", *([environment] if environment else []), "--json"))

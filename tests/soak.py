@@ -27,6 +27,7 @@ from pathlib import Path
 import sites
 from sites import RESTIC, ROOT, Site
 
+from dodeka_db import staging
 from dodeka_db.repository import RETENTION
 from dodeka_db.settings import FORMATS
 
@@ -230,7 +231,7 @@ def main() -> int:
     verified = soak.everything_can_be_restored()
     left = list(temporary.iterdir())
     for state in (soak.site.state, soak.site.folder / "another-state"):
-        left += list((state / "staging").iterdir())
+        left += [path for path in (state / "staging").iterdir() if path.name != staging.MARK]
     left += soak.site.database().parent.glob("db.sqlite.*")
     left += [path for path in (soak.site.state / "restic-cache").glob("restic-check-*")]
     assert not left, left

@@ -17,6 +17,8 @@ from pathlib import Path
 from cheap_key import reseal
 from server import HOME, PROJECT, Server
 
+from dodeka_db import staging
+
 
 DEMO = PROJECT / "backend/envs/demo/db.sqlite"
 UNIT = "dodeka-backend-demo"
@@ -173,7 +175,7 @@ class Machine:
         return sorted(names - {"db.sqlite-wal", "db.sqlite-shm"})
 
     def staging(self) -> list[str]:
-        return [path.name for path in self.server.path(STAGING).iterdir()]
+        return [path.name for path in self.server.path(STAGING).iterdir() if path.name != staging.MARK]
 
     def newest_pre_restore(self) -> Path:
         """The newest pre-restore snapshot of demo as a database file in there; got by restic alone."""

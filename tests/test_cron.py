@@ -151,7 +151,7 @@ class TestTheLockOfThisMachine:
             os.kill(orphan, signal.SIGKILL)
         assert "waiting" not in output
         assert len(site.snapshots("production")) == 1
-        assert list((site.state / "staging").iterdir()) == []
+        assert site.staged() == []
 
     @pytest.mark.parametrize(
         "environment, at, wait_s",
@@ -422,7 +422,7 @@ class TestARunDidAllItShouldOrFailed:
         site.ok("backup", "production")
         state = {"DODEKA_STATE": str(small_disk / "state"), "RESTIC_CACHE_DIR": str(site.folder / "cache")}
         (small_disk / "state").mkdir()
-        (small_disk / "state" / "staging").mkdir()
+        (small_disk / "state" / "staging").mkdir(0o700)
         (small_disk / "state" / "lock").touch()
         subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/filler"], stderr=subprocess.DEVNULL)
         for script in ("backup", "cron"):

@@ -62,7 +62,7 @@ class TestVerify:
         )
         passed = record(site, "drill-production")
         assert passed["passed"] and passed["failed"] is None and passed["details"] == {"snapshot": newest}
-        assert list((site.state / "staging").iterdir()) == []
+        assert site.staged() == []
 
     def test_a_snapshot_by_its_id(self, site):
         site.ok("backup", "production")
@@ -124,7 +124,7 @@ class TestVerify:
         assert fingerprint(site.database().parent) == before
         bad = record(site, "drill-production")
         assert bad["passed"] == good["passed"] and words in bad["error"]
-        assert list((site.state / "staging").iterdir()) == []
+        assert site.staged() == []
         # that an older one is whole does not say that today's backups are
         site.ok("verify", "production", "--snapshot", good["details"]["snapshot"])
         assert record(site, "drill-production") == bad

@@ -248,8 +248,7 @@ def test_a_backup_that_is_asked_to_end_leaves_nothing_behind(large, format):
         said = run.communicate(timeout=20)[1]
         # before Python has its handlers a signal just ends it; behind the last step it comes too late
         assert (run.returncode, said.count("\n")) in ((143, 1), (-signal.SIGTERM, 0), (0, 0)), said
-        staging = large.state / "staging"
-        assert not staging.exists() or list(staging.iterdir()) == []
+        assert large.staged() == []
     take(large, format)  # whatever lock restic has left, where it had just begun
     assert "is a whole database" in large.ok("verify", "production")
 

@@ -127,13 +127,13 @@ def test_without_an_answer_nothing_changes(stored, arguments, answers):
     assert done.returncode == 7
     assert done.stderr.count("\n") == 1 and "nothing was changed" in done.stderr
     assert (content(stored.folder / "backend"), content(stored.repository)) == before
-    assert list((stored.state / "staging").glob("*")) == []
+    assert stored.staged() == []
 
 
 def test_nothing_is_left_behind(stored):
     stored.ok("restore", "production", "--snapshot", "latest", "--yes")
     assert beside(stored) == ["db.sqlite"]
-    assert list((stored.state / "staging").iterdir()) == []
+    assert stored.staged() == []
 
 
 def test_the_restored_database_is_in_wal_mode_with_the_old_one_s_permissions(stored):
@@ -439,8 +439,8 @@ def test_a_service_is_started_also_where_cleaning_up_fails(stored, systemctl):
     (stored.folder / "systemctl.log.state").write_text("failed\n")
     stored.database().with_name(MARK).write_text("the first\n")
     kept = stored.database().with_name("db.sqlite.pre-restore-20260101T000000Z")
-    kept.mkdir()
-    Path(f"{kept}-wal").write_bytes(b"x")
+    shutil.copy(stored.database(), kept)
+    Path(f"{kept}-wal").mkdir()
     done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=program, DODEKA_START_WAIT_S="0")
     assert done.returncode == 0 and actions(stored) == [START]
     assert "is not cleaned up yet" in done.stdout and "starting it" in done.stdout

@@ -1,4 +1,7 @@
-"""What an operator reads and types: log lines, the snapshot table, questions, and how a script ends."""
+"""What an operator reads and types: log lines, the snapshot table, questions, and how a script ends.
+
+The one place that prints. Much of it is what a database, a repository or a server says: each line goes through plain().
+"""
 
 import argparse
 import logging
@@ -10,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from dodeka_db import interrupts
-from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_line
+from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_line, plain
 from dodeka_db.settings import ENVIRONMENTS
 
 if TYPE_CHECKING:  # not every script needs what these import
@@ -19,6 +22,8 @@ if TYPE_CHECKING:  # not every script needs what these import
     from dodeka_db.restore import Change
 
 log = logging.getLogger("dodeka_db")
+# of a name or a path in a table
+MOST_LETTERS = 1000
 _environment = ""
 
 
@@ -35,6 +40,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
 
 def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
     os.umask(0o077)
+    sys.stdout.reconfigure(errors="backslashreplace")  # in a locale that has not every letter
     interrupts.install()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Formatter())
@@ -56,10 +62,10 @@ def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
         return _fail(as_line(error), BackupError.exit_code)
 
 
-def show(text: str) -> None:
+def show(*lines: str) -> None:
     """Print what was asked for; that its reader goes away (`make snapshots | head`) is no failure."""
     try:
-        print(text, flush=True)
+        print("\n".join(map(plain, lines)), flush=True)
     except BrokenPipeError:
         nobody_reads()
 
@@ -111,9 +117,9 @@ def begin(environment: str) -> None:
     _environment = environment
 
 
-def ask(question: str) -> str:
-    """The answer to `question`, from a terminal or a pipe; raises NotConfirmed where there is none."""
-    print(question, end=" ", flush=True)
+def ask(*question: str) -> str:
+    """The answer to a question of some lines, from a terminal or a pipe; raises NotConfirmed where there is none."""
+    print("\n".join(map(plain, question)), end=" ", flush=True)
     try:
         with interrupts.suspendable():
             answer = sys.stdin.readline()
@@ -128,15 +134,15 @@ def ask(question: str) -> str:
     return answer.strip()
 
 
-def confirm(question: str, yes: bool = False) -> None:
-    """Print `question`, and raise NotConfirmed unless `yes` is typed, in full, or was given beforehand."""
-    print(question, flush=True)
+def confirm(question: Sequence[str], yes: bool = False) -> None:
+    """Print the lines of `question`, and raise NotConfirmed unless `yes` is typed, in full, or was given beforehand."""
+    print("\n".join(map(plain, question)), flush=True)
     if not yes and ask("Type 'yes' to go on:") != "yes":
         raise NotConfirmed("not confirmed; nothing was changed")
 
 
-def describe(change: "Change") -> str:
-    """What a restore is about to do, and how many rows come and go."""
+def describe(change: "Change") -> list[str]:
+    """What a restore is about to do, and how many rows come and go, in lines."""
     target, origin = change.target, change.origin
     lines = []
     if origin.environment != target.name:
@@ -147,8 +153,7 @@ def describe(change: "Change") -> str:
     lines += [f"  {line}" for line in _differences(change)]
     if change.fixed:
         lines.append(f"Its indexes were damaged, and are rebuilt: {change.fixed}")
-    lines += [f"Not all is well with it: {line}" for line in change.findings.lines()]
-    return "\n".join(lines)
+    return lines + [f"Not all is well with it: {line}" for line in change.findings.lines()]
 
 
 def _back(time: datetime) -> str:
@@ -161,18 +166,18 @@ def _differences(change: "Change") -> list[str]:
         return [f"{change.problem}{kept}"]
     lines = []
     for table, then in change.then.items():
-        now = change.now.get(table)
+        now, shown = change.now.get(table), _cell(table)
         if then is None or (now is None and table in change.now):
-            lines.append(f"{table}: SQLite cannot count its rows here")
+            lines.append(f"{shown}: SQLite cannot count its rows here")
         elif now is None:
-            lines.append(f"{table}: {_counted(then, 'row')}, a table that is not there now")
+            lines.append(f"{shown}: {_counted(then, 'row')}, a table that is not there now")
         elif then != now:
             more = f"{then - now} more" if then > now else f"{now - then} fewer"
-            lines.append(f"{table}: {_counted(then, 'row')}, {more} than now")
+            lines.append(f"{shown}: {_counted(then, 'row')}, {more} than now")
     for table, now in change.now.items():
         if table not in change.then:
             has = "rows that cannot be counted" if now is None else _counted(now, "row")
-            lines.append(f"{table}: goes, a table that has {has} now")
+            lines.append(f"{_cell(table)}: goes, a table that has {has} now")
     return sorted(lines) or ["every table has as many rows as now"]
 
 
@@ -190,7 +195,7 @@ def summary(taken: "Taken") -> str:
     )
 
 
-def table(snapshots: Sequence["Snapshot"], sizes: Mapping[str, int]) -> str:
+def table(snapshots: Sequence["Snapshot"], sizes: Mapping[str, int]) -> list[str]:
     """Snapshots as lines under each other: ID, when, how long ago, size by ID (a damaged one has none), format, tags."""
     rows = [("ID", "When", "Ago", "Size", "Format", "Tags")]
     for snapshot in snapshots:
@@ -207,7 +212,7 @@ def table(snapshots: Sequence["Snapshot"], sizes: Mapping[str, int]) -> str:
     return columns(rows, "<<>><<")
 
 
-def key_table(keys: Sequence["Key"]) -> str:
+def key_table(keys: Sequence["Key"]) -> list[str]:
     """Keys as lines under each other: ID, name, host, when it was made, whether it is the one in use."""
     rows = [("ID", "Name", "Host", "Made", "")]
     rows += [
@@ -217,14 +222,19 @@ def key_table(keys: Sequence["Key"]) -> str:
     return columns(rows, "<<<<<")
 
 
-def columns(rows: Sequence[Sequence[str]], alignment: str) -> str:
-    """Rows of as many cells as `alignment` has letters, under each other: `<` on the left, `>` on the right."""
+def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
+    """Rows of as many cells as `alignment` has letters, as lines under each other: `<` on the left, `>` on the right."""
+    rows = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignment, widths, strict=True))
         for row in rows
     )
-    return "\n".join(line.rstrip() for line in lines)
+    return [line.rstrip() for line in lines]
+
+
+def _cell(text: str) -> str:
+    return plain(text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}...")
 
 
 def when(time: datetime) -> str:
@@ -258,7 +268,7 @@ def _fail(message: str, code: int) -> int:
     with suppress(OSError):  # the failure itself matters more
         sys.stdout.flush()
     prefix = "" if sys.stderr.isatty() else _stamp()
-    print(f"{prefix}{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+    print(plain(f"{prefix}{os.path.basename(sys.argv[0])}: error: {message}"), file=sys.stderr)
     return code
 
 
@@ -271,13 +281,13 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "" if sys.stdout.isatty() else _stamp()
         level = "warning: " if record.levelno == logging.WARNING else ""
-        return f"{prefix}{level}{record.getMessage()}"
+        return plain(f"{prefix}{level}{record.getMessage()}")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         prefix = "" if sys.stderr.isatty() else _stamp()
-        self.exit(2, f"{prefix}{self.prog}: error: {message} (usage: {self.prog} --help)\n")
+        self.exit(2, plain(f"{prefix}{self.prog}: error: {message} (usage: {self.prog} --help)") + "\n")
 
 
 _CHOICES = " or ".join(ENVIRONMENTS)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dodeka_db import files
 from dodeka_db.errors import BackupError, DatabaseError
 
 MAGIC = b"SQLite format 3\0"
@@ -19,6 +20,8 @@ THIS_SQLITE = f"SQLite {sqlite3.sqlite_version}"
 # of the lines that SQLite's check would find
 MOST_DEFECTS = 100
 SHOWN_DEFECTS = 3
+# an index over what a row expands to takes any amount; a row may have about a third of this
+MEMORY_BYTES = 256_000_000
 
 
 class DatabaseInUse(DatabaseError):
@@ -93,7 +96,7 @@ def read_header(path: Path, shown: str = "") -> Header:
     """
     shown = shown or f"database {path}"
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=files.regular) as file:
             head = file.read(HEADER_BYTES)
     except FileNotFoundError as error:
         raise NotWhole(
@@ -131,7 +134,7 @@ def export(source: Path, target: Path) -> None:
         try:
             connection.execute("PRAGMA synchronous=OFF")  # of the copy, which need not survive a power cut
             connection.execute("VACUUM INTO ?", (str(target),))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, MemoryError) as error:
             if not _is_of_the_database(error):
                 raise
             target.unlink(missing_ok=True)
@@ -211,7 +214,7 @@ def _check(connection: sqlite3.Connection, check: str) -> Findings:
     def rows(sql: str) -> Iterator[tuple]:
         try:
             yield from connection.execute(sql)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, MemoryError) as error:
             if _is_beyond_us(error):
                 unchecked.append(_plain(error))
             elif _is_damage(error):
@@ -244,7 +247,7 @@ def _read_through(connection: sqlite3.Connection) -> None:
         try:
             for _row in connection.execute(f"SELECT {selected or 1} FROM main.{_quoted(name)} NOT INDEXED"):
                 pass
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, MemoryError) as error:
             if not _is_beyond_us(error):
                 raise
         connection.text_factory = str
@@ -261,7 +264,7 @@ def reindex(path: Path, shown: str) -> None:
         for (name,) in indexes:
             try:
                 connection.execute(f"REINDEX main.{_quoted(name)}")
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, MemoryError) as error:
                 if not _is_of_the_database(error):
                     raise
 
@@ -285,7 +288,7 @@ def _count(connection: sqlite3.Connection, table: str) -> int | None:
         try:
             (count,) = connection.execute(f"SELECT count(*) FROM main.{_quoted(table)}{past}").fetchone()
             return count
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, MemoryError) as error:
             if _is_beyond_us(error):
                 return None
             if past or not _is_damage(error):
@@ -318,8 +321,7 @@ def match_journal_mode(staged: Path, live: Path) -> None:
 def check_access(path: Path) -> None:
     """Raise DatabaseError unless we may read and write the file `path`."""
     try:
-        with open(path, "r+b"):
-            pass
+        os.close(files.regular(path, os.O_RDWR))
     except OSError as error:
         raise DatabaseError(
             f"database {path} cannot be written: {error.strerror}", _next_step(error)
@@ -352,14 +354,18 @@ def fold(path: Path) -> None:
 @contextmanager
 def _opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
     """A connection; what goes wrong in the block becomes a BackupError about `shown`."""
+    _check_journals(Path(os.path.realpath(path)), shown)
     try:
         # as_uri quotes a '?' in the path; isolation_level None: no transaction that we did not begin
         with closing(
             sqlite3.connect(f"{path.as_uri()}?{query}", uri=True, isolation_level=None, timeout=2)
         ) as connection:
             # what a newer SQLite wrote into the schema does not keep this one from the rest; nothing is written there
-            # (https://www.sqlite.org/pragma.html#pragma_writable_schema)
+            # (https://www.sqlite.org/pragma.html#pragma_writable_schema). SQLITE_DBCONFIG_DEFENSIVE would forbid just this,
+            # and nothing else that is done here: no statement is the database's own
             connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("PRAGMA trusted_schema=OFF")
+            connection.execute(f"PRAGMA hard_heap_limit={MEMORY_BYTES}")
             yield connection
     except sqlite3.Error as error:
         raise _failure(path, shown, error) from error
@@ -367,7 +373,32 @@ def _opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
         # sqlite3's own, where a damaged name stands in a message of SQLite
         raise NotWhole(f"{shown} is damaged: a name in it is no text", _RESTORE) from error
     except MemoryError as error:
-        raise BackupError(f"{shown}: this machine has no memory left for SQLite", "look with: top") from error
+        raise BackupError(f"{shown}: {_plain(error)}", "look with: top") from error
+
+
+def _check_journals(path: Path, shown: str) -> None:
+    """Raise DatabaseError where SQLite would wait for a pipe for ever, or would remove the file that a journal names.
+
+    Whoever may write beside the database may put there a journal of a transaction over several databases, which names
+    another file of all of them. SQLite removes that behind a rollback, with our rights and wherever it is
+    (https://www.sqlite.org/fileformat2.html#the_rollback_journal); the backend has no such transactions.
+    """
+    try:
+        for suffix in ("-wal", "-journal", "-shm"):
+            files.check(f"{path}{suffix}")
+        with open(f"{path}-journal", "rb", opener=files.no_link) as journal:
+            if os.fstat(journal.fileno()).st_size >= len(_NAMES_A_FILE):
+                journal.seek(-len(_NAMES_A_FILE), os.SEEK_END)
+                if journal.read() == _NAMES_A_FILE:
+                    raise DatabaseError(
+                        f"{path}-journal is of a transaction over several databases, which is not ours",
+                        "look who made it, and move it away",
+                    )
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        place = f"{error.filename}: {error.strerror}"
+        raise DatabaseError(f"{shown} cannot be read: {place}", _next_step(error)) from error
 
 
 def _failure(path: Path, shown: str, error: sqlite3.Error) -> BackupError:
@@ -389,7 +420,7 @@ def _failure(path: Path, shown: str, error: sqlite3.Error) -> BackupError:
     if name == "SQLITE_FULL":
         return BackupError(f"no room left on the disk of {shown}", "free some")
     if name == "SQLITE_IOERR_NOMEM":
-        return BackupError(f"{shown}: this machine has no memory left for SQLite", "look with: top")
+        return BackupError(f"{shown}: {_plain(MemoryError())}", "look with: top")
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_IOERR")):
         if reason := _why_not_opened(path):
             place = f"{reason.filename}: {reason.strerror}"
@@ -404,7 +435,7 @@ def _why_not_opened(path: Path) -> OSError | None:
         with ExitStack() as opened:  # all of them at once: there is a limit
             for suffix in ("", "-wal", "-shm", "-journal"):
                 if not suffix or os.path.lexists(f"{path}{suffix}"):
-                    opened.enter_context(open(f"{path}{suffix}", "rb"))
+                    opened.enter_context(open(f"{path}{suffix}", "rb", opener=files.regular))
             file = opened.enter_context(tempfile.TemporaryFile(dir=path.parent))
             file.write(bytes(32768))  # a -shm has as many
             file.flush()
@@ -424,13 +455,16 @@ def _next_step(error: OSError) -> str:
         return "free some room there"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "raise the limit of open files: ulimit -n"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+    wrong_place = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+    if error.errno in wrong_place:
         return "check DODEKA_BACKEND"
     return _DISK
 
 
-def _is_beyond_us(error: sqlite3.Error) -> bool:
-    """Whether this SQLite lacks what the schema needs, or the data are beyond its limits: no fault of the data."""
+def _is_beyond_us(error: sqlite3.Error | MemoryError) -> bool:
+    """Whether this SQLite lacks what the schema needs, or the data are beyond its limits or ours: no fault of the data."""
+    if isinstance(error, MemoryError):
+        return True
     name, said = _name(error), str(error)
     if name.startswith("SQLITE_CORRUPT"):  # damaged is what names a page that is not there
         return bool(
@@ -439,16 +473,16 @@ def _is_beyond_us(error: sqlite3.Error) -> bool:
     return name == "SQLITE_TOOBIG" or (name.startswith("SQLITE_ERROR") and said != "unsupported file format")
 
 
-def _is_of_the_database(error: sqlite3.Error) -> bool:
+def _is_of_the_database(error: sqlite3.Error | MemoryError) -> bool:
     """Whether what is in the database is the reason, and not a disk, a right or another process."""
     return _is_beyond_us(error) or _is_damage(error) or isinstance(error, sqlite3.IntegrityError)
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: sqlite3.Error | MemoryError) -> bool:
     return _name(error).startswith("SQLITE_CORRUPT") and not _is_beyond_us(error)
 
 
-def _name(error: sqlite3.Error) -> str:
+def _name(error: sqlite3.Error | MemoryError) -> str:
     return getattr(error, "sqlite_errorname", "")
 
 
@@ -457,13 +491,15 @@ def _quoted(name: str) -> str:
 
 
 def _plain(said: object) -> str:
-    """What SQLite says in one line, without what a name in it may do to a terminal."""
-    line = " ".join(str(said).split())
-    return "".join(character if character.isprintable() else "?" for character in line)[:200]
+    """What SQLite says, in one line that is not too long; of its memory it says nothing."""
+    if isinstance(said, MemoryError):
+        return f"SQLite takes more than the {MEMORY_BYTES // 1_000_000} MB of memory that we give it, or than there is"
+    return " ".join(str(said).split())[:200]
 
 
 # by the schema alone: pragma_table_list prepares every view
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
+_NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
 _RESTORE = "restore it: BACKUP.md, 'Restore'"
 _WHO = "run this as the user that runs the backend"
 _DISK = "look at its disk: sudo dmesg"

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from dodeka_db import database, lock, records, staging
+from dodeka_db import console, database, lock, records, staging
 from dodeka_db.database import Findings, NotWhole
 from dodeka_db.errors import Busy, DatabaseError, SnapshotError
 from dodeka_db.fetch import fetch
@@ -77,10 +77,8 @@ def prove(
 
 def _beside(rows: Mapping[str, int | None], live: Mapping[str, int | None]) -> list[str]:
     names = sorted({*rows, *live})
-    lines = [("table", "rows", "live")]
-    lines += [(name, _shown(rows.get(name, "-")), _shown(live.get(name, "-"))) for name in names]
-    widths = [max(len(line[column]) for line in lines) for column in range(3)]
-    return [f"{name:<{widths[0]}}  {then:>{widths[1]}}  {now:>{widths[2]}}" for name, then, now in lines]
+    lines = [(name, _shown(rows.get(name, "-")), _shown(live.get(name, "-"))) for name in names]
+    return console.columns([("table", "rows", "live"), *lines], "<>>")
 
 
 def _shown(count: int | str | None) -> str:

@@ -1,5 +1,7 @@
 """Every failure that an operator can meet: one line, a next step, an exit code (BACKUP.md lists them)."""
 
+import json
+
 from dodeka_db.interrupts import Interrupted
 
 # what a script's exit code means, as BACKUP.md lists them too
@@ -126,8 +128,26 @@ class Refused(BackupError):
     exit_code = 77
 
 
+def plain(text: str) -> str:
+    """`text` as it may be printed, in one line: what would end the line, move the cursor or turn the text round is escaped.
+
+    That is what str.isprintable() refuses; written as JSON writes it, so that JSON stays what it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    return r"\u007f" if letter == "\x7f" else json.dumps(letter)[1:-1]
+
+
 def as_line(error: BaseException) -> str:
     """What went wrong, in the one line that an operator reads."""
+    return plain(_said(error))
+
+
+def _said(error: BaseException) -> str:
     if isinstance(error, Interrupted):
         return f"interrupted ({error}){f'; {error.note}' if error.note else ''}"
     if isinstance(error, BackupError):

@@ -30,7 +30,9 @@ FINGERPRINT_BYTES = 256
 BOUNDARY = b"\x50\x2a\x4d\x18" + (64).to_bytes(4, "little") + bytes(64)
 MOST_THREADS = 8  # each has some frames in memory
 # a run of zeros decompresses 30,000 times larger: small pieces in, so that memory stays small
-PIECE_BYTES = 4 * 1024
+PIECE_BYTES = 1024
+# what every decoder should support (RFC 8878, section 3.1.1.1.2), and more than any export of ours or zstd's own levels needs
+WINDOW_BYTES = 8 * 1024 * 1024
 
 
 def compress(source: BinaryIO, target: BinaryIO, page_bytes: int) -> None:
@@ -85,7 +87,7 @@ def decompress(source: BinaryIO, target: BinaryIO) -> None:
     Raises SnapshotError if there is no frame, if the last one is cut off (python-zstandard by itself
     takes that for the end), or if a checksum does not match.
     """
-    decompressor = zstandard.ZstdDecompressor()
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
     frame = None
     try:
         while piece := source.read(PIECE_BYTES):
@@ -95,6 +97,9 @@ def decompress(source: BinaryIO, target: BinaryIO) -> None:
                 target.write(frame.decompress(piece))
                 piece = frame.unused_data
     except zstandard.ZstdError as error:
+        if "too much memory" in str(error):
+            most = f"more than the {WINDOW_BYTES // 2**20} MiB of memory that we give it"
+            raise SnapshotError(f"the compressed export takes {most}", _HINT) from error
         raise SnapshotError(f"the compressed export is damaged ({error})", _HINT) from error
     if frame is None:
         raise SnapshotError("the compressed export is empty", _HINT)

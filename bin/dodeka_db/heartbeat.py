@@ -4,19 +4,14 @@ The address of an environment is called after a good run, the same with /fail be
 """
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from dodeka_db import settings
 from dodeka_db.errors import as_line
 from dodeka_db.settings import Environment
-
-if TYPE_CHECKING:  # where no address is set, it is not needed
-    import urllib.request
 
 log = logging.getLogger("dodeka_db")
 PATIENCE_S = 10
@@ -46,36 +41,15 @@ def of_script(argv: Sequence[str], error_line: str) -> None:
 def _report(environment: Environment, error_line: str | None) -> None:
     if not environment.ping_url:
         return
-    import urllib.request
+    from dodeka_db import web  # where no address is set, it is not needed
 
     scheme, host, path, query, _ = urlsplit(environment.ping_url)
     if error_line is None:
-        request = urllib.request.Request(environment.ping_url)
+        problem = web.problem(environment.ping_url, PATIENCE_S)
     else:
         failed = urlunsplit((scheme, host, f"{path.rstrip('/')}/fail", query, ""))
-        request = urllib.request.Request(failed, data=error_line.encode(errors="replace"))
-    problems = ["no answer"]
-    # a thread that is waited for so long, for a time limit of urllib's is one for each packet
-    sender = threading.Thread(target=_send, args=(request, problems), daemon=True)
-    sender.start()
-    sender.join(PATIENCE_S)
-    if problems:
+        problem = web.problem(failed, PATIENCE_S, error_line.encode(errors="replace"))
+    if problem:
         # the path is the secret part
         shown = f"{scheme}://{urlsplit(environment.ping_url).hostname}/..."
-        log.warning("the heartbeat could not be delivered to %s: %s", shown, problems[-1])
-
-
-def _send(request: "urllib.request.Request", problems: list[str]) -> None:
-    import http.client
-    import urllib.error
-
-    try:
-        with urllib.request.urlopen(request, timeout=2 * PATIENCE_S) as answer:
-            answer.read(1)
-        problems.clear()
-    except urllib.error.HTTPError as error:
-        problems.append(f"HTTP {error.code}")
-    except urllib.error.URLError as error:
-        problems.append(str(error.reason))
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        problems.append(type(error).__name__)
+        log.warning("the heartbeat could not be delivered to %s: %s", shown, problem)

@@ -73,7 +73,7 @@ def _replace_crontab(here: Settings, yes: bool) -> None:
         for line in others:
             log.info("    %s", line)
         if not yes:
-            console.confirm("Replace the crontab?")
+            console.confirm(["Replace the crontab?"])
     if there:
         kept = staging.state_folder(here) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
         kept.write_text(there)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dodeka_db import processes
+from dodeka_db import files, processes
 from dodeka_db.errors import Busy, DatabaseError, SetupError
 
 log = logging.getLogger("dodeka_db")
@@ -43,7 +43,7 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
     """
     file = state / "lock"
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = files.no_link(file, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise SetupError(f"lock {file} cannot be opened: {error.strerror}", "check who owns it") from error
     try:
@@ -115,7 +115,8 @@ def holder(state: Path) -> Holder | None:
     """
     file = state / "lock"
     try:
-        match = _LINE.fullmatch(file.read_text(errors="replace").strip())
+        with open(file, errors="replace", opener=files.no_link) as opened:
+            match = _LINE.fullmatch(opened.read(1000).strip())
         found = Holder(match[1], int(match[2]), datetime.fromisoformat(match[3])) if match else None
     except (FileNotFoundError, ValueError):
         return None

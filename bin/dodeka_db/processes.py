@@ -7,6 +7,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from dodeka_db import files
+
 UNSEEN = "another process"  # one of another user, whose files we may not look at
 
 
@@ -81,8 +83,10 @@ def is_alone(file: Path) -> bool | None:
     It gives a write lease to the owner of a file that nobody has open (https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html).
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError:
+        descriptor = files.no_link(file, os.O_RDONLY)
+    except FileNotFoundError:
+        raise
+    except OSError:  # not ours to read, or no file
         return None
     try:
         # to whoever opens the file in these microseconds we answer at once, by giving the lease back

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from dodeka_db import files
 from dodeka_db.errors import as_line
 from dodeka_db.settings import Settings
 
@@ -31,7 +32,8 @@ class Record:
 def read(settings: Settings, job: str) -> Record:
     """The record of `job`; an empty one if there is none, or one that makes no sense. OSError if unreadable."""
     try:
-        found = json.loads(_file(settings, job).read_text())
+        with open(_file(settings, job), opener=files.no_link) as file:
+            found = json.load(file)
         return Record(
             _time(found["passed"]), _time(found["failed"]), str(found["error"]), dict(found["details"])
         )
@@ -63,7 +65,8 @@ def _write(settings: Settings, job: str, record: Record) -> None:
     new = file.with_suffix(f".{os.getpid()}")  # a run that gave up waiting writes while another one does
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.write_text(f"{text}\n")
+        with open(new, "w", opener=files.no_link) as opened:
+            opened.write(f"{text}\n")
         os.replace(new, file)
     except OSError as error:
         log.warning("%s cannot be written: %s", file, error.strerror)

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from dodeka_db import command, failures, places, restic, schedule, volume
+from dodeka_db import command, failures, files, places, restic, schedule, volume
 from dodeka_db.errors import (
     BackupError,
     RepositoryDamaged,
@@ -169,9 +169,9 @@ class Repository:
         found = self._restic.ask(
             lambda entries: [
                 Key(
-                    id=entry["id"],
-                    name=entry["userName"],
-                    host=entry["hostName"],
+                    id=restic.object_id(entry["id"]),
+                    name=str(entry["userName"]),
+                    host=str(entry["hostName"]),
                     made=restic.moment(entry["created"]),
                     is_in_use=bool(entry["current"]),
                 )
@@ -287,7 +287,7 @@ class Repository:
         output = self._restic.run("find", "--json", *among, *names).stdout
         return self._restic.parsed(
             lambda entries: {
-                entry["snapshot"]: int(entry["matches"][0].get("size", 0))
+                entry["snapshot"]: restic.count(entry["matches"][0].get("size", 0))
                 for entry in _list(entries)
                 if entry["matches"]
             },
@@ -403,7 +403,10 @@ class Repository:
         # 0.14 and 0.18 print prune's progress behind the JSON, and nothing at all where there is no snapshot
         first = output.partition(b"\n")[0] or b"[]"
         return self._restic.parsed(
-            lambda groups: [str(one["id"]) for group in groups or () for one in group["remove"] or ()], first
+            lambda groups: [
+                restic.object_id(one["id"]) for group in groups or () for one in group["remove"] or ()
+            ],
+            first,
         )
 
     def check(self, part: int, parts: int, folder: Path) -> None:
@@ -418,7 +421,8 @@ class Repository:
         """How many bytes of the repository the snapshots of `environment` need, what they share counted once."""
         tags = f"db_dodeka,env_{environment.name}"
         return self._restic.ask(
-            lambda stats: int(stats["total_size"]), *("stats", "--json", "--mode", "raw-data", "--tag", tags)
+            lambda stats: restic.count(stats["total_size"]),
+            *("stats", "--json", "--mode", "raw-data", "--tag", tags),
         )
 
     def locks(self) -> tuple[list[Lock], list[str]]:
@@ -437,10 +441,10 @@ def _snapshot(entry: dict, environment: str) -> Snapshot:
         r"(.*/)?dodeka-[^/]*(" + "|".join(map(re.escape, FORMATS.values())) + ")"
     ).fullmatch
     return Snapshot(
-        id=str(entry["id"]),
+        id=restic.object_id(entry["id"]),
         time=restic.moment(entry["time"]),
         environment=environment,
-        tags=tuple(entry["tags"]),
+        tags=tuple(map(str, entry["tags"])),
         host=str(entry["hostname"]),
         path=next(filter(is_database, entry["paths"]), ""),
     )
@@ -454,7 +458,12 @@ def _summary(output: bytes) -> bytes:
 def _stored(summary: dict, path: str, is_compressed: bool) -> Stored:
     packed = summary.get("data_added_packed")  # from restic 0.17 on
     added = summary["data_added"] if packed is None else packed
-    return Stored(str(summary["snapshot_id"]), path, int(added), is_compressed or packed is not None)
+    return Stored(
+        restic.object_id(summary["snapshot_id"]),
+        path,
+        restic.count(added),
+        is_compressed or packed is not None,
+    )
 
 
 def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
@@ -520,7 +529,7 @@ def check_password_file(settings: Settings) -> None:
     if file is None:
         return
     try:
-        with open(file, "rb") as opened:
+        with open(file, "rb", opener=files.regular) as opened:
             status = os.fstat(opened.fileno())
             empty = not opened.read(1)
     except FileNotFoundError as error:

@@ -94,7 +94,7 @@ class Restic:
         """What `convert` makes of restic's JSON in `output`; BackupError if that is none, or of another shape."""
         try:
             return convert(json.loads(output))
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             major, minor = version(self._settings)  # perhaps it is no restic at all
             said = short(repr(output)[2:-1], 100)
             raise BackupError(
@@ -114,7 +114,9 @@ class Restic:
             elif not done.exit_code:  # else it is gone
                 found.append(
                     self.parsed(
-                        lambda lock: Lock(lock_id, lock["pid"], lock["hostname"], moment(lock["time"])),
+                        lambda lock: Lock(
+                            lock_id, count(lock["pid"]), str(lock["hostname"]), moment(lock["time"])
+                        ),
                         done.stdout,
                     )
                 )
@@ -263,6 +265,21 @@ def version(settings: Settings) -> tuple[int, int]:
             f"{settings.restic} is {match[0]}, which is too old", "0.14 or later is needed: see BACKUP.md"
         )
     return found
+
+
+def count(number: object) -> int:
+    """A number of bytes, or of a process, as restic writes it; ValueError if it can be none."""
+    found = int(number)
+    if not 0 <= found < 2**63:
+        raise ValueError(number)
+    return found
+
+
+def object_id(text: str) -> str:
+    """An ID as restic writes it, which becomes an argument or a file's name; ValueError if it is none."""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", text):
+        raise ValueError(text)
+    return text
 
 
 def moment(text: str) -> datetime:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from dodeka_db import database, lock, processes, recovery, rights, staging, swap, volume
+from dodeka_db import database, files, lock, processes, recovery, rights, staging, swap, volume
 from dodeka_db import service as services
 from dodeka_db.database import DatabaseInUse, Findings, NotWhole
 from dodeka_db.errors import BackupError, DatabaseError, ServiceError, SnapshotError, as_line
@@ -96,7 +96,7 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
             down = recovery.clean_up(settings)
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
-            change = _stage(settings, target, origin, Path(staged.name))
+            change = _stage(settings, target, origin, staged)
             before = _identity(live)
         confirm(change)  # without the lock: backups go on while somebody thinks
         with lock.held(state, doing, settings.lock_wait_s), lock.beside(live, settings.lock_wait_s):
@@ -149,18 +149,20 @@ def _from_kept_file(target: Environment, kept: Path) -> Origin:
     def write(file: Incoming) -> None:
         file.start_over()
         log.info("copying %s", kept)
-        with open(kept, "rb") as source:
+        with open(kept, "rb", opener=files.no_link) as source:
             shutil.copyfileobj(source, file)
 
     return Origin(kept.name, target.name, swap.kept_since(kept), write, kept)
 
 
-def _stage(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Change:
-    """Write the new database to `staged`, prove that it is one, and compare it with the one that is there."""
-    live, shown = target.live, f"the database in {origin.shown}"
+def _stage(settings: Settings, target: Environment, origin: Origin, file: IO[bytes]) -> Change:
+    """Write the new database to `file`, prove that it is one, and compare it with the one that is there.
+
+    By its descriptor: its name may be another file's by now, where the folder belongs to somebody else.
+    """
+    live, shown, staged = target.live, f"the database in {origin.shown}", Path(file.name)
     try:
-        with open(staged, "wb", buffering=0) as file:
-            origin.write(Incoming(file, shown, swap.LARGER_DISK))
+        origin.write(Incoming(file.raw, shown, swap.LARGER_DISK))
     except OSError as error:
         raise BackupError(f"{error.filename or staged}: {error.strerror}", "nothing was changed") from error
     log.info("checking")
@@ -174,8 +176,7 @@ def _stage(settings: Settings, target: Environment, origin: Origin, staged: Path
     then = database.row_counts(staged)
     database.match_journal_mode(staged, live)
     _its_rights(settings, target, origin, staged)
-    with open(staged, "rb") as file:
-        os.fsync(file.fileno())
+    os.fsync(file.fileno())
     fixed = replace(found, defects=tuple(line for line in found.defects if line not in findings.defects))
     change = Change(target, origin, findings, fixed.defects_shown, then, now=None)
     try:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from errno import ENOTSUP
 from pathlib import Path
 
+from dodeka_db import files
+
 # how Linux stores a POSIX ACL: a version, then a tag, permissions and an ID for each entry (linux/posix_acl_xattr.h)
 _ACL = "system.posix_acl_access"
 _VERSION = struct.pack("<I", 2)
@@ -131,7 +133,7 @@ def of_a_new_file(folder: Path) -> Rights:
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     # a descriptor is one file, whatever takes its path meanwhile
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    file = files.no_link(path, os.O_RDONLY)
     try:
         yield file
     finally:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dodeka_db import command, database, processes
+from dodeka_db import command, database, files, processes
 from dodeka_db.errors import BackupError, ServiceError
 from dodeka_db.settings import Environment, Settings
 
@@ -22,6 +22,8 @@ RETRY_EVERY_S = 1
 # how long after its start a unit has its database open; and for how long one is looked at that has not
 OPENS_S = 10
 LOOK_S = 2
+# the whole of an answer at the health address
+ANSWER_S = 2
 
 
 class DoesNotRun(ServiceError):
@@ -303,12 +305,10 @@ class Service:
 
     def _write_mark(self, now: Condition) -> None:
         try:
-            # a file of ours: who owns the folder may have put a link there
-            self._mark.unlink(missing_ok=True)
-            file = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(file, "w") as opened:
-                opened.write(f"{now.invocation}\n")
-                os.fchmod(file, 0o644)  # another user's run reads it
+            self._mark.unlink(missing_ok=True)  # a link, where somebody else owns the folder
+            with open(self._mark, "x", opener=files.no_link) as file:
+                file.write(f"{now.invocation}\n")
+                os.fchmod(file.fileno(), 0o644)  # another user's run reads it
         except OSError as error:
             raise BackupError(
                 f"{self._mark} cannot be written: {error.strerror}", "nothing was changed"
@@ -316,7 +316,8 @@ class Service:
 
     def _marked(self, now: Condition) -> Condition:
         try:
-            return replace(now, invocation=self._mark.read_text(errors="replace").strip())
+            with open(self._mark, errors="replace", opener=files.no_link) as file:
+                return replace(now, invocation=file.read(1000).strip())
         except OSError:
             return now
 
@@ -359,6 +360,8 @@ def _nobody_has(file: Path) -> bool:
 
 
 def _health_problem(url: str) -> str:
-    from dodeka_db import health  # what it imports takes time, and no backup needs it
+    from dodeka_db import web  # what it imports takes time, and no backup needs it
 
-    return health.problem(url)
+    return web.problem(
+        url, ANSWER_S, direct=True
+    )  # the address is this server's own: no proxy of somebody's shell

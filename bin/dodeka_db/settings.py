@@ -1,6 +1,7 @@
 """What can be set, and where it was. The only reader of os.environ and of the settings file."""
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from dodeka_db import places
+from dodeka_db import files, places
 from dodeka_db.errors import SetupError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,8 @@ _PASSWORDS = ("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAN
 _SECRET = re.compile(
     r"(PASSWORD|PASSPHRASE|_PASS|SECRET|TOKEN|KEY|CREDENTIALS|SAS)(_|$)(?!FILE|COMMAND|HINT|ID)"
 )
+# of a settings file
+_MOST_BYTES = 1_000_000
 # what says where something is, in groups of which one setting takes the place of another
 _PLACES = (
     *(("DODEKA_BACKEND",), ("DODEKA_STATE",), ("RESTIC_REPOSITORY",), _PASSWORDS[:3]),
@@ -214,7 +217,7 @@ def _shown(name: str, value: str, variables: Mapping[str, str]) -> str:
     if _SECRET.search(name) or name == "RESTIC_PASSWORD_COMMAND":
         return "***"
     if name.startswith("DODEKA_PING_URL_"):
-        return re.sub(r"(?<=[^/:])/.*", "/***", value)
+        value = re.sub(r"(?<=[^/:])[/?#].*", "/***", value)
     return _masked(value, variables)
 
 
@@ -392,9 +395,12 @@ def _read(file: Path, home: Path) -> dict[str, str]:
     What a shell would make something else of than its own characters is refused, but for a ~/ at the beginning.
     """
     try:
-        with open(file, "rb") as opened:
+        with open(file, "rb", opener=files.regular) as opened:
             mode = os.fstat(opened.fileno()).st_mode
-            text = opened.read().decode()
+            text = opened.read(_MOST_BYTES + 1)
+            if len(text) > _MOST_BYTES:
+                raise OSError(errno.EFBIG, f"it is longer than {_MOST_BYTES} bytes")
+            text = text.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SetupError(f"settings file {file} cannot be read: {reason}") from error

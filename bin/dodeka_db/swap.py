@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dodeka_db import database, processes, rights, schedule, staging, volume
+from dodeka_db import database, files, processes, rights, schedule, staging, volume
 from dodeka_db.database import DatabaseInUse, NotWhole
 from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.rights import Rights
@@ -227,7 +227,7 @@ def _copy(live: Path, kept: Path) -> None:
     """In place of a link, on a file system that has none; under that name it is whole."""
     if not live.exists():
         return
-    with staging.beside(live) as unfinished, open(live, "rb") as source:
+    with staging.beside(live) as unfinished, open(live, "rb", opener=files.no_link) as source:
         shutil.copyfileobj(source, unfinished)
         unfinished.flush()
         os.fsync(unfinished.fileno())
@@ -243,6 +243,7 @@ def _beside(live: Path, kind: str) -> list[Path]:
         found = [path for path in live.parent.iterdir() if pattern.fullmatch(path.name) and _has_time(path)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    found = list(filter(files.is_regular, found))  # all that a restore keeps
     # one from the future was kept under a wrong clock, some time ago
     limit = datetime.now(UTC) + schedule.CLOCK_TOLERANCE
     return sorted(found, key=lambda path: (kept_since(path) <= limit, path))

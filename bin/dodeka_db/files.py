@@ -1,0 +1,60 @@
+"""Openers for open(): a file whose name somebody else may have given to a link, a pipe or a device.
+
+`open(path, "rb", opener=files.regular)` follows links, for what an operator may have linked; `files.no_link` follows none,
+for names that are ours. Neither waits for the other end of a pipe, as an ordinary open() does for ever.
+"""
+
+import errno
+import os
+import stat
+
+# what reads as empty: a settings file of that name is none at all
+_NULL = os.stat(os.devnull).st_rdev
+
+
+def regular(path: str | os.PathLike[str], flags: int) -> int:
+    """A descriptor of the regular file at `path`, or of /dev/null; OSError if it is anything else. A new file is 0600."""
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+            error.strerror = "it is a symbolic link"
+        elif error.errno == errno.ENXIO:  # a socket, or a pipe that is opened for writing
+            raise _is_none(path) from error
+        raise
+    try:
+        _check(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def no_link(path: str | os.PathLike[str], flags: int) -> int:
+    """The same, where `path` itself must not be a symbolic link."""
+    return regular(path, flags | os.O_NOFOLLOW)
+
+
+def is_regular(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a regular file at `path` itself, no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def check(path: str | os.PathLike[str]) -> None:
+    """Raise OSError if something else than a regular file is at `path` itself. It is not opened, which keeps SQLite's locks."""
+    if os.path.lexists(path) and not is_regular(path):
+        _check(os.lstat(path), path)
+
+
+def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(status.st_mode) and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL):
+        raise _is_none(path)
+
+
+def _is_none(path: str | os.PathLike[str]) -> OSError:
+    return OSError(errno.ENXIO, "it is no regular file", os.fspath(path))

@@ -1,0 +1,618 @@
+"""What somebody else supplies: names in a folder of his, names in a database or a repository, snapshots, answers of a server."""
+
+import ast
+import http.server
+import json
+import os
+import re
+import resource
+import socket
+import sqlite3
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+import zstandard
+from sites import ROOT, Site
+
+from dodeka_db import database, errors, members, records, staging, web
+from dodeka_db.errors import BackupError, DatabaseError, SetupError
+
+# what it takes to write a second log line, to clear a screen, to go back over a line, and to turn text round
+EVIL = "x\x1b[2J\n2026-01-01T00:00:00+00:00 production done: all is well\r\u202e\x9b1A\x7f"
+SHOWN = r"x\u001b[2J\n2026-01-01T00:00:00+00:00 production done: all is well\r\u202e\u009b1A\u007f"
+
+
+# --- the staging area
+
+
+def test_a_folder_of_somebody_else_s_that_is_called_staging(site):
+    theirs = site.folder / "srv" / "staging"
+    theirs.mkdir(parents=True)
+    (theirs / "thesis.txt").write_text("three years")
+    (theirs / "tmpabcdefgh").mkdir()
+    for script in ("backup", "cron", "verify"):
+        done = site.run(script, "production", DODEKA_STATE=str(theirs.parent))
+        assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
+        assert f"{theirs} is no folder of ours: it holds thesis.txt; nothing was removed" in done.stderr
+    assert sorted(path.name for path in theirs.iterdir()) == ["thesis.txt", "tmpabcdefgh"]
+
+
+def test_files_of_ours_by_their_names_alone_are_not_enough(site):
+    theirs = site.folder / "srv" / "staging"
+    (theirs / "tmpabcdefgh").mkdir(parents=True)
+    with pytest.raises(SetupError, match="no run has been there"):
+        staging.state_folder(settings_with(site, DODEKA_STATE=str(theirs.parent)))
+    assert (theirs / "tmpabcdefgh").exists()
+
+
+def test_a_link_in_the_place_of_the_staging_area_is_not_followed(site):
+    site.state.mkdir(exist_ok=True)
+    volume = site.folder / "volume"
+    volume.mkdir(0o700)
+    (volume / "tmpabcdefgh").write_text("x")
+    staging_area = site.state / "staging"
+    if staging_area.exists():
+        (staging_area / staging.MARK).unlink(missing_ok=True)
+        staging_area.rmdir()
+    staging_area.symlink_to(volume)
+    done = site.run("verify", "production")
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
+    assert "is no folder of ours: it is a symbolic link" in done.stderr
+    assert [path.name for path in volume.iterdir()] == ["tmpabcdefgh"]
+
+
+def test_the_area_of_an_earlier_version_is_taken_over_and_what_it_left_goes(site):
+    site.ok("backup", "demo")
+    area = site.state / "staging"
+    (area / staging.MARK).unlink(missing_ok=True)
+    (area / "tmpab_cdefg").mkdir()
+    (area / "tmpab_cdefg" / "export.sqlite").write_text("members")
+    (area / "restic-temp-pack-123").touch()
+    assert site.ok("backup", "demo")
+    assert site.staged() == []
+    assert (area / staging.MARK).exists()
+
+
+def test_only_what_carries_our_mark_is_removed(site, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "file").touch()
+    staging.state_folder(site.settings)
+    area = site.settings.staging
+    (area / "dodeka-link").symlink_to(theirs)
+    (area / "restic-temp-pack-1").symlink_to(theirs / "file")
+    (area / "dodeka-folder").mkdir()
+    (area / "dodeka-folder" / "link").symlink_to(theirs)
+    (area / "note").touch()
+    (area / "restic-migrate-upgrade-repo-v2-1").mkdir()  # restic's copy of the repository's configuration
+    os.mkfifo(area / "dodeka-pipe")
+    with staging.folder(site.settings) as folder:
+        assert sorted(site.staged()) == sorted([folder.name, "note", "restic-migrate-upgrade-repo-v2-1"])
+    assert [path.name for path in theirs.iterdir()] == ["file"]
+
+
+# --- names in a folder of somebody else's
+
+
+def settings_with(site: Site, **variables: str):
+    from dodeka_db import settings
+
+    return settings.load({**site.environ, **variables})
+
+
+KINDS = {
+    "link": lambda path, victim: path.symlink_to(victim),
+    "folder": lambda path, victim: path.mkdir(),
+    "pipe": lambda path, victim: os.mkfifo(path),
+    "socket": lambda path, victim: bind(path),
+}
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(path))
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    file = tmp_path / "victim"
+    file.write_text("theirs")
+    return file
+
+
+def in_time(site: Site, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A run that must not hang."""
+    return subprocess.run(
+        ["timeout", "60", ROOT / "bin" / f"dodeka-db-{script}.py", *arguments],
+        env={**site.environ, **variables},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["restoring-abcdefgh", "pre-restore-20260101T000000Z", "damaged-20260101T000000Z"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_looks_like_a_leftover_is_left_alone(site, victim, monkeypatch, kind, name):
+    folder = site.database().parent
+    monkeypatch.chdir(folder)
+    path = folder / f"db.sqlite.{name}"
+    KINDS[kind](path, victim)
+    site.ok("backup", "production")
+    done = in_time(site, "restore", "production", "--snapshot=latest", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert victim.read_text() == "theirs"
+    assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize("suffix", ["", "-journal", "-wal"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
+def test_no_file_in_the_place_of_a_database_or_its_journal(site, kind, suffix, monkeypatch):
+    path = Path(f"{site.database('demo')}{suffix}")
+    path.unlink(missing_ok=True)
+    monkeypatch.chdir(path.parent)
+    KINDS[kind](path, None)
+    for script in ("backup", "cron"):
+        done = in_time(site, script, "demo")
+        assert (done.returncode, done.stderr.count("\n")) == (3, 1), done
+        assert f"{path}: {'Is a directory' if kind == 'folder' else 'it is no regular file'}" in (
+            done.stderr.replace(f"{path} cannot be read", str(path))
+        )
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_lock_that_is_no_file(site, victim, kind):
+    lock = site.state / "lock"
+    lock.unlink(missing_ok=True)
+    KINDS[kind](lock, victim)
+    done = in_time(site, "backup", "production")
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
+    assert "cannot be opened: it is " in done.stderr
+    assert victim.read_text() == "theirs"
+    assert "lock            " in in_time(site, "status").stdout
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_record_that_is_no_file(site, victim, kind):
+    site.ok("cron", "production")
+    record = site.state / "records" / "cron-production.json"
+    assert record.exists()
+    record.unlink()
+    KINDS[kind](record, victim)
+    assert in_time(site, "status").returncode in (1, 2)
+    assert in_time(site, "cron", "production").returncode == 0
+    assert victim.read_text() == "theirs"
+    assert records.read(site.settings, "cron-production").passed
+
+
+@pytest.mark.parametrize("variable", ["DODEKA_BACKUP_ENV", "RESTIC_PASSWORD_FILE"])
+def test_a_setting_or_a_password_in_a_pipe(site, tmp_path, variable):
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    done = in_time(site, "backup", "production", **{variable: str(tmp_path / "pipe")})
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
+    assert "cannot be read: it is no regular file" in done.stderr
+
+
+def test_a_settings_file_without_end(site, tmp_path):
+    (tmp_path / "long").touch(0o600)
+    os.truncate(tmp_path / "long", 10**12)
+    done = in_time(site, "backup", "production", DODEKA_BACKUP_ENV=str(tmp_path / "long"))
+    assert (done.returncode, "it is longer than 1000000 bytes" in done.stderr) == (6, True)
+
+
+def test_the_staged_database_is_written_by_its_descriptor(site, victim):
+    """A program of whoever owns the folder puts a link in the place of each staged file as soon as it is there."""
+    site.ok("backup", "production")
+    folder, is_over = site.database().parent, threading.Event()
+
+    def swap() -> None:
+        while not is_over.is_set():
+            for name in os.listdir(folder):
+                if ".restoring-" in name and not name.endswith(("-wal", "-shm", ".link")):
+                    os.symlink(victim, folder / f"{name}.link")
+                    os.replace(folder / f"{name}.link", folder / name)
+
+    attacker = threading.Thread(target=swap)
+    attacker.start()
+    try:
+        for _ in range(4):
+            in_time(site, "restore", "production", "--snapshot=latest", "--yes")
+    finally:
+        is_over.set()
+        attacker.join()
+    assert victim.read_text() == "theirs"
+
+
+def test_the_mark_of_a_stopped_service_follows_no_link(site, victim):
+    from dodeka_db import service
+
+    unit = service.Service("unit", ("true",), site.database().with_name("db.sqlite.stopped"))
+    unit._mark.symlink_to(victim)
+    unit._write_mark(
+        service.Condition(load="loaded", state="active", process=1, invocation="i", result="", since=0.0)
+    )
+    assert victim.read_text() == "theirs"
+    assert not unit._mark.is_symlink() and unit._mark.read_text() == "i\n"
+
+
+def with_journal_of(db: Path, victim: Path) -> None:
+    """Give `db` a journal that is to be rolled back, behind which SQLite removes `victim`: it is named as a super-journal."""
+    magic, pages = bytes.fromhex("d9d505f920a163d7"), db.stat().st_size // 4096
+    header = (magic + struct.pack(">IIIII", 0, 0, pages, 512, 4096)).ljust(512, b"\0")
+    name = os.fsencode(victim)
+    end = struct.pack(">I", 2**30 // 4096 + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    Path(f"{db}-journal").write_bytes(header + end)
+
+
+def test_a_journal_that_would_have_sqlite_remove_another_file(tmp_path, victim):
+    db = tmp_path / "db.sqlite"
+    with closing(sqlite3.connect(db)) as connection:
+        connection.execute("CREATE TABLE t (a)")
+    with_journal_of(db, victim)
+    for look in (database.fold, database.row_counts):
+        with pytest.raises(DatabaseError, match="is of a transaction over several databases"):
+            look(db)
+    assert victim.exists()
+    with closing(sqlite3.connect(db)) as connection:  # it is that journal
+        connection.execute("SELECT * FROM t")
+    assert not victim.exists()
+
+
+# --- names and words that are printed
+
+
+@pytest.fixture
+def evil(site: Site) -> Site:
+    """A site with such a name wherever a database or a repository can hold one."""
+    with closing(sqlite3.connect(site.database())) as connection, connection:
+        connection.execute(f'CREATE TABLE "{EVIL}" (parent TEXT REFERENCES users(key))')
+        connection.execute(f'INSERT INTO "{EVIL}" VALUES (1)')
+    tags = f"db,db_sqlite,db_dodeka,env_production,{EVIL}"
+    export = site.folder / "export.zst"
+    database.export(site.database(), site.folder / "export")
+    export.write_bytes(
+        zstandard.ZstdCompressor(write_checksum=True).compress((site.folder / "export").read_bytes())
+    )
+    with open(export, "rb") as file:
+        site.restic(
+            *("backup", "--stdin", "--stdin-filename", "dodeka-production.sqlite.zst"),
+            *("--tag", tags, "--host", EVIL),
+            stdin=file,
+        )
+    new = site.folder / "another-password"
+    new.write_text("another password\n")
+    site.restic("key", "add", "--new-password-file", str(new), "--user", EVIL, "--host", EVIL)
+    return site
+
+
+@pytest.mark.parametrize(
+    "script, arguments, says",
+    [
+        ("snapshots", (), True),
+        ("snapshots", ("--json",), True),
+        ("verify", ("production",), True),
+        ("backup", ("production",), True),
+        ("restore", ("production", "--snapshot=latest"), True),
+        ("restore", ("demo", "--from=production", "--snapshot=latest", "--yes"), True),
+        ("keys", (), True),
+        ("recovery-sheet", (), True),
+        ("recovery-sheet", ("--html",), True),
+        ("status", (), False),
+        ("status", ("--json",), False),
+        ("cron", ("production",), True),
+    ],
+)
+def test_no_name_does_anything_to_a_terminal_or_a_log(evil, script, arguments, says):
+    done = evil.run(script, *arguments)
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed
+    assert [line for line in printed.split("\n") if not line.isprintable()] == []
+    assert not any(line.startswith("2026-01-01") for line in printed.split("\n"))
+    assert (r"x\u001b[2J" in printed) is says, printed
+    if "--json" in arguments:
+        json.loads(done.stdout)
+
+
+def test_a_failure_on_record_is_shown_in_one_line(site):
+    with pytest.raises(BackupError), records.failures(site.settings, "cron-production"):
+        raise BackupError(f"table {EVIL}")
+    shown = site.run("status").stdout
+    assert f"table {SHOWN}" in shown
+    assert [line for line in shown.split("\n") if not line.isprintable()] == []
+
+
+def test_a_bad_argument_is_shown_in_one_line(site):
+    done = site.run("backup", EVIL)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.strip().isprintable()
+
+
+def test_what_is_escaped_is_what_python_does_not_call_printable():
+    for number in (*range(0x3000), *range(0xD7F0, 0x10000), 0x1F600, 0xE0001, 0x10FFFF):
+        shown = errors.plain(chr(number))
+        assert shown.isprintable()
+        assert (shown == chr(number)) is chr(number).isprintable()
+        assert chr(number) in '"\\' or json.loads(f'"{shown}"') == chr(number)
+    assert errors.plain(SHOWN) == SHOWN  # once is enough
+
+
+def test_a_locale_without_such_letters(site):
+    with closing(sqlite3.connect(site.database())) as connection, connection:
+        connection.execute('CREATE TABLE "café" (a)')
+    site.ok("backup", "production", PYTHONIOENCODING="ascii")
+    assert r"caf\xe9" in site.ok("verify", "production", PYTHONIOENCODING="ascii")
+
+
+def test_nothing_is_printed_past_the_one_place():
+    """console.py; and venv.py, which runs before that can be imported."""
+    found = []
+    for path in sorted((ROOT / "bin").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if re.search(r"^(print|os\.write|.*std(out|err)\.\w*write\w*|.*_print_message)$", name):
+                found.append(path.name)
+    assert set(found) == {"console.py", "venv.py"}
+
+
+# --- snapshots
+
+
+def stored(site: Site, content: bytes, name: str = "dodeka-production.sqlite.zst") -> None:
+    file = site.folder / "content"
+    file.write_bytes(content)
+    with open(file, "rb") as opened:
+        site.restic(
+            *("backup", "--stdin", "--stdin-filename", name),
+            *("--tag", "db,db_sqlite,db_dodeka,env_production"),
+            stdin=opened,
+        )
+
+
+def an_export(site: Site) -> bytes:
+    target = site.folder / "an-export"
+    target.unlink(missing_ok=True)
+    database.export(site.database(), target)
+    return target.read_bytes()
+
+
+def refused(site: Site, words: str, *scripts: str) -> None:
+    for script in scripts or ("verify", "restore"):
+        options = ("--snapshot=latest", "--yes") if script == "restore" else ()
+        done = in_time(site, script, "production", *options)
+        assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
+        assert words in done.stderr
+    assert members.count(site.database()) == 400
+
+
+def test_a_snapshot_that_expands_without_end(site):
+    """65 kB of frames that hold 2 GB behind the header of a small database: no more than its pages is written."""
+    export = an_export(site)
+    compressor = zstandard.ZstdCompressor()
+    bomb = compressor.compress(export) + compressor.compress(bytes(1_000_000_000)) * 2
+    stored(site, bomb)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock
+    refused(site, "is longer than its header says", "restore")
+    written = (resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock - before) * 512
+    assert written < 50_000_000
+
+
+def test_memory_stays_small_while_it_expands():
+    from dodeka_db import frames
+
+    class Counter:
+        largest = 0
+
+        def write(self, data: bytes) -> None:
+            self.largest = max(self.largest, len(data))
+
+    import io
+
+    target = Counter()
+    frames.decompress(io.BytesIO(zstandard.ZstdCompressor().compress(bytes(500_000_000))), target)
+    assert target.largest < 40_000_000
+
+
+def test_a_frame_that_wants_a_huge_window(site):
+    parameters = zstandard.ZstdCompressionParameters(window_log=27, compression_level=1)
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    stored(site, frame.compress(an_export(site)) + frame.flush())
+    refused(site, "takes more than the 8 MiB of memory that we give it", "verify")
+
+
+@pytest.mark.parametrize(
+    "at, number",
+    [
+        *((slice(16, 18), size) for size in (0, 2, 511, 513, 4097, 65535)),
+        (slice(28, 32), 0),
+        (slice(28, 32), 1),
+    ],
+)
+def test_a_header_that_lies(site, at, number):
+    """About the size of a page, or how many there are."""
+    export = bytearray(an_export(site))
+    export[at] = number.to_bytes(at.stop - at.start, "big")
+    stored(site, zstandard.ZstdCompressor().compress(bytes(export)))
+    refused(site, "its header says", "verify")
+
+
+def test_a_header_with_more_pages_than_there_is_room(site):
+    export = bytearray(an_export(site))
+    export[28:32] = (2**32 - 2).to_bytes(4, "big")
+    stored(site, zstandard.ZstdCompressor().compress(bytes(export)))
+    done = in_time(site, "verify", "production")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "no room left for the database" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+@pytest.mark.parametrize("name", ["dodeka-production.sqlite.zst", "dodeka-production.sqlite"])
+def test_a_snapshot_whose_file_is_none(site, kind, name):
+    place = site.folder / name
+    KINDS[kind](place, "/etc/passwd")
+    if kind == "folder":
+        (place / "db.sqlite").write_bytes(an_export(site))
+    site.restic("backup", str(place), "--tag", "db,db_sqlite,db_dodeka,env_production")
+    for script in ("verify", "restore"):
+        options = ("--snapshot=latest", "--yes") if script == "restore" else ()
+        done = in_time(site, script, "production", *options)
+        assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
+    assert in_time(site, "snapshots").returncode == 0
+    assert members.count(site.database()) == 400
+
+
+def test_a_snapshot_of_several_files(site):
+    """The one that the snapshot names first is taken, and no other is looked at."""
+    for name in ("dodeka-production.sqlite", "dodeka-x.sqlite", "other"):
+        (site.folder / name).write_bytes(an_export(site))
+    site.restic(
+        "backup",
+        *(str(site.folder / name) for name in ("dodeka-production.sqlite", "dodeka-x.sqlite", "other")),
+        *("--tag", "db,db_sqlite,db_dodeka,env_production"),
+    )
+    site.ok("verify", "production")
+
+
+def an_index_over_much(db: Path) -> None:
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE much (a)")
+        connection.execute("CREATE INDEX over_much ON much (length(zeroblob(a * 1) || zeroblob(a)))")
+        connection.execute("INSERT INTO much VALUES (1)")
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, '* 1', '* 450000000') WHERE name = 'over_much'"
+        )
+
+
+def test_an_index_that_expands_to_any_amount_is_no_damage(site):
+    """The limit is ours, is said so, and keeps nobody from a backup or a restore."""
+    an_index_over_much(site.database())
+    export = an_export(site)
+    file = site.folder / "exported"
+    file.write_bytes(export)
+    code = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; from dodeka_db import database\n"
+        "print(database.verify(Path(sys.argv[2]), 'it'))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    import sys
+
+    said = subprocess.check_output([sys.executable, "-c", code, ROOT / "bin", file], text=True, timeout=120)
+    findings, peak_kb = said.splitlines()
+    assert "SQLite takes more than the 256 MB of memory that we give it" in findings
+    assert "defects=()" in findings
+    assert int(peak_kb) < 600_000
+    site.ok("backup", "production")
+    assert "SQLite takes more than the 256 MB" in site.ok(
+        "restore", "production", "--snapshot=latest", "--yes"
+    )
+
+
+def test_nested_views_are_not_looked_into(site):
+    with closing(sqlite3.connect(site.database())) as connection, connection:
+        connection.execute("CREATE VIEW v0 AS SELECT 1 AS a")
+        for number in range(1, 60):
+            connection.execute(f"CREATE VIEW v{number} AS SELECT x.a FROM v{number - 1} x, v{number - 1} y")
+    began = time.monotonic()
+    file = site.folder / "exported"
+    file.write_bytes(an_export(site))
+    database.verify(file, "it")
+    database.row_counts(file)
+    assert time.monotonic() - began < 5
+
+
+# --- servers
+
+
+@contextmanager
+def server(answer) -> Iterator[int]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener.daemon_threads = True
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    yield listener.server_port
+    listener.shutdown()
+
+
+def dripping(handler: http.server.BaseHTTPRequestHandler) -> None:
+    for letter in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100:
+        time.sleep(0.3)
+        try:
+            handler.wfile.write(bytes([letter]))
+        except OSError:
+            return
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_an_answer_that_drips_is_none(direct):
+    with server(dripping) as port:
+        began = time.monotonic()
+        assert web.problem(f"http://127.0.0.1:{port}/", 1, direct=direct) == "no answer within 1 s"
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1:9/x", "file:///etc/passwd"])
+def test_only_http_is_followed(target):
+    def redirect(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.end_headers()
+
+    with server(redirect) as port:
+        said = web.problem(f"http://127.0.0.1:{port}/", 5, direct=True)
+    assert said in ("unknown url type: ftp", "HTTP 302")
+
+
+def test_credentials_in_an_address_are_sent_to_its_server_alone_and_not_shown(site):
+    seen = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        seen.append(handler.headers.get("Authorization"))
+        handler.send_response(302 if handler.path == "/" else 204)
+        handler.send_header("Location", f"http://localhost:{handler.server.server_port}/there")
+        handler.end_headers()
+
+    with server(answer) as port:
+        assert web.problem(f"http://anna:s3cr%40t@127.0.0.1:{port}/", 5, direct=True) == ""
+    assert seen == ["Basic YW5uYTpzM2NyQHQ=", None]
+    assert "s3cr" not in web.problem("http://anna:s3cr%40t@127.0.0.1:1/", 5, direct=True)
+    addresses = {
+        "DODEKA_HEALTH_URL_DEMO": "http://anna:s3cr%40t@h/x",
+        "DODEKA_PING_URL_DEMO": "http://anna:s3cr%40t@h?s3cret",
+    }
+    assert "s3cr" not in site.ok("settings", **addresses)
+
+
+def test_a_monitor_is_told_in_one_line(site):
+    told = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        told.append(handler.rfile.read(int(handler.headers.get("Content-Length", 0))).decode())
+        handler.send_response(200)
+        handler.end_headers()
+
+    with closing(sqlite3.connect(site.database())) as connection, connection:
+        connection.execute(f'CREATE TABLE "{EVIL}" (a UNIQUE)')
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET sql = 'broken' WHERE type = 'table' AND name LIKE 'x%'")
+    with server(answer) as port:
+        site.run("cron", "production", DODEKA_PING_URL_PRODUCTION=f"http://127.0.0.1:{port}/ping")
+    assert len(told) == 1
+    assert told[0]
+    assert told[0].isprintable()
