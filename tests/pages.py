@@ -48,12 +48,17 @@ def section(page: str, title: str) -> str:
     return page[page.index(f"\n## {title}\n") :].split("\n## ", 2)[1]
 
 
-def run(server: Server, page: str, typed: Mapping[str, str] = MappingProxyType({})) -> int:
+def run(
+    server: Server,
+    page: str,
+    typed: Mapping[str, str] = MappingProxyType({}),
+    ids: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Run every command of `page` in there, and compare what it prints; how many they were.
 
-    `typed` is what is typed for a command that shows no question.
+    `typed` is what is typed for a command that shows no question; `ids` what IDs of the page are here, if known before.
     """
-    ids: dict[str, str] = {}  # those of the page, and what they are here
+    ids = dict(ids)
     before = f"cd {PROJECT}; "
     environ = {"PATH": "/home/backend/.local/bin:/usr/bin:/bin"}
     for command, lines in consoles(page):

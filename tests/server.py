@@ -5,6 +5,7 @@ as its first process. What happens in there is gone when it stops, and reaches n
 """
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -73,6 +74,12 @@ StandardError=append:/tmp/backend.log
 Restart=on-failure
 RestartSec=1
 """
+
+
+# what the off-site server lets our key do, as BACKUP.md has it
+FORCED = re.findall(
+    r"^ +(restrict,command=\".*?\") ssh-ed25519 ", (ROOT / "BACKUP.md").read_text(), re.MULTILINE
+)[0]
 
 
 class Server:
@@ -154,7 +161,7 @@ class Server:
                 self.run("chown", "-R", f"{owner}:", repository, user="root")
 
     def start_offsite(self) -> None:
-        """Another server, as far as the user backend can tell: an account `dodeka` behind the ssh host `offsite`."""
+        """Another server, as far as the user backend can tell: an account `dodeka` behind the ssh host `offsite`, append-only."""
         port = free_port()
         self.sh(
             f"""
@@ -163,7 +170,7 @@ class Server:
             mkdir -p /run/sshd /home/dodeka/.ssh /home/backend/.ssh
             ssh-keygen -q -t ed25519 -N '' -f /home/backend/.ssh/id_ed25519
             ssh-keygen -q -t ed25519 -N '' -f /run/sshd/host
-            cp /home/backend/.ssh/id_ed25519.pub /home/dodeka/.ssh/authorized_keys
+            printf '{FORCED} %s\n' "$(cat /home/backend/.ssh/id_ed25519.pub)" > /home/dodeka/.ssh/authorized_keys
             printf 'ListenAddress 127.0.0.1\nPort {port}\nHostKey /run/sshd/host\nUsePAM no\nPidFile none\n' > /run/sshd/config
             printf 'PasswordAuthentication no\nSubsystem sftp internal-sftp\n' >> /run/sshd/config
             printf 'Host offsite\n HostName 127.0.0.1\n Port {port}\n User dodeka\n' > /home/backend/.ssh/config
