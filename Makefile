@@ -24,11 +24,18 @@ TIMERS ?=
 # the answer to the questions of init, restore, undo and install, given beforehand
 YES ?=
 
-ENVIRONMENTS := production demo
-NEED_ENV := backup restore undo verify
-NEED_NAME := key-add key-remove
-KNOW_OFFSITE := init snapshots restore verify keys key-add key-remove restic
-GOALS := $(MAKECMDGOALS)
+# make would expand a value that it was given, and run a $(shell ...) in it. So each is taken as it is, those that are
+# exported without being read here too; and recipes read them from their shell's environment, so that no shell parses one.
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
+VALUES := PYTHON CONFIG ENV FROM SNAPSHOT OFFSITE NAME HTML ARGS SUITE AS TIMERS YES
+$(foreach name,$(VALUES),$(eval override export $(name) := $$(value $(name))))
+
+override SHELL := /bin/sh
+override ENVIRONMENTS := production demo
+override NEED_ENV := backup restore undo verify
+override NEED_NAME := key-add key-remove
+override KNOW_OFFSITE := init snapshots restore verify keys key-add key-remove restic
+override GOALS := $(value MAKECMDGOALS)
 
 ifneq ($(filter $(NEED_ENV),$(GOALS)),)
   ifeq ($(ENV),)
@@ -49,18 +56,15 @@ ifneq ($(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)),)
   $(error unknown environment '$(firstword $(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)))': there are production and demo)
 endif
 
-# Recipes read these from their shell's environment, so that no shell parses a value.
-export ENV FROM SNAPSHOT NAME
-override export ARGS := $(value ARGS)
 ifneq ($(CONFIG),)
-  export DODEKA_BACKUP_ENV := $(CONFIG)
+  override export DODEKA_BACKUP_ENV := $(CONFIG)
 endif
-OFFSITE_FLAG := $(if $(OFFSITE),--offsite)
-YES_FLAG := $(if $(filter 1 yes,$(YES)),--yes)
+override OFFSITE_FLAG := $(if $(OFFSITE),--offsite)
+override YES_FLAG := $(if $(filter 1 yes,$(YES)),--yes)
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, OFFSITE=1, NAME=<who>, HTML=1,'
 	@echo '  YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>'
@@ -74,11 +78,11 @@ setup: packages venv ## install what the scripts need (.venv, restic)
 
 .PHONY: packages
 packages:
-	@bin/install-packages.sh "$(PYTHON)" restic
+	@bin/install-packages.sh "$$PYTHON" restic
 
 .PHONY: venv
 venv:
-	@bin/install-venv.sh "$(PYTHON)"
+	@bin/install-venv.sh "$$PYTHON"
 
 .PHONY: init
 init: ## make the password file and the restic repository
@@ -87,9 +91,9 @@ init: ## make the password file and the restic repository
 .PHONY: install
 install: ## as root: a user of its own for the backups, with all that they need; TIMERS=1: no crontab
 	@bin/check-clone.sh
-	@NO_SUDO=1 bin/install-packages.sh "$(PYTHON)" restic sudo cron logrotate $(if $(TIMERS),polkitd)
-	@bin/install-venv.sh "$(PYTHON)"
-	@bin/dodeka-install.py $(YES_FLAG) $(if $(TIMERS),--timers)
+	@NO_SUDO=1 bin/install-packages.sh "$$PYTHON" restic sudo cron logrotate $(if $(filter 1,$(TIMERS)),polkitd)
+	@bin/install-venv.sh "$$PYTHON"
+	@bin/dodeka-install.py $(YES_FLAG) $(if $(filter 1,$(TIMERS)),--timers)
 
 .PHONY: uninstall
 uninstall: ## take back what install has made; what holds data stays
@@ -163,7 +167,7 @@ test: setup test-packages .venv/.tests ## run all tests
 
 .PHONY: test-in
 test-in: ## run them in a fresh Debian, as root and not: SUITE=bookworm or trixie, AS=root or user
-	@tests/debian.sh "$(SUITE)" $(AS)
+	@tests/debian.sh "$$SUITE" $${AS:+"$$AS"}
 
 .PHONY: soak
 soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores and kills (10 minutes)
@@ -179,17 +183,17 @@ fuzz: setup test-packages .venv/.fuzz ## made-up settings, IDs, snapshots and re
 
 .PHONY: test-packages
 test-packages:
-	@bin/install-packages.sh "$(PYTHON)" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
+	@bin/install-packages.sh "$$PYTHON" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
 		rclone openssh-server polkitd acl attr e2fsprogs exfat-fuse exfatprogs
 
 .venv/.tests: tests/requirements.txt | venv
-	@.venv/bin/python -m pip install --quiet --require-hashes -r $<
+	@.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r $<
 	@touch $@
 
 .venv/.bench: tests/requirements-bench.txt .venv/.tests
-	@.venv/bin/python -m pip install --quiet --require-hashes -r $<
+	@.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r $<
 	@touch $@
 
 .venv/.fuzz: tests/requirements-fuzz.txt .venv/.tests
-	@.venv/bin/python -m pip install --quiet --require-hashes -r $<
+	@.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r $<
 	@touch $@

@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("words", help="restic's arguments in the shell's quoting: 'snapshots --tag env_demo'")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
+    console.output_is_data()
     try:
         words = shlex.split(arguments.words)
     except ValueError as error:
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Repository(here)  # is the password file for us alone, and the repository ours?
     restic.version(here)
     staging.state_folder(here)  # where restic's temporary files go
-    os.execvpe(here.restic, [here.restic, *words], here.variables)
+    options = [f"--option={one}" for one in here.options]
+    os.execvpe(here.restic, [here.restic, *options, *words], here.for_restic)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dodeka_db import console, settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     console.parser(__doc__).parse_args(argv)
+    console.output_is_data()
     console.show(*console.columns([("Setting", "Value", "From"), *settings.load().in_force()], "<<<"))
     return 0
 

@@ -19,8 +19,16 @@ mkdir -p .venv/tmp
 trap 'rm -rf .venv/tmp' EXIT
 export TMPDIR="$PWD/.venv/tmp" # /tmp may be in memory, and full
 .venv/bin/python -m ensurepip >/dev/null
-.venv/bin/python -m pip install --quiet --require-hashes -r requirements.txt || {
-    echo "install-venv.sh: error: pip failed, its words are above; fix that, then: make setup" >&2
+# nothing is built from source: what a build fetches has no hash
+.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r requirements.txt 2>.venv/tmp/said || {
+    lacking=$(sed -n 's/^ERROR: No matching distribution found for \([^ ]*\).*/\1/p' .venv/tmp/said)
+    if [ -n "$lacking" ] && ! grep -qi 'connection\|retrying\|ssl' .venv/tmp/said; then
+        echo "install-venv.sh: error: there is no wheel of $lacking for $("$python" -V) on $(uname -m), and nothing is" \
+            "built here; name another Python: make setup PYTHON=python3.12" >&2
+    else
+        cat .venv/tmp/said >&2
+        echo "install-venv.sh: error: pip failed, its words are above; fix that, then: make setup" >&2
+    fi
     exit 6
 }
 touch .venv/.runtime

@@ -17,7 +17,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help try setup init install backup cron status snapshots restore undo verify check offsite keys key-add key-remove recovery-sheet settings restic test test-in soak bench fuzz" ]
+    [ "$targets" = "help try setup init install uninstall backup cron status snapshots restore undo verify check offsite keys key-add key-remove recovery-sheet settings restic test test-in soak bench fuzz" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
@@ -269,4 +269,48 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk verify ENV=production
     [ "$status" -eq 2 ]
     [[ $stderr == *"; make backup ENV=production CONFIG=$SITE/backup.env"* ]]
+}
+
+@test "no value of a variable and no goal is executed, by make or by a shell, from the command line or the environment" {
+    cd "$ROOT"
+    # what recipes run stands for itself: were a value to reach a shell, the words behind it would be run
+    hostile=('$(shell touch '"$SITE"'/executed)' ';touch '"$SITE"'/executed;' '`touch '"$SITE"'/executed`'
+             '$$(touch '"$SITE"'/executed)' "'; touch $SITE/executed; '" '"; touch '"$SITE"'/executed; "'
+             "production'; touch $SITE/executed; '" 'x) $(shell touch '"$SITE"'/executed)')
+    # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
+    read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
+    made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
+    [ "$(echo $read)" = "PYTHON CONFIG ENV FROM SNAPSHOT OFFSITE NAME HTML ARGS SUITE AS TIMERS YES" ]
+    for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
+        for value in "${hostile[@]}"; do
+            for goal in help settings venv test-in "snapshots ENV=demo"; do
+                [ "$goal" != test-in ] || [[ "$name" =~ ^(SUITE|AS)$ ]] || continue
+                [ "$goal" != venv ] || [ "$name" = PYTHON ] || continue
+                [ "$name" != SHELL ] || continue
+                timeout 60 make -n "$name=$value" $goal > /dev/null 2>&1 || true
+                [ ! -e "$SITE/executed" ] || { echo "$name=$value, $goal"; false; }
+            done
+            timeout 60 make "$name=$value" help > /dev/null 2>&1 || true
+            env "$name=$value" timeout 60 make help > /dev/null 2>&1 || true
+            env "$name=$value" timeout 60 make -e help > /dev/null 2>&1 || true
+            [ ! -e "$SITE/executed" ] || { echo "$name=$value"; false; }
+        done
+    done
+    # the recipes that have a value, for real
+    for value in "${hostile[@]}"; do
+        make PYTHON="$value" venv > /dev/null 2>&1 || true
+        PYTHON=$value make packages > /dev/null 2>&1 || true
+        mk snapshots ENV="$value"
+        mk restore ENV=demo FROM="$value" YES=1
+        mk verify ENV=demo SNAPSHOT="$value"
+        mk key-add NAME="$value"
+        ARGS=$value mk restic
+        run make --no-print-directory settings CONFIG="$value"
+        mk "$value"
+        [ ! -e "$SITE/executed" ] || { echo "$value"; false; }
+    done
+    # a value goes on to a script as it is
+    mk key-remove NAME='a$(b)$$c'
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"'a\$(b)\$\$c'"* ]]
 }

@@ -48,13 +48,18 @@ def section(page: str, title: str) -> str:
     return page[page.index(f"\n## {title}\n") :].split("\n## ", 2)[1]
 
 
-def run(server: Server, page: str, typed: Mapping[str, str] = MappingProxyType({})) -> int:
+def run(
+    server: Server,
+    page: str,
+    typed: Mapping[str, str] = MappingProxyType({}),
+    ids: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Run every command of `page` in there, and compare what it prints; how many they were.
 
-    Those that begin with `sudo` an administrator types, the others the user of the backups.
-    `typed` is what is typed for a command that shows no question.
+    Those that begin with `sudo` an administrator types, the others the user of the backups. `typed` is what is typed for a
+    command that shows no question; `ids` what IDs of the page are here, if known before.
     """
-    ids: dict[str, str] = {}  # those of the page, and what they are here
+    ids = dict(ids)
     before = f"cd {CLONE}; "
     for command, lines in consoles(page):
         command = ID.sub(lambda match: ids[match[0]], command)
@@ -67,6 +72,8 @@ def run(server: Server, page: str, typed: Mapping[str, str] = MappingProxyType({
         user = "root" if command.startswith("sudo ") else "dbackup"
         done = server.run("sh", "-c", before + command, user=user, stdin=given or typed.get(command, ""))
         assert done.stderr == "", command
+        if command == "sudo make install" and not server.path("/home/dodeka").exists():
+            server.start_offsite("dbackup")  # which has a home only now
         if command.startswith("make init"):
             server.make_keys_cheap()  # hundreds of starts of restic are to come
         printed = done.stdout.splitlines()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import boto3
 from ports import free_port
-from sites import ROOT, Site
+from sites import RESTIC, ROOT, Site
 
 
 class Relay:
@@ -230,6 +230,44 @@ class Sftp(Remote):
 
     def _command(self) -> list[str]:
         return ["/usr/sbin/sshd", "-D", "-e", "-f", str(self.folder / "sshd_config")]
+
+
+class AppendOnly(Sftp):
+    """What BACKUP.md sets up off-site: the key that we have starts rclone there, append-only, and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        key = (folder / "key.pub").read_text()
+        rclone = f"{shutil.which('rclone')} serve restic --stdio --append-only {self.served}"
+        (folder / "authorized_keys").write_text(f'restrict,command="{rclone}" {key}')
+        config = folder / "sshd_config"
+        config.write_text(config.read_text().replace(f"{folder}/key.pub", f"{folder}/authorized_keys"))
+        account, _, _ = self.url.removeprefix("sftp://").rpartition(":")
+        self.program = f"ssh -p {self.relay.port} {account}"
+        self.url = "rclone:offsite:restic"
+        self.variables = {
+            "OFFSITE_REPOSITORY": self.url,
+            "OFFSITE_OPTIONS": f"rclone.program={self.program}",
+            "OFFSITE_RETENTION": "none",
+            "PATH": self.variables["PATH"],
+        }
+
+    def restic(self, password: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """restic itself, as whoever has broken into the machine with that key and the password would run it."""
+        return subprocess.run(
+            [RESTIC, f"--option=rclone.program={self.program}", *arguments],
+            env={
+                **os.environ,
+                "PATH": self.variables["PATH"],
+                "RESTIC_REPOSITORY": self.url,
+                "RESTIC_PASSWORD": password,
+                "RESTIC_CACHE_DIR": str(self.folder / "cache"),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=6,  # in which it has tried more than once
+        )
 
 
 class S3(Remote):

@@ -5,6 +5,7 @@ as its first process. What happens in there is gone when it stops, and reaches n
 """
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -77,6 +78,12 @@ StandardError=append:/tmp/backend.log
 Restart=on-failure
 RestartSec=1
 """
+
+
+# what the off-site server lets our key do, as BACKUP.md has it
+FORCED = re.findall(
+    r"^ +(restrict,command=\".*?\") ssh-ed25519 ", (ROOT / "BACKUP.md").read_text(), re.MULTILINE
+)[0]
 
 
 class Server:
@@ -159,22 +166,23 @@ class Server:
                 reseal(self.path(repository), self.path(password).read_text().strip())
                 self.run("chown", "-R", f"{owner}:", repository, user="root")
 
-    def start_offsite(self) -> None:
-        """Another server, as far as the user backend can tell: an account `dodeka` behind the ssh host `offsite`."""
+    def start_offsite(self, user: str = "backend") -> None:
+        """Another server, as far as that user can tell: an account `dodeka` behind the ssh host `offsite`, append-only."""
         port = free_port()
+        home = self.sh(f"getent passwd {user} | cut -d: -f6").strip()
         self.sh(
             f"""
             set -e
             useradd --create-home dodeka; chmod 700 /home/dodeka
-            mkdir -p /run/sshd /home/dodeka/.ssh /home/backend/.ssh
-            ssh-keygen -q -t ed25519 -N '' -f /home/backend/.ssh/id_ed25519
+            mkdir -p /run/sshd /home/dodeka/.ssh {home}/.ssh
+            ssh-keygen -q -t ed25519 -N '' -f {home}/.ssh/id_ed25519
             ssh-keygen -q -t ed25519 -N '' -f /run/sshd/host
-            cp /home/backend/.ssh/id_ed25519.pub /home/dodeka/.ssh/authorized_keys
+            printf '{FORCED} %s\n' "$(cat {home}/.ssh/id_ed25519.pub)" > /home/dodeka/.ssh/authorized_keys
             printf 'ListenAddress 127.0.0.1\nPort {port}\nHostKey /run/sshd/host\nUsePAM no\nPidFile none\n' > /run/sshd/config
             printf 'PasswordAuthentication no\nSubsystem sftp internal-sftp\n' >> /run/sshd/config
-            printf 'Host offsite\n HostName 127.0.0.1\n Port {port}\n User dodeka\n' > /home/backend/.ssh/config
-            printf '[127.0.0.1]:{port} %s\n' "$(cat /run/sshd/host.pub)" > /home/backend/.ssh/known_hosts
-            chown -R dodeka: /home/dodeka; chown -R backend: /home/backend/.ssh; chmod 600 /home/backend/.ssh/*
+            printf 'Host offsite\n HostName 127.0.0.1\n Port {port}\n User dodeka\n' > {home}/.ssh/config
+            printf '[127.0.0.1]:{port} %s\n' "$(cat /run/sshd/host.pub)" > {home}/.ssh/known_hosts
+            chown -R dodeka: /home/dodeka; chown -R {user}: {home}/.ssh; chmod 600 {home}/.ssh/*
             usermod -p '*' dodeka
             /usr/sbin/sshd -f /run/sshd/config -E /tmp/sshd.log
             """,

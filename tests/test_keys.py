@@ -1,6 +1,7 @@
 """Keys and hand-over: who can open the repository, a key that is proven, one that goes, and the page for paper."""
 
 import html.parser
+import json
 import os
 import re
 import stat
@@ -281,3 +282,29 @@ def test_its_address_is_one_that_works_elsewhere(site, tmp_path):
         site.ok("snapshots", **{**server.variables, "RESTIC_REPOSITORY": shown})
     finally:
         server.stop()
+
+
+def test_a_key_that_was_never_handed_over_shows_in_the_status(site):
+    """In either repository's folder, until the file goes."""
+    there = {
+        "OFFSITE_REPOSITORY": str(site.folder / "there"),
+        "OFFSITE_PASSWORD_FILE": str(site.folder / "pw"),
+    }
+
+    def line() -> dict:
+        lines = json.loads(site.run("status", "--json", **there).stdout)["lines"]
+        return next(line for line in lines if line["subject"] == "key files")
+
+    assert (line()["state"], line()["text"]) == ("well", "no password of a key is left")
+    site.ok("backup", "demo")
+    site.ok("key-add", "anna")
+    site.ok("init", "--offsite", "--yes", **there)
+    site.ok("offsite", **there)
+    site.ok("key-add", "bob", "--offsite", **there)
+    files = [str(site.state / "key-anna"), str(site.state / "offsite/key-bob")]
+    shown = line()
+    assert (shown["state"], shown["fix"]) == ("bad", f"hand it over, then: rm {' '.join(files)}")
+    assert shown["text"].endswith(f": {', '.join(files)}")
+    for file in files:
+        os.unlink(file)
+    assert line()["state"] == "well"

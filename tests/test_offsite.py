@@ -8,15 +8,17 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import pages
 import pytest
 from cheap_key import reseal
-from remotes import Rest, execute, fill, impatient
+from remotes import AppendOnly, Rest, execute, fill, impatient
 from sites import RESTIC, ROOT, Site
 
-from dodeka_db import members, restic
+from dodeka_db import members, repository, restic
 
 
 class Twin(Site):
@@ -255,7 +257,7 @@ def test_an_append_only_server(twin, tmp_path):
         assert (
             "13 snapshots are copied, and the newest read back, but nothing old was removed: " in done.stderr
         )
-        assert f"the server of repository {server.shown} refuses us: " in done.stderr
+        assert f"the server of repository {server.shown} lets nothing be removed: " in done.stderr
         assert "403 Forbidden" in done.stderr
         assert done.stderr.endswith("; if it is to be so (append-only): OFFSITE_RETENTION=none\n")
         assert time.monotonic() - started < restic.GIVE_UP_S
@@ -300,18 +302,19 @@ def test_the_same_repository_by_another_address_is_refused(twin):
             assert "OFFSITE_REPOSITORY is RESTIC_REPOSITORY itself, or a copy of its files" in done.stderr
 
 
-def test_a_copy_to_another_place_is_none(twin):
+def test_a_copy_to_another_place_is_none(twin, tmp_path):
     twin.ok("backup", "demo")
-    twin.ok("offsite")
-    assert offsite_line(twin)["state"] == "well"
-    shutil.move(twin.there, twin.folder / "elsewhere")
-    there = {"OFFSITE_REPOSITORY": str(twin.folder / "elsewhere")}
-    line = offsite_line(twin, **there)
-    assert (line["state"], line["fix"]) == ("bad", "make offsite")
-    assert "no good copy is on record" in line["text"]
-    (twin.folder / "elsewhere/config").unlink()
-    assert twin.run("offsite", **there).returncode == 10
-    assert "no restic repository at" in offsite_line(twin, **there)["text"]
+    with served(twin, tmp_path / "server") as server:
+        twin.ok("offsite", **at(server))
+        assert offsite_line(twin, **at(server))["state"] == "well"
+        shutil.copytree(twin.there, server.served / "elsewhere")
+        there = {"OFFSITE_REPOSITORY": f"{server.url}elsewhere/"}
+        line = offsite_line(twin, **there)
+        assert (line["state"], line["fix"]) == ("bad", "make offsite")
+        assert "no good copy is on record" in line["text"]
+        (server.served / "elsewhere/config").unlink()
+        assert twin.run("offsite", **there).returncode == 10
+        assert "no restic repository at" in offsite_line(twin, **there)["text"]
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
@@ -451,28 +454,50 @@ def offsite_line(twin: Site, **variables: str) -> dict:
     return line
 
 
-def test_the_status_shows_its_age(twin, site):
+def test_the_status_shows_its_age(twin, site, tmp_path):
     assert offsite_line(site)["text"] == "none: OFFSITE_REPOSITORY is not set"
     assert offsite_line(site)["state"] == "well"
-    line = offsite_line(twin)
-    assert (line["state"], line["fix"]) == ("bad", "make offsite")
-    assert line["text"].startswith("no good copy is on record")
-    twin.ok("backup", "demo")
-    twin.ok("offsite")
-    line = offsite_line(twin)
-    assert line["state"] == "well"
-    assert re.fullmatch(rf"the last good copy was \d+ seconds? ago \({twin.there}\)", line["text"])
-    assert time.time() - line["offsite_success_timestamp_seconds"] < 60
+    with served(twin, tmp_path / "server") as server:
+        line = offsite_line(twin, **at(server))
+        assert (line["state"], line["fix"]) == ("bad", "make offsite")
+        assert line["text"].startswith("no good copy is on record")
+        twin.ok("backup", "demo")
+        twin.ok("offsite", **at(server))
+        line = offsite_line(twin, **at(server))
+        assert line["state"] == "well"
+        words = r"the last good copy was \d+ seconds? ago; what is there can be removed from here: BACKUP.md, 'Off-site' "
+        assert re.fullmatch(rf"{words}\({re.escape(server.shown)}\)", line["text"])
+        assert time.time() - line["offsite_success_timestamp_seconds"] < 120
 
-    record = twin.state / "records" / "offsite.json"
-    text = json.loads(record.read_text())
-    record.write_text(json.dumps({**text, "passed": "2026-01-01T00:00:00+00:00"}))
-    line = offsite_line(twin)
-    assert (line["state"], line["fix"]) == ("bad", "make offsite")
-    twin.there_password.chmod(0o644)
-    line = offsite_line(twin)
-    assert (line["state"], line["fix"]) == ("bad", f"chmod 600 {twin.there_password}")
-    assert "can be read by others" in line["text"]
+        record = twin.state / "records" / "offsite.json"
+        text = json.loads(record.read_text())
+        for minutes, state in ((179, "well"), (181, "bad")):
+            passed = (datetime.now().astimezone() - timedelta(minutes=minutes)).isoformat()
+            record.write_text(json.dumps({**text, "passed": passed}))
+            line = offsite_line(twin, **at(server))
+            assert (line["state"], line["fix"]) == (state, "make offsite" if state == "bad" else None)
+        twin.there_password.chmod(0o644)
+        line = offsite_line(twin, **at(server))
+        assert (line["state"], line["fix"]) == ("bad", f"chmod 600 {twin.there_password}")
+        assert "can be read by others" in line["text"]
+
+
+def test_a_folder_on_the_disk_of_the_main_repository_is_no_second_place(twin, small_disk):
+    """Nor is it one where that disk is mounted a second time; another disk is."""
+    record = {"passed": datetime.now().astimezone().isoformat(), "failed": None, "error": "", "details": {}}
+    (twin.state / "records").mkdir()
+    (twin.state / "records/offsite.json").write_text(json.dumps(record))
+    mounted = twin.folder / "mounted"
+    mounted.mkdir()
+    subprocess.run(["mount", "--bind", twin.folder, mounted], check=True)
+    try:
+        for place in (twin.there, mounted / "there", mounted / "not made yet"):
+            line = offsite_line(twin, OFFSITE_REPOSITORY=str(place))
+            assert (line["state"], line["fix"]) == ("bad", "a place elsewhere: BACKUP.md, 'Off-site'")
+            assert f"is on the disk of {twin.repository}: what takes the one takes the other" in line["text"]
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert offsite_line(twin, OFFSITE_REPOSITORY=str(small_disk / "there"))["state"] == "well"
 
 
 def test_restore_and_verify_from_it_alone(twin):
@@ -538,3 +563,269 @@ def test_init_with_an_offsite_repository_that_does_not_open(twin):
     assert f"no chunking to take over: the password in {twin.there_password} does not open" in done.stderr
     assert "take OFFSITE_REPOSITORY out of the settings for now" in done.stderr
     assert not twin.repository.exists() and not twin.password_file.exists()
+
+
+@pytest.fixture
+def append_only(twin, tmp_path) -> Iterator[AppendOnly]:
+    """The off-site repository of `twin` behind the key that BACKUP.md gives to this machine."""
+    server = AppendOnly(tmp_path / "append-only")
+    server.start()
+    server.put(twin.there)
+    yield server
+    server.stop()
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_that_nobody_here_can_destroy(twin, append_only):
+    there = append_only.variables
+    twin.ok("backup", "production", **there)
+    twin.ok("backup", "demo", **there)
+    said = twin.ok("offsite", **there)
+    assert re.search(
+        r"done: 2 snapshots copied, .*, retention left to the server, what is there cannot be removed from here, ",
+        said,
+    )
+    line = offsite_line(twin, **there)
+    assert line["state"] == "well"
+    assert line["text"].endswith("; what is there cannot be removed from here (rclone:offsite:restic)")
+    before = names(append_only.served)
+    # the probe is there, and is nobody's snapshot
+    assert len([name for name in before if name.startswith("snapshots/")]) == 3
+    assert len(twin.listed_there(**there)) == len(twin.listed_there("demo", **there)) == 1
+    assert twin.run("verify", "production", "--offsite", **there).returncode == 0
+
+    twin.ok("offsite", **there)
+    assert names(append_only.served) == before, "nothing piles up"
+
+    # with all that is on this machine
+    password = twin.there_password.read_text().strip()
+    newest = twin.listed_there(**there)[0]["id"]
+    for words in (["forget", "--prune", newest], ["key", "remove", "x"], ["prune", "--max-unused", "0"]):
+        with suppress(subprocess.TimeoutExpired):
+            append_only.restic(password, *words)
+    append_only.restic(password, "unlock", "--remove-all")
+    config = append_only.folder / "bin/config"
+    for words in ("rm -rf restic", f"rm -rf {append_only.served}", "rclone purge restic"):
+        account = append_only.program.split()[1:]
+        ssh = ["ssh", "-F", str(config), *account, words]
+        subprocess.run(ssh, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+    assert before <= names(append_only.served)
+    twin.ok("restore", "demo", "--offsite", "--snapshot=latest", "--yes", **there)
+
+
+def test_every_command_takes_the_options(twin, append_only, tmp_path):
+    """init, copy, snapshots, restore, verify, keys, restic, and the sheet."""
+    there = append_only.variables
+    shutil.rmtree(append_only.served)
+    twin.there_password.unlink()
+    said = twin.ok("init", "--offsite", "--yes", **there)
+    assert f"repository rclone:offsite:restic: made, with the chunking of {twin.repository}\n" in said
+    twin.ok("backup", "production", **there)
+    twin.ok("offsite", **there)
+    twin.ok("snapshots", "--offsite", **there)
+    twin.ok("verify", "production", "--offsite", **there)
+    twin.ok("restore", "production", "--offsite", "--snapshot=latest", "--yes", **there)
+    twin.ok("key-add", "anna", "--offsite", **there)
+    assert "anna" in twin.ok("keys", "--offsite", **there)
+    assert '"hostname"' in twin.run("restic", "--offsite", "--", "snapshots --json", **there).stdout
+    sheet = twin.ok("recovery-sheet", **there)
+    assert f"options of restic there  rclone.program={append_only.program}\n" in sheet
+    assert f"behind each 'restic': -o 'rclone.program={append_only.program}'\n" in sheet
+    # a main repository that is made from it: there it is the source
+    shutil.rmtree(twin.repository)
+    said = twin.ok("init", "--yes", **there)
+    assert f"repository {twin.repository}: made, with the chunking of rclone:offsite:restic\n" in said
+
+
+def test_what_an_append_only_server_refuses_is_said_at_once(twin, append_only):
+    there = append_only.variables
+    for _ in range(13):
+        twin.ok("backup", "demo")
+    twin.ok("offsite", **there)
+    twin.ok("key-add", "anna", "--offsite", **there)
+    started = time.monotonic()
+    for script, said in (
+        (["key-remove", "anna", "--offsite"], ""),
+        (["offsite"], "0 snapshots are copied, and the newest read back, but nothing old was removed: "),
+    ):
+        done = twin.run(*script, **{**there, "OFFSITE_RETENTION": "same"})
+        assert (done.returncode, len(done.stderr.splitlines())) == (77, 1), done
+        assert (
+            f"{said}the server of repository rclone:offsite:restic lets nothing be removed: " in done.stderr
+        )
+        assert "403 Forbidden" in done.stderr
+    assert done.stderr.endswith("; if it is to be so (append-only): OFFSITE_RETENTION=none\n")
+    assert time.monotonic() - started < 60, "restic itself would go on trying for a quarter of an hour"
+    assert not list((append_only.served / "locks").iterdir())
+    assert [words.split()[1] for words in twin.ok("keys", "--offsite", **there).splitlines()[1:]][1:] == [
+        "anna"
+    ]
+
+
+def test_a_lock_that_was_left_on_an_append_only_server_goes(twin, append_only):
+    """Its removal is the one that rclone allows."""
+    there = append_only.variables
+    twin.ok("backup", "demo")
+    restic = subprocess.Popen(
+        [RESTIC, "-q", "backup", "--stdin"],
+        env={
+            **twin.environ,
+            "RESTIC_REPOSITORY": str(append_only.served),
+            "RESTIC_PASSWORD_FILE": str(twin.there_password),
+        },
+        stdin=subprocess.PIPE,
+    )
+    wait_for(lambda: list((append_only.served / "locks").glob("?" * 64)))
+    restic.kill()
+    restic.wait()
+    twin.ok("offsite", **there)  # the attempt to remove needs the repository for itself
+    assert not list((append_only.served / "locks").iterdir())
+
+
+def test_what_can_be_removed_is_said_and_leaves_no_probe(twin):
+    twin.ok("backup", "demo")
+    for _ in range(2):
+        said = twin.ok("offsite")
+        assert re.search(r"done: .*, what is there can be removed from here, \d", said)
+    assert len(json.loads(twin.restic_there("snapshots", "--json"))) == 1
+    files = names(twin.there)
+    twin.ok("offsite")
+    assert names(twin.there) == files, "nothing piles up"
+
+
+def test_a_removal_that_is_not_one_is_not_believed(twin):
+    """A restic that removes nothing, and says that all is well: the attempt looks at what is there afterwards; a fake."""
+    twin.ok("backup", "demo")
+    restic = twin.folder / "restic-that-forgets-nothing"
+    restic.write_text(f'#!/bin/sh\n[ "$1" = forget ] && exit 0\nexec {RESTIC} "$@"\n')
+    restic.chmod(0o755)
+    assert "cannot be removed from here" in twin.ok("offsite", RESTIC=str(restic), OFFSITE_RETENTION="none")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"OFFSITE_REPOSITORY": "rclone:x"},
+            "OFFSITE_REPOSITORY=rclone:x names no remote of rclone; write rclone:NAME:FOLDER",
+        ),
+        ({"OFFSITE_REPOSITORY": "rclone:/srv/x:y"}, "names no remote of rclone"),
+        ({"RESTIC_REPOSITORY": "rclone:x"}, "RESTIC_REPOSITORY=rclone:x names no remote of rclone"),
+        (
+            {"OFFSITE_OPTIONS": "ssh offsite"},
+            "OFFSITE_OPTIONS holds 'ssh offsite', which is no option of restic; write 'rclone.program=ssh offsite', and a semicolon between two",
+        ),
+        (
+            {"OFFSITE_OPTIONS": "rclone.program=ssh offsite; rclone.timeout"},
+            "OFFSITE_OPTIONS holds 'rclone.timeout', ",
+        ),
+        (
+            {"RESTIC_REPOSITORY": "rclone:main:x", "OFFSITE_OPTIONS": "rclone.program=ssh offsite"},
+            "OFFSITE_OPTIONS sets rclone, by which RESTIC_REPOSITORY is reached too; ",
+        ),
+    ],
+)
+def test_an_address_and_options_that_make_no_sense(twin, variables, said):
+    done = twin.run("offsite", **variables)
+    assert (done.returncode, len(done.stderr.splitlines())) == (6, 1), done
+    assert said in done.stderr
+
+
+def test_several_options_reach_restic_as_they_are(twin):
+    log = twin.folder / "starts"
+    restic = twin.folder / "restic-that-notes"
+    restic.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "" >> {log}\nexec {RESTIC} "$@"\n')
+    restic.chmod(0o755)
+    twin.ok("backup", "demo", OFFSITE_OPTIONS="sftp.connections=2", RESTIC=str(restic))
+    assert "sftp" not in log.read_text(), "the main repository has none of them"
+    twin.ok("offsite", OFFSITE_OPTIONS="sftp.command=ssh -p 22 x; sftp.connections=2 ;", RESTIC=str(restic))
+    (copy,) = (words for words in log.read_text().split("\n\n") if words.startswith("copy\n"))
+    assert copy.splitlines()[1:3] == ["--option=sftp.command=ssh -p 22 x", "--option=sftp.connections=2"]
+
+
+def test_one_that_finds_a_copy_at_work_leaves_the_record_to_it(twin):
+    """The hourly run behind a first copy that takes a day."""
+    twin.ok("backup", "demo")
+    twin.ok("offsite")
+    holder = subprocess.Popen(
+        [ROOT / ".venv/bin/python", "-c", HOLDER, str(twin.state / "offsite")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert twin.run("offsite").returncode == 75
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert json.loads((twin.state / "records/offsite.json").read_text())["failed"] is None
+
+
+def test_the_page_s_prune_keeps_what_is_honest(twin):
+    """By the page's own commands, in a repository to which an intruder has added snapshots with chosen times.
+
+    They fill every place that a rule by numbers has: under the policy of the main repository the honest ones would go.
+    """
+    twin.there.chmod(0o700)
+    now = datetime.now().replace(microsecond=0)
+
+    def store(time: datetime, content: str, tags: str = "db,db_sqlite,db_dodeka,env_production") -> str:
+        environ = {"RESTIC_REPOSITORY": str(twin.there), "RESTIC_PASSWORD_FILE": str(twin.there_password)}
+        environ = {**twin.environ, **environ, "RESTIC_CACHE_DIR": str(twin.folder / "cache")}
+        words = ["backup", "--json", "--stdin", "--stdin-filename", "dodeka-production.sqlite.zst"]
+        words += ["--tag", tags, "--time", f"{time:%Y-%m-%d %H:%M:%S}"]
+        done = subprocess.run(
+            [RESTIC, *words], env=environ, input=content, capture_output=True, text=True, check=True
+        )
+        return json.loads(done.stdout.splitlines()[-1])["snapshot_id"][:8]
+
+    hours = [now.replace(minute=59, second=59) - timedelta(hours=count) for count in range(1, 24)]
+    days = [now.replace(hour=23, minute=59, second=59) - timedelta(days=count) for count in range(1, 9)]
+    months = [
+        now.replace(day=1, hour=0, minute=0, second=0) - timedelta(days=31 * count, seconds=1)
+        for count in range(7)
+    ]
+    last = [now - timedelta(seconds=count) for count in range(10)]
+    weeks = [days[now.weekday()] - timedelta(weeks=count) for count in range(5)]
+    honest = {
+        store(now - timedelta(days=days, minutes=7), f"honest {days}")
+        for days in (0, 1, 2, 3, 5, 9, 20, 40, 80, 120, 170)
+    }
+    old = store(now - timedelta(days=190), "old")
+    for time_ in {*hours, *days, *months, *last, *weeks, now + timedelta(days=3650)}:
+        store(time_, "hostile")
+
+    def left(tag: str = "db_dodeka") -> set[str]:
+        return {one["short_id"] for one in json.loads(twin.restic_there("snapshots", "--json", "--tag", tag))}
+
+    assert honest < left()
+    keep = [
+        word for period, count in repository.RETENTION.items() for word in (f"--keep-{period}", str(count))
+    ]
+    output = twin.restic_there(
+        "forget", "--dry-run", "--json", "--group-by", "tags", "--tag", "db_dodeka", *keep
+    )
+    removed = {one["short_id"] for group in json.loads(output.splitlines()[0]) for one in group["remove"]}
+    assert honest <= removed, "what the page warns of"
+
+    section = pages.section((ROOT / "BACKUP.md").read_text(), "Prune from elsewhere")
+    (commands,) = re.findall(r"^```sh\n(.*?)```", section, re.MULTILINE | re.DOTALL)
+    address, *others = commands.splitlines()
+    assert address == "export RESTIC_REPOSITORY=sftp:dodeka@backup.example.org:restic"
+    environ = {
+        **twin.environ,
+        "RESTIC_REPOSITORY": str(twin.there),
+        "RESTIC_PASSWORD_FILE": str(twin.there_password),
+    }
+    environ |= {
+        "PATH": f"{Path(RESTIC).parent}:{os.environ['PATH']}",
+        "RESTIC_CACHE_DIR": str(twin.folder / "cache"),
+    }
+    subprocess.run(["sh", "-ec", "\n".join(others)], env=environ, check=True, capture_output=True)
+    assert honest <= left()
+    assert old not in left(), "it does prune"
+    twin.restic_there("check", "--read-data")

@@ -6,11 +6,11 @@ import pwd
 import random
 import re
 import shutil
-import stat
 import subprocess
 from pathlib import Path
 
 import pytest
+from sites import RESTIC
 
 from dodeka_db import settings
 from dodeka_db.errors import SetupError, UsageError
@@ -269,14 +269,120 @@ def test_another_way_to_give_the_password(file):
     assert loaded.password_file is None and "RESTIC_PASSWORD_FILE" not in loaded.variables
 
 
-def test_restic_of_the_backend_user_comes_first(file, tmp_path):
-    fake = tmp_path / "restic"
-    fake.touch()
-    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    found = load(file, PATH=str(tmp_path)).restic
-    ours = Path("/home/backend/.local/bin/restic")
-    assert found == (str(ours) if ours.exists() else str(fake))
-    assert load(file, RESTIC="/opt/restic").restic == "/opt/restic"
+def program(folder: Path, name: str, text: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+    return folder / name
+
+
+def test_a_user_s_own_restic_comes_first(file, tmp_path):
+    others = program(tmp_path / "bin", "restic")
+    environ = {"HOME": str(tmp_path / "home"), "PATH": str(others.parent)}
+    assert load(file, **environ).restic == str(others)
+    own = program(tmp_path / "home/.local/bin", "restic")
+    assert load(file, **environ).restic == str(own)
+    own.parent.chmod(0o777)
+    assert load(file, **environ).restic == str(others)
+    assert load(file, **environ, RESTIC="/opt/restic").restic == "/opt/restic"
+
+
+def test_no_program_is_run_out_of_another_user_s_folder(site, tmp_path):
+    """Root in a shell that still has the web user's HOME and PATH: neither that restic is run nor that git."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    home, ran = tmp_path / "home", tmp_path / "ran"
+    for name in ("restic", "git", "ssh", "crontab"):
+        program(home / ".local/bin", name, f"#!/bin/sh\necho $0 >> {ran}\nexit 1\n")
+    os.chown(home / ".local/bin", 65534, 65534)
+    environ = {name: value for name, value in site.environ.items() if name != "RESTIC"}
+    environ |= {"HOME": str(home), "PATH": f"{home}/.local/bin:{Path(RESTIC).parent}:{os.environ['PATH']}"}
+    for script in ("backup", "recovery-sheet", "status"):
+        words = [ROOT / f"bin/dodeka-db-{script}.py", *(["demo"] if script == "backup" else [])]
+        done = subprocess.run(words, env=environ, capture_output=True, text=True)
+        assert done.returncode == (1 if script == "status" else 0), done
+    assert not ran.exists(), ran.read_text()
+    assert load(Path("/dev/null"), **environ).restic == str(Path(RESTIC).parent / "restic")
+    os.chown(home / ".local/bin", 0, 0)
+    assert load(Path("/dev/null"), **environ).restic == str(home / ".local/bin/restic")
+
+
+def test_restic_gets_no_secret_that_it_does_not_need(site):
+    log = site.folder / "environment"
+    restic = program(site.folder, "restic-that-notes", f'#!/bin/sh\nenv >> {log}\nexec {RESTIC} "$@"\n')
+    site.config.write_text(
+        "PASSWORD_OF_A_COMMAND=of-the-file\nDODEKA_PING_URL_DEMO=http://127.0.0.1:9/ping-secret\n"
+    )
+    variables = {
+        "DODEKA_BACKUP_ENV": str(site.config),
+        "RESTIC": str(restic),
+        "OFFSITE_REPOSITORY": "rest:http://me:offsite-secret@127.0.0.1:9/",
+        "DODEKA_HEALTH_URL_DEMO": "http://me:health-secret@127.0.0.1:9/",
+        "GITHUB_TOKEN": "github-secret",
+        "SMTP_PASSWORD": "smtp-secret",
+        "AWS_SECRET_ACCESS_KEY": "of-restic-s3",
+        "RESTIC_REST_PASSWORD": "of-restic-rest",
+        "SSH_AUTH_SOCK": "/of-restic-ssh",
+        "https_proxy": "http://of-restic-proxy",
+    }
+    site.ok("backup", "demo", **variables)
+    site.run("restic", "snapshots", **variables)
+    found = log.read_text()
+    assert not re.search(r"-secret|^(DODEKA|OFFSITE)_", found, re.MULTILINE)
+    for needed in ("of-restic-s3", "of-restic-rest", "of-restic-ssh", "of-restic-proxy", "of-the-file"):
+        assert needed in found
+    settings_there = load(Path("/dev/null"), **{**site.environ, **variables}).masked(
+        "github-secret smtp-secret offsite-secret"
+    )
+    assert settings_there == "*** *** ***", "what restic does not get is no secret less"
+
+
+@pytest.mark.parametrize(
+    ("variables", "names"),
+    [
+        ({"RESTIC_REPOSITORY": "rest:http://me:hush@backup.example.org/"}, "RESTIC_REPOSITORY"),
+        ({"RESTIC_REPOSITORY": "rest:HTTP://me:hush@10.0.0.1:8000/"}, "RESTIC_REPOSITORY"),
+        ({"RESTIC_REPOSITORY": "s3:http://[2001:db8::1]:9000/x"}, "RESTIC_REPOSITORY"),
+        ({"RESTIC_REPOSITORY": "rest:http://127.0.0.1@example.org/"}, "RESTIC_REPOSITORY"),
+        (
+            {
+                "OFFSITE_REPOSITORY": "rest:http://127.example.org/",
+                "DODEKA_PING_URL_DEMO": "http://ping.example.org/x",
+            },
+            "OFFSITE_REPOSITORY, DODEKA_PING_URL_DEMO",
+        ),
+        ({"OS_AUTH_URL": "http://keystone.example.org/v3"}, "OS_AUTH_URL"),
+        ({"RESTIC_REPOSITORY": "rest:http://127.0.0.1:8000/"}, ""),
+        ({"RESTIC_REPOSITORY": "rest:http://me:hush@[::1]:8000/"}, ""),
+        (
+            {
+                "RESTIC_REPOSITORY": "s3:https://example.org/x",
+                "DODEKA_HEALTH_URL_DEMO": "http://LOCALHOST:4243/",
+            },
+            "",
+        ),
+    ],
+)
+def test_plain_http_to_another_machine_is_warned_of(file, caplog, variables, names):
+    load(file, **variables)
+    warned = [
+        f"{names}: plain http:// to another machine, which can be read and changed on the way; use https://"
+    ]
+    assert [record.getMessage() for record in caplog.records] == (warned if names else [])
+
+
+def test_the_warning_comes_once_and_beside_what_was_asked_for(site):
+    plain = {
+        "OFFSITE_REPOSITORY": "rest:http://192.0.2.1/x",
+        "OFFSITE_PASSWORD_FILE": str(site.password_file),
+    }
+    site.ok("backup", "demo")
+    assert site.run("backup", "demo", **plain).stdout.count("plain http:// to another machine") == 1
+    for script in (["snapshots", "--json"], ["restic", "snapshots --json --quiet"], ["settings"], ["keys"]):
+        done = site.run(*script, **plain)
+        assert done.returncode == 0
+        assert "plain http" not in done.stdout
+        assert done.stderr.count("plain http:// to another machine") == 1
 
 
 def test_the_example_file_shows_every_setting_and_its_default(file):
@@ -372,13 +478,36 @@ def test_the_offsite_repository_is_opened_with_its_own_password_alone(file):
 
 
 def test_a_password_that_restic_would_not_take_is_refused_and_not_shown(file):
-    for address in ("sftp://dodeka:Sekr1t@host/restic", "rest:http://dodeka:Sekr1t#more@host/"):
+    for address in (
+        *("sftp://dodeka:Sekr1t@host/restic", "sftp:dodeka:Sekr1t@host:restic"),
+        *("rest:http://dodeka:Sekr1t#more@host/", "rest:HTTP://dodeka:Sekr1t#more@host/"),
+        "REST:http://dodeka:Sekr1t@host/",  # restic takes it for a folder
+    ):
         file.write_text(f"OFFSITE_REPOSITORY={address}\n")
         with pytest.raises(SetupError) as caught:
             load(file)
         assert "Sekr1t" not in f"{caught.value} {caught.value.hint}"
-    file.write_text("OFFSITE_REPOSITORY=sftp://dodeka@host:2222//srv/restic\n")
-    load(file)
+    for address in ("sftp://dodeka@host:2222//srv/restic", "sftp:dodeka@host:a@b/c", "sftp:host:/a@b:c"):
+        file.write_text(f"OFFSITE_REPOSITORY={address}\n")
+        load(file)
+
+
+def test_no_credential_of_an_address_that_is_called_is_shown(site):
+    addresses = {
+        "DODEKA_HEALTH_URL_DEMO": "http://me:hush-hush@127.0.0.1:4243/health?token=psst-psst",
+        "DODEKA_HEALTH_URL_PRODUCTION": "HTTPS://hush-hush@localhost/health",
+        "DODEKA_PING_URL_DEMO": "HTTPS://me:hush-hush@hc-ping.com/psst-psst",
+        "DODEKA_PING_URL_PRODUCTION": "https://hc-ping.com?uuid=psst-psst",
+    }
+    printed = site.ok("settings", **addresses)
+    assert not re.search("hush|psst", printed)
+    for shown in (
+        *("http://me:***@127.0.0.1:4243/health?*** ", "HTTPS://***@localhost/health "),
+        *("HTTPS://me:***@hc-ping.com/*** ", "https://hc-ping.com?*** "),
+    ):
+        assert shown in printed
+    loaded = load(Path("/dev/null"), **addresses)
+    assert loaded.masked("nonnumeric port: 'hush-hush@127.0.0.1'") == "nonnumeric port: '***@127.0.0.1'"
 
 
 def test_the_longer_of_two_secrets_is_masked_whole(file):
@@ -395,6 +524,15 @@ def test_the_longer_of_two_secrets_is_masked_whole(file):
         ("http://127.0.0.1:8000/config: refused", "http://127.0.0.1:8000/config: refused"),
         ('Head "http://[::1]:8000/"', 'Head "http://[::1]:8000/"'),
         ("http://host:8000", "http://host:8000"),
+        ("open rest:HTTP://dodeka:Sekr1t@host/x", "open rest:HTTP://dodeka:***@host/x"),
+        ("s3:HtTpS://Sekr1t@host/x", "s3:HtTpS://***@host/x"),
+        ("HTTP://dodeka:Sekr", "HTTP://dodeka:***"),
+        ("sftp:dodeka:Sekr1t@host:restic", "sftp:dodeka:***@host:restic"),
+        ("sftp://dodeka:Sekr1t@host/restic", "sftp://dodeka:***@host/restic"),
+        ("socks5://dodeka:Sekr1t@proxy:1080", "socks5://dodeka:***@proxy:1080"),
+        ("sftp:dodeka@host:restic", "sftp:dodeka@host:restic"),
+        ("sftp://dodeka@host:2222/a@b:c", "sftp://dodeka@host:2222/a@b:c"),
+        ("git@github.com:x/y ssh://git@github.com/x", "git@github.com:x/y ssh://git@github.com/x"),
     ],
 )
 def test_what_looks_like_a_password_in_an_address_is_masked(file, text, masked):
@@ -588,7 +726,7 @@ def test_every_value_in_force_is_listed_with_where_it_was_set(site):
     )
     environ = {
         "DODEKA_BACKUP_ENV": str(site.config),
-        "RESTIC_REPOSITORY": "rest:http://me:the-password@host/",
+        "RESTIC_REPOSITORY": "rest:https://me:the-password@host/",
         "DODEKA_FORMAT": "pages",
         "RESTIC_HOST": "elsewhere",
         "RESTIC_PACK_SIZE": "32",
@@ -600,7 +738,7 @@ def test_every_value_in_force_is_listed_with_where_it_was_set(site):
     file = str(site.config)
     assert set(settings.SETTINGS) < set(listed)
     assert listed["DODEKA_BACKEND"] == [str(site.folder / "backend"), "environment"]
-    assert listed["RESTIC_REPOSITORY"] == ["rest:http://me:***@host/", "environment"]
+    assert listed["RESTIC_REPOSITORY"] == ["rest:https://me:***@host/", "environment"]
     assert listed["DODEKA_FORMAT"] == ["pages", "environment"]
     assert listed["DODEKA_PING_URL_DEMO"] == ["https://hc-ping.com/***", file]
     assert listed["DODEKA_PING_URL_PRODUCTION"] == ["-", "default"]

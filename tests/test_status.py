@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -120,7 +121,17 @@ class TestWell:
                 subject for where, subject in of_state(found, "well") if where == environment
             } == everywhere
         assert {subject for where, subject in of_state(found, "well") if not where} == {
-            *("restic", "password", "repository", "check", "off-site copy", "volume", "state folder", "lock"),
+            *(
+                "restic",
+                "password",
+                "repository",
+                "key files",
+                "check",
+                "off-site copy",
+                "volume",
+                "state folder",
+                "lock",
+            ),
             *("restic's locks", "crontab", "logrotate", "user"),
         }
 
@@ -176,11 +187,41 @@ class TestWell:
 
     def test_as_the_page_gives_it_to_prometheus(self, server):
         (command,) = re.findall(
-            r"^\*/5 \* \* \* \* root (.*)$", (ROOT / "BACKUP.md").read_text(), re.MULTILINE
+            r"^\*/5 \* \* \* \* dbackup (.*)$", (ROOT / "BACKUP.md").read_text(), re.MULTILINE
         )
-        server.run("mkdir", "-p", "/var/lib/prometheus/node-exporter", user="root")
-        server.sh(command, user="root")
-        collected = server.path("/var/lib/prometheus/node-exporter/dodeka.prom").read_text()
+        (setup,) = re.findall(
+            r"^```sh\n(sudo install -d .*?)```", (ROOT / "BACKUP.md").read_text(), re.M | re.S
+        )
+        # the page is for a user of its own
+        command, setup = (
+            command.replace("/opt/dodeka-backup", str(PROJECT)),
+            setup.replace("dbackup", "backend"),
+        )
+        collector = "/var/lib/prometheus/node-exporter"
+        server.sh(f"mkdir -p {collector}; umask 077; {setup}", user="root")
+        server.sh(command)
+        first = server.path("/var/lib/dodeka-status/dodeka.prom").stat().st_ino
+        # a collector that looks all the time sees the old file or the new one, never a part of one, and no other file
+        looks = f"while [ -d {collector} ]; do ls /var/lib/dodeka-status/*.prom; tail -n 1 {collector}/*.prom; sleep 0.01; done"
+        server.run("useradd", "--system", "prom", user="root")
+        process = subprocess.Popen(
+            server.command("sh", "-c", f"exec > /tmp/looks; {looks}", user="prom"), stderr=subprocess.DEVNULL
+        )
+        try:
+            server.sh(command)
+        finally:
+            process.kill()
+            process.wait()
+            server.run("pkill", "-u", "prom", user="root", check=False)
+        assert len(set(server.path("/tmp/looks").read_text().splitlines()) - {""}) <= 3
+        assert server.path("/var/lib/dodeka-status/dodeka.prom").stat().st_ino != first
+        assert (
+            server.run("stat", "-c", "%U %a", "/var/lib/dodeka-status/dodeka.prom").stdout == "backend 644\n"
+        )
+        assert server.run("find", collector, "/var/lib/dodeka-status", "-user", "root").stdout.split() == [
+            *(collector, f"{collector}/dodeka.prom"),
+        ]
+        collected = server.run("cat", f"{collector}/dodeka.prom", user="prom").stdout
         names = {family.name for family in text_string_to_metric_families(collected)}
         assert {"dodeka_backup_status", "dodeka_backup_line_status", "dodeka_backup_stored_bytes"} <= names
 
@@ -362,6 +403,12 @@ CASES = {
         lambda server: keep_file(server, "damaged"),
         ["demo kept files"],
         "restores replaced damaged databases, kept as",
+        None,
+    ),
+    "a key that was never handed over": (
+        sh(f"install -o backend -m 600 /dev/null {STATE}/key-anna"),
+        [" key files"],
+        f"the password of a key was never handed over, or left behind: {STATE}/key-anna",
         None,
     ),
     "a failed check": (fail_check, [" check"], "failed", None),

@@ -1,5 +1,6 @@
 """A .venv that is missing, half made or of a Python that has gone: one line, exit code 6, and the monitor is told."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -233,3 +234,38 @@ def test_make_setup_leaves_one_that_works_as_it_is(clone):
     done = clone.type("make", "--no-print-directory", "setup")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (clone.packages / "mark").exists()
+
+
+def test_nothing_is_built_from_source(clone):
+    """A Python for which there is no wheel; an index of one folder, that has the sources alone, stands for the real one."""
+    index, built, pinned = clone.folder / "index", clone.folder / "built", []
+    for name, version in re.findall(r"^(\w+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE):
+        source = index / f"{name}-{version}"
+        source.mkdir(parents=True)
+        (source / "setup.py").write_text(f"open({str(built)!r}, 'w'); import setuptools; setuptools.setup()")
+        (source / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive = Path(f"{source}.tar.gz")
+        subprocess.run(["tar", "czf", archive, "-C", index, source.name], check=True)
+        pinned.append(f"{name}=={version} --hash=sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}\n")
+    (clone.folder / "requirements.txt").write_text("".join(pinned))
+    shutil.rmtree(clone.venv)
+    done = clone.type("bin/install-venv.sh", sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(index))
+    assert done.returncode == 6, done
+    (said,) = done.stderr.splitlines()
+    assert re.fullmatch(
+        rf"install-venv\.sh: error: there is no wheel of {pinned[0].split()[0]} for Python 3\.\d+\.\d+ on \w+, and nothing is"
+        r" built here; name another Python: make setup PYTHON=python3\.12",
+        said,
+    )
+    assert not built.exists()
+
+
+def test_no_pip_of_ours_builds_anything():
+    calls = [
+        line
+        for path in (ROOT / "Makefile", *(ROOT / "bin").glob("*.sh"), ROOT / "tests/debian.sh")
+        for line in path.read_text().splitlines()
+        if "pip install" in line
+    ]
+    assert len(calls) == 3
+    assert all("--only-binary :all: --require-hashes" in line for line in calls)

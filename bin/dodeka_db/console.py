@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dodeka_db import interrupts
 from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_line, plain
-from dodeka_db.settings import ENVIRONMENTS
+from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
 
 if TYPE_CHECKING:  # not every script needs what these import
     from dodeka_db.backup import Taken
@@ -41,6 +41,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
 def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
     os.umask(0o077)
     sys.stdout.reconfigure(errors="backslashreplace")  # in a locale that has not every letter
+    keep_to_trusted_programs()
     interrupts.install()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Formatter())

@@ -32,7 +32,7 @@ DAMAGED = "BACKUP.md, 'Damaged'"
 _SEE_DAMAGED = f"see {DAMAGED}"
 # one line of what restic says while it tries an operation: `Load(<data/5f38800ed2>, 0, 0) failed: open …`
 TROUBLE = re.compile(
-    r"\w+\((?P<file>.*?)\) (?:returned error, (?P<retrying>retrying) after [\w.µ]+|failed): (?P<reason>.*)"
+    r"(?P<operation>\w+)\((?P<file>.*?)\) (?:returned error, (?P<retrying>retrying) after [\w.µ]+|failed): (?P<reason>.*)"
 )
 # restic < 0.17 talks to an ssh that has ended; the others are mistakes in the address
 _NO_POINT = re.compile(
@@ -65,6 +65,10 @@ _INDEX = re.compile(r"<index/|LoadIndex|packs from index|pack size does not matc
 
 class LockUnreadable(RepositoryLocked):
     """The content of a lock is damaged: nobody knows whose it is, and no waiting helps."""
+
+
+class RemovalRefused(Refused):
+    """The server lets us read and add, and remove nothing."""
 
 
 class IndexDamaged(RepositoryDamaged):
@@ -149,7 +153,7 @@ def of_attempt(settings: Settings, line: re.Match, reason: str) -> BackupError |
         return missing(settings)
     if settings.local_repository is None:
         if _REFUSED.search(reason):
-            return refused(settings, reason)
+            return (removal_refused if line["operation"] == "Remove" else refused)(settings, reason)
         return unreachable(settings, reason) if line["retrying"] and _NO_POINT.search(reason) else None
     # restic < 0.17 tries for minutes what only a repair can bring back; a lock may have gone meanwhile
     if line["retrying"] and not line["file"].startswith("<lock/") or _FULL.search(reason):
@@ -274,6 +278,14 @@ def refused(settings: Settings, reason: str) -> BackupError:
     return Refused(
         f"the server of repository {settings.repository_shown} refuses us: {short(reason)}",
         "check the credentials, and what they allow (BACKUP.md, 'Another repository')",
+    )
+
+
+def removal_refused(settings: Settings, reason: str) -> RemovalRefused:
+    """The repository's server lets us in, and nothing be removed: an append-only one."""
+    return RemovalRefused(
+        f"the server of repository {settings.repository_shown} lets nothing be removed: {short(reason)}",
+        "what has to go is removed from another machine: BACKUP.md, 'Prune from elsewhere'",
     )
 
 

@@ -52,6 +52,11 @@ def _password_file(settings: Settings, name: str) -> Path:
     return settings.state / f"key-{name}"
 
 
+def left_files(settings: Settings) -> list[Path]:
+    """The passwords of new keys that lie there still."""
+    return sorted(path for path in settings.state.glob("key-*") if path.is_file())
+
+
 def _of(repository: Repository, name: str) -> list[Key]:
     return [key for key in repository.keys() if key.name == name]
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from dodeka_db import drill, failures, lock, records, retention, staging
-from dodeka_db.errors import BackupError, Refused, RepositoryDamaged, SetupError, as_line
+from dodeka_db.errors import BackupError, RepositoryDamaged, SetupError, as_line
 from dodeka_db.repository import Config, Repository, Snapshot, of_the_past, resolve
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
@@ -16,11 +16,15 @@ JOB = "offsite"
 
 @dataclass(frozen=True)
 class Done:
-    """How many snapshots were copied, which were read back, and how many old ones were removed (None: as is set)."""
+    """How many snapshots were copied, which were read back, and how many old ones were removed (None: as is set).
+
+    `is_removable` is whether this machine could remove what is there.
+    """
 
     copied: int
     read_back: tuple[Snapshot, ...]
     removed: int | None
+    is_removable: bool
 
 
 def of(settings: Settings) -> Settings:
@@ -59,14 +63,16 @@ def without_copy(settings: Settings, doing: str) -> Iterator[None]:
 
 
 def run(settings: Settings) -> Done:
-    """Copy what is missing, prove the newest of each environment there, apply the retention, write down how it ended.
+    """Copy what is missing, prove the newest of each environment there, see whether anything there can be removed, apply
+    the retention, write down how it ended.
 
     It holds no lock that backups wait for: however slow or dead the other server is, they go on. Only what restic has
     to be alone for waits (without_copy) or, the retention, is left out (cron.py). Raises what a step raises.
     """
     there = of(settings)
-    with records.failures(settings, JOB):
-        with lock.held(staging.state_folder(there), lock.COPY, settings.lock_wait_s):
+    # one that finds another at work, as the hourly one does behind a long first copy, leaves the record to that
+    with lock.held(staging.state_folder(there), lock.COPY, settings.lock_wait_s):
+        with records.failures(settings, JOB):
             here, elsewhere = Repository(settings), Repository(there)
             with lock.held(staging.state_folder(settings), lock.COPY, settings.lock_wait_s):
                 pass  # a run that did not see us when it began has ended
@@ -79,17 +85,22 @@ def run(settings: Settings) -> Done:
             snapshots = elsewhere.snapshots()
             copied = sum(snapshot.id not in before for snapshot in snapshots)
             proven = _prove(there, elsewhere, wanted, snapshots)
+            with staging.folder(there) as folder:
+                is_removable = elsewhere.is_removable(folder)
             removed = _retain(there, elsewhere, copied)
-        if damaged:
-            ids = ", ".join(snapshot.short_id for snapshot in damaged)
-            raise RepositoryDamaged(
-                f"{copied} snapshots are copied, but {ids} of {settings.repository_shown} cannot be: damaged",
-                f"see {failures.DAMAGED}",
-            )
-        records.passed(
-            settings, JOB, {"to": there.repository_shown, "snapshots": [one.short_id for one in proven]}
-        )
-    return Done(copied, tuple(proven), removed)
+            if damaged:
+                ids = ", ".join(snapshot.short_id for snapshot in damaged)
+                raise RepositoryDamaged(
+                    f"{copied} snapshots are copied, but {ids} of {settings.repository_shown} cannot be: damaged",
+                    f"see {failures.DAMAGED}",
+                )
+            details = {
+                "to": there.repository_shown,
+                "snapshots": [one.short_id for one in proven],
+                "is_removable": is_removable,
+            }
+            records.passed(settings, JOB, details)
+    return Done(copied, tuple(proven), removed, is_removable)
 
 
 def _prove(
@@ -118,7 +129,7 @@ def _retain(there: Settings, elsewhere: Repository, copied: int) -> int | None:
         return sum(retention.apply(elsewhere, there.environment(name)) for name in ENVIRONMENTS)
     except (BackupError, OSError) as error:
         what = as_line(error)
-        if isinstance(error, Refused):
+        if isinstance(error, failures.RemovalRefused):
             what = f"{error.message}; if it is to be so (append-only): OFFSITE_RETENTION=none"
         kind = type(error) if isinstance(error, BackupError) else BackupError
         raise kind(

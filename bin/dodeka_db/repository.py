@@ -26,6 +26,9 @@ from dodeka_db.settings import ENVIRONMENTS, FORMATS, Environment, Settings
 log = logging.getLogger("dodeka_db")
 
 PRE_RESTORE = "pre-restore"
+# of the one snapshot that is there to be removed: no database's tag, and a time that makes it nobody's latest
+PROBE = "dodeka-probe"
+_PROBE_TIME = "2000-01-01 00:00:00"
 NO_COMPRESSION = (
     "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
 )
@@ -407,6 +410,30 @@ class Repository:
                 restic.object_id(one["id"]) for group in groups or () for one in group["remove"] or ()
             ],
             first,
+        )
+
+    def is_removable(self, folder: Path) -> bool:
+        """Whether a snapshot can be removed from here, proven on one of our own, made in `folder`, that holds no database.
+
+        Where it cannot, the same one is tried again the next time. What is in it never changes, so that nothing piles up.
+        """
+        if not (probes := self._probes()):
+            with open(folder / PROBE, "w+b") as file:
+                file.write(b"to be removed\n")
+                file.seek(0)
+                named = ("--stdin", "--stdin-filename", PROBE, "--tag", PROBE, "--time", _PROBE_TIME)
+                self._restic.run("backup", *named, stdin=file)
+            probes = self._probes()
+        try:
+            self._restic.run("forget", "--", *probes)
+        except failures.RemovalRefused:
+            return False
+        return not self._probes()
+
+    def _probes(self) -> list[str]:
+        output = self._restic.run("snapshots", "--json", "--tag", PROBE).stdout
+        return self._restic.parsed(
+            lambda entries: [str(one["id"]) for one in entries or () if one["tags"] == [PROBE]], output
         )
 
     def check(self, part: int, parts: int, folder: Path) -> None:

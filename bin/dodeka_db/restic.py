@@ -170,10 +170,12 @@ class Restic:
     ) -> command.Completed:
         trouble = _Trouble(self._settings, source, timeout_s or GIVE_UP_S)
         try:
+            # restic has one set of options for both of its repositories
+            options_of_both = (*self._settings.options, *(source.options if source else ()))
             done = command.run(
                 self._settings.restic,
-                *(verb, *rest),
-                env={**self._settings.variables, **(source.as_source if source else {})},
+                *(verb, *(f"--option={one}" for one in options_of_both), *rest),
+                env={**self._settings.for_restic, **(source.as_source if source else {})},
                 timeout_s=timeout_s,
                 watch=trouble,
                 **options,
@@ -255,7 +257,7 @@ def _place(settings: Settings) -> str:
 
 def version(settings: Settings) -> tuple[int, int]:
     """Major and minor version of the restic that is set; SetupError if there is none, or it is too old."""
-    said = command.run(settings.restic, "version", env=settings.variables)
+    said = command.run(settings.restic, "version", env=settings.for_restic)
     match = re.match(r"restic (\d+)\.(\d+)", said.stdout.decode(errors="replace"))
     if said.exit_code or not match:
         raise SetupError(f"{settings.restic} does not say its version", "check RESTIC")

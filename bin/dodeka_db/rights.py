@@ -125,9 +125,13 @@ def of(file: Path) -> Rights:
 
 
 def of_a_new_file(folder: Path) -> Rights:
-    """Of a file in `folder` that only the owner of the folder may read and write. Raises OSError."""
+    """Of a file in `folder` that only the owner of the folder may read and write, and its group where new files get that.
+
+    Raises OSError.
+    """
     status = folder.stat()
-    return Rights(status.st_uid, status.st_gid, _of_mode(stat.S_IRUSR | stat.S_IWUSR), {})
+    mode = 0o660 if status.st_mode & stat.S_ISGID else 0o600
+    return Rights(status.st_uid, status.st_gid, _of_mode(mode), {})
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 BACKUP_EVERY = timedelta(minutes=12)
 FIRST_MINUTE = {"production": 0, "demo": 6}
 DRILLED = ("production",)
-# a run that was missed may be chance, two are not; the copy is daily, the drill and the check are weekly
+# a run that was missed may be chance, two are not; the copy is hourly, the drill and the check are weekly
 BACKUP_OVERDUE = timedelta(minutes=30)
-OFFSITE_OVERDUE = timedelta(days=2)
+OFFSITE_OVERDUE = timedelta(hours=3)
 WEEKLY_OVERDUE = timedelta(days=8)
 # how far two clocks may differ before a snapshot counts as one from the future
 CLOCK_TOLERANCE = timedelta(minutes=5)

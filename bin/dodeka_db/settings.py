@@ -3,12 +3,14 @@
 import difflib
 import errno
 import json
+import logging
 import os
 import re
 import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -16,6 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 from dodeka_db import files, places
 from dodeka_db.errors import SetupError, UsageError
 
+log = logging.getLogger("dodeka_db")
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS_FILE = ROOT / "deploy" / "backup.env"
 ENVIRONMENTS = ("production", "demo")
@@ -31,7 +34,7 @@ _MOST_BYTES = 1_000_000
 # what says where something is, in groups of which one setting takes the place of another
 _PLACES = (
     *(("DODEKA_BACKEND",), ("DODEKA_STATE",), ("RESTIC_REPOSITORY",), _PASSWORDS[:3]),
-    *(("OFFSITE_REPOSITORY",), ("OFFSITE_PASSWORD_FILE",)),
+    *(("OFFSITE_REPOSITORY",), ("OFFSITE_PASSWORD_FILE",), ("OFFSITE_OPTIONS",)),
 )
 # what says which account of a server is meant, or lets us in
 _OF_A_SERVER = re.compile(r"(AWS|B2|AZURE|GOOGLE|OS|ST|RCLONE|RESTIC_REST|RESTIC_AWS)_\w+")
@@ -39,6 +42,14 @@ _READ_BY_RESTIC = re.compile(rf"RESTIC_\w+|{_OF_A_SERVER.pattern}|(?i:(https?|no
 # what restic is not to have from anybody but us: the snapshots of one host alone, and where copies come from
 # (https://restic.readthedocs.io/en/stable/075_scripting.html)
 _KEPT_FROM_RESTIC = re.compile(r"RESTIC_(HOST|FROM_\w+)")
+# the password in an address, or a user name alone, which of http may be a token; what is not in an address is no password
+_IN_ADDRESS = re.compile(
+    r"([a-z][a-z0-9+.-]*://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@|(sftp:[^/@:\s]+:)[^/@\s]*@(?=[^/@:\s]+:)",
+    re.I,
+)
+# no port: the beginning of a password that was cut off
+_CUT_OFF = re.compile(r"(https?://[^/@:\[\s]*:)(?!\*\*\*@|\d+(?:[^\w]|$))[^/@\s\"]+", re.I)
+_LOOPBACK = re.compile(r"(.*\.)?localhost|127(\.\d+){3}|::1")
 # control characters, and bytes that are not UTF-8
 _UNPRINTABLE = re.compile(r"[\x00-\x08\n-\x1f\x7f\ud800-\udfff]")
 
@@ -79,8 +90,9 @@ class Settings:
     `format`, one of FORMATS, is what new snapshots are: `zst`, a compacted copy of the database, compressed, or
     `pages`, one page for page that is left to restic to compress.
     `systemctl` is the command as a tuple of words, empty where no service is managed. `password_file` is
-    None where restic is given its password another way. `variables` is the whole environment for restic. `sources`
-    says of each name that is set where: the path of the settings file, or `environment`.
+    None where restic is given its password another way. `options` are restic's own, as it takes them behind -o.
+    `variables` is all that is set; what of it restic gets is `for_restic`. `sources` says of each name that is set where:
+    the path of the settings file, or `environment`.
     `offsite` are the same with the second repository in the place of the first, and a state folder of its own, where
     one is set; `retains` is whether the retention policy applies to the repository.
     """
@@ -97,6 +109,7 @@ class Settings:
     health_urls: Mapping[str, str]
     ping_urls: Mapping[str, str]
     variables: Mapping[str, str]
+    options: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     retains: bool = True
     is_offsite: bool = False
@@ -144,6 +157,16 @@ class Settings:
         return f"make {words}{' OFFSITE=1' if self.is_offsite else ''}{config}"
 
     @property
+    def for_restic(self) -> dict[str, str]:
+        """The environment of restic, and of the ssh or rclone that it starts: nothing of ours, no secret of another program."""
+        return {
+            name: value
+            for name, value in self.variables.items()
+            if not name.startswith(("DODEKA_", "OFFSITE_"))
+            and (name in self.sources or not _SECRET.search(name) or _READ_BY_RESTIC.fullmatch(name))
+        }
+
+    @property
     def as_source(self) -> dict[str, str]:
         """The variables by which another restic reads this repository beside its own."""
         own = {name: self.variables[name] for name in _PASSWORDS if name in self.variables}
@@ -178,6 +201,7 @@ SETTINGS: Mapping[str, Callable[[Settings], object]] = {
     "RESTIC_PASSWORD_FILE": lambda settings: settings.password_file,
     "OFFSITE_REPOSITORY": lambda settings: settings.offsite and settings.offsite.repository,
     "OFFSITE_PASSWORD_FILE": lambda settings: settings.offsite and settings.offsite.password_file,
+    "OFFSITE_OPTIONS": lambda settings: settings.offsite and "; ".join(settings.offsite.options) or None,
     "OFFSITE_RETENTION": lambda settings: (
         settings.offsite and ("same" if settings.offsite.retains else "none")
     ),
@@ -198,14 +222,13 @@ def _masked(text: str, variables: Mapping[str, str]) -> str:
     for secret in sorted(_secrets(variables), key=len, reverse=True):  # one may be the beginning of another
         for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="", errors="surrogateescape")):
             text = text.replace(form, "***")
-    text = re.sub(r"(https?://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@", r"\1\2***@", text)
-    # no port: the beginning of a password that was cut off
-    return re.sub(r"(https?://[^/@:\[\s]*:)(?!\*\*\*@|\d+(?:[^\w]|$))[^/@\s\"]+", r"\1***", text)
+    text = _IN_ADDRESS.sub(lambda match: f"{match[1] or match[2] or match[3]}***@", text)
+    return _CUT_OFF.sub(r"\1***", text)
 
 
 def _secrets(variables: Mapping[str, str]) -> set[str]:
     values = {value for name, value in variables.items() if _SECRET.search(name)}
-    for name in ("RESTIC_REPOSITORY", "OFFSITE_REPOSITORY"):
+    for name in SETTINGS:
         if user_info := _user_info(variables.get(name, "")):
             password = user_info.partition(":")[2] or user_info
             values |= {password, unquote(password)}
@@ -216,8 +239,9 @@ def _shown(name: str, value: str, variables: Mapping[str, str]) -> str:
     """The value of `name` as it may be printed."""
     if _SECRET.search(name) or name == "RESTIC_PASSWORD_COMMAND":
         return "***"
-    if name.startswith("DODEKA_PING_URL_"):
-        value = re.sub(r"(?<=[^/:])[/?#].*", "/***", value)
+    if name.startswith(("DODEKA_PING_URL_", "DODEKA_HEALTH_URL_")):
+        secret = r"(?<=[^/:])[/?#].*" if "PING" in name else r"\?.*"
+        value = re.sub(secret, lambda match: f"{match[0][0]}***", value)
     return _masked(value, variables)
 
 
@@ -267,7 +291,7 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
         password_file=password_file,
         systemctl=_systemctl(values.get("DODEKA_SYSTEMCTL")),
         state=state,
-        restic=_restic(values),
+        restic=_restic(values, home),
         format=_format(values.get("DODEKA_FORMAT", "zst")),
         lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "600")),
         start_wait_s=_seconds("DODEKA_START_WAIT_S", values.get("DODEKA_START_WAIT_S", "5")),
@@ -278,6 +302,7 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
     )
     settings = replace(settings, variables={**variables, "TMPDIR": str(settings.staging)})
     _check_address("RESTIC_REPOSITORY", repository)
+    _warn_of_plain_http(values)
     settings = replace(settings, offsite=_offsite(settings, values, home))
     if check_owner:
         places.check_owner([*settings.places, *(settings.offsite.places if settings.offsite else ())])
@@ -297,6 +322,19 @@ def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Setti
         raise SetupError(
             "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY", "a second copy needs a place of its own"
         )
+    options = tuple(filter(None, (one.strip() for one in values.get("OFFSITE_OPTIONS", "").split(";"))))
+    for option in options:
+        match = re.fullmatch(r"([a-z0-9]+)\.[a-z0-9.-]+=.+", option)
+        if not match:
+            raise SetupError(
+                f"OFFSITE_OPTIONS holds '{_masked(option, values)}', which is no option of restic",
+                "write 'rclone.program=ssh offsite', and a semicolon between two",
+            )
+        if settings.repository.startswith(f"{match[1]}:"):  # a copy is one restic, with one set of options
+            raise SetupError(
+                f"OFFSITE_OPTIONS sets {match[1]}, by which RESTIC_REPOSITORY is reached too",
+                "reach one of the two another way: a copy would read the wrong one",
+            )
     password_file = _path("OFFSITE_PASSWORD_FILE", values, home / ".restic-offsite-password")
     password_file = _handed_over("offsite-password", password_file, values)
     settings = replace(settings.opened_with(password_file), state=settings.state / "offsite")
@@ -308,6 +346,7 @@ def _offsite(settings: Settings, values: Mapping[str, str], home: Path) -> Setti
             "RESTIC_REPOSITORY": address,
             "TMPDIR": str(settings.staging),
         },
+        options=options,
         retains=retention == "same",
         is_offsite=True,
     )
@@ -359,7 +398,7 @@ def _local(repository: str) -> Path | None:
 
 def _user_info(address: str) -> str:
     """The `user:password` of an address of http, as it is written; empty if there is none."""
-    match = re.match(r"\w+:https?://(.*)@", address)
+    match = re.match(r"(?:\w+:)?https?://(.*)@", address, re.I)
     return match[1] if match else ""
 
 
@@ -371,13 +410,31 @@ def _check_address(name: str, repository: str) -> None:
             f"{name} has a character in front of its last @ that cannot stand there",
             "write %2F for a slash, %40 for an @, %3F for a question mark, %23 for a #, %20 for a blank",
         )
-    if re.match(r"sftp://[^/@]*:[^/]*@", repository):
+    if re.match(r"sftp://[^/@]*:[^/]*@|sftp:[^/@:]+:[^/@]*@[^/@:]+:", repository):
         raise SetupError(f"{name} has a password, which restic does not take for sftp", "use a key of ssh")
     # restic hands it to rclone on the command line, which everybody on the machine can read
     if re.match(r"rclone:[^:]*[,=]|rclone::", repository):
         raise SetupError(
             f"{name} holds settings of rclone, which the process list would show",
             "put them into rclone's own configuration, and name that here: rclone:NAME:FOLDER",
+        )
+    if re.match(r"rclone:(?![^:/]+:)", repository):  # rclone takes it for a folder of this machine
+        raise SetupError(f"{name}={repository} names no remote of rclone", "write rclone:NAME:FOLDER")
+
+
+def _warn_of_plain_http(values: Mapping[str, str]) -> None:
+    """Once a command: whoever is on the way to such a server reads what we are let in by, and can answer in its place."""
+    plain = [
+        name
+        for name in values
+        if (name in SETTINGS or _OF_A_SERVER.fullmatch(name))
+        and (match := re.match(r"(?:\w+:)?http://(?:[^/]*@)?(\[[^]]*|[^/:?#]*)", values[name], re.I))
+        and not _LOOPBACK.fullmatch(match[1].strip("[").lower())
+    ]
+    if plain:
+        log.warning(
+            "%s: plain http:// to another machine, which can be read and changed on the way; use https://",
+            ", ".join(plain),
         )
 
 
@@ -473,12 +530,28 @@ def _systemctl(value: str | None) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _restic(values: Mapping[str, str]) -> str:
+def _restic(values: Mapping[str, str], home: Path) -> str:
     if "RESTIC" in values:
         program = os.path.expanduser(values["RESTIC"])
         return str(_path("RESTIC", values, Path())) if "/" in program else program
-    path = f"/home/backend/.local/bin:{values.get('PATH', os.defpath)}"
+    path = _trusted(f"{home}/.local/bin:{values.get('PATH', os.defpath)}")
     return shutil.which("restic", path=path) or "restic"
+
+
+def _trusted(path: str) -> str:
+    """The folders of `path`, a PATH, that nobody but root and this user can put a program into."""
+    found = []
+    for folder in filter(os.path.isabs, path.split(os.pathsep)):
+        with suppress(OSError):
+            status = os.stat(folder)
+            if status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o002:
+                found.append(folder)
+    return os.pathsep.join(found) or os.devnull  # an empty one would be the current folder
+
+
+def keep_to_trusted_programs() -> None:
+    """From here on no program is run out of the folder of another user, whose PATH a shell may still have."""
+    os.environ["PATH"] = _trusted(os.environ.get("PATH", os.defpath))
 
 
 def _format(value: str) -> str:

@@ -55,6 +55,8 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "its password", str(settings.password_file or "not in a file: see the settings")
     if there := settings.offsite:
         yield "off-site repository", there.repository_shown
+        if there.options:
+            yield "options of restic there", there.masked("; ".join(there.options))
         yield "off-site password", str(there.password_file)
     else:
         yield "off-site repository", "none"
@@ -141,6 +143,9 @@ def _commands(settings: Settings, newest: Mapping[str, Snapshot]) -> tuple[str, 
     lines = [f"export RESTIC_REPOSITORY={shlex.quote(_from_anywhere(settings))}"]
     if there:
         lines.append(f"# or: export RESTIC_REPOSITORY={shlex.quote(_from_anywhere(there))}")
+        if there.options:
+            options = " ".join(f"-o {shlex.quote(there.masked(one))}" for one in there.options)
+            lines.append(f"# and with that one, behind each 'restic': {options}")
     lines += [f"# export {name}=..." for name in _credentials(settings)]
     lines.append("umask 077")
     for name in ENVIRONMENTS:
@@ -150,12 +155,12 @@ def _commands(settings: Settings, newest: Mapping[str, Snapshot]) -> tuple[str, 
         lines.append(f"restic dump ID {shlex.quote(path)} {unpacked}")
         lines.append(f"sqlite3 {name}.sqlite 'PRAGMA integrity_check'   # ok")
     lines.append("# restic asks for the password; another path inside: restic ls ID")
-    addresses = " ".join(lines[:2])
+    addresses = " ".join(lines[:3])
     if "***" in addresses:
         lines.append("# *** is the password of the server, kept where the others are")
-    if "sftp:" in addresses:
+    if "sftp:" in addresses or "rclone.program=ssh" in addresses:
         lines.append("# ssh needs a key that the other server knows")
-    if "rclone:" in addresses:
+    if re.search(r"rclone:(?!.*rclone\.program=ssh)", addresses):
         lines.append("# rclone needs a remote of that name: rclone config")
     return tuple(lines)
 

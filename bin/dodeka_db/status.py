@@ -20,6 +20,7 @@ from dodeka_db import (
     growth,
     installed,
     integrity,
+    keys,
     lock,
     offsite,
     places,
@@ -99,9 +100,10 @@ def look(settings: Settings) -> list[Line]:
 
 def _everything(settings: Settings) -> Iterator[Line]:
     environments = [settings.environment(name) for name in ENVIRONMENTS]
-    offsite_password = settings.offsite and settings.offsite.password_file
+    there = settings.offsite
+    places_there = [there.password_file, there.local_repository] if there else []
     where, databases = settings.local_repository, [environment.database for environment in environments]
-    hung = places.silent(filter(None, [*settings.places, offsite_password]))
+    hung = places.silent(filter(None, [*settings.places, *places_there]))
 
     def of_places(environment: str, subject: str, look_at: Callable[[], tuple], *needed: Path | None) -> Line:
         for place in needed:
@@ -136,8 +138,9 @@ def _everything(settings: Settings) -> Iterator[Line]:
         yield of_places(name, "drill", lambda: _drill(settings, environment), settings.state)
         yield of_places(name, "service", lambda: _service(settings, environment), environment.database)
         yield of_places(name, "kept files", lambda: _kept(settings, environment), environment.database)
+    yield of_places("", "key files", lambda: _key_files(settings), settings.state)
     yield of_places("", "check", lambda: _check(settings), settings.state)
-    yield of_places("", "off-site copy", lambda: _offsite(settings), settings.state, offsite_password)
+    yield of_places("", "off-site copy", lambda: _offsite(settings), settings.state, where, *places_there)
     if where:
         rate = sum(rates) if len(rates) == len(environments) else None
         yield of_places("", "volume", lambda: _volume(settings, where, environments, rate), where, *databases)
@@ -310,6 +313,13 @@ def _drill(settings: Settings, environment: Environment) -> tuple:
     return state, text, *rest
 
 
+def _key_files(settings: Settings) -> tuple:
+    if left := [str(file) for one in (settings, settings.offsite) if one for file in keys.left_files(one)]:
+        text = f"the password of a key was never handed over, or left behind: {', '.join(left)}"
+        return State.BAD, text, f"hand it over, then: rm {shlex.join(left)}"
+    return State.WELL, "no password of a key is left"
+
+
 def _check(settings: Settings) -> tuple:
     state, text, *rest = _job(
         records.read(settings, integrity.JOB),
@@ -331,8 +341,9 @@ def _offsite(settings: Settings) -> tuple:
         check_password_file(there)
     except BackupError as error:
         return State.BAD, error.message, error.hint
+    record = offsite.last(settings)
     state, text, *rest = _job(
-        offsite.last(settings),
+        record,
         "copy",
         schedule.OFFSITE_OVERDUE.total_seconds(),
         settings.make("offsite"),
@@ -340,9 +351,18 @@ def _offsite(settings: Settings) -> tuple:
     )
     if holder := lock.holder(there.state):
         text += f"; {holder.doing} is at work (process {holder.process}), for {_age(holder.since)}"
-        if _now() - holder.since > schedule.OFFSITE_OVERDUE / 2:
+        if _now() - holder.since > schedule.OFFSITE_OVERDUE:
             return State.BAD, text, f"see its output; if it stands still: kill {holder.process}"
-    return state, f"{text} ({there.repository_shown})", *rest
+    if record.passed and "is_removable" in record.details:
+        can = "can be removed from here: BACKUP.md, 'Off-site'"
+        text += f"; what is there {can if record.details['is_removable'] else 'cannot be removed from here'}"
+    text += f" ({there.repository_shown})"
+    main, second = settings.local_repository, there.local_repository
+    if main and second and volume.are_on_one_disk(main, second):
+        fix, *figures = rest
+        text += f"; that is on the disk of {main}: what takes the one takes the other"
+        return State.BAD, text, fix or "a place elsewhere: BACKUP.md, 'Off-site'", *figures
+    return state, text, *rest
 
 
 def _job(record: records.Record, what: str, overdue_s: float | None, command: str, figure: str) -> tuple:

@@ -81,6 +81,11 @@ def is_of_its_own(repository: Path, databases: list[Path]) -> bool:
     return all(_existing(other).stat().st_dev != device for other in others)
 
 
+def are_on_one_disk(one: Path, other: Path) -> bool:
+    """Whether both are, or would be, on the same file system, wherever its parts are mounted."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
 def is_mount_point(file: Path) -> bool:
     """Whether something is mounted at `file` itself (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)."""
     mounts = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
