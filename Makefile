@@ -52,6 +52,11 @@ ifneq ($(OFFSITE),)
     $(error OFFSITE=1 is for $(KNOW_OFFSITE))
   endif
 endif
+ifneq ($(filter install uninstall,$(GOALS)),)
+  ifneq ($(CONFIG),)
+    $(error $(firstword $(GOALS)) takes the settings from deploy/backup.env, not from CONFIG)
+  endif
+endif
 ifneq ($(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)),)
   $(error unknown environment '$(firstword $(filter-out $(ENVIRONMENTS),$(ENV) $(FROM)))': there are production and demo)
 endif
@@ -92,7 +97,7 @@ init: ## make the password file and the restic repository
 install: ## as root: a user of its own for the backups, with all that they need; TIMERS=1: no crontab
 	@bin/check-clone.sh
 	@NO_SUDO=1 bin/install-packages.sh "$$PYTHON" restic sudo cron logrotate $(if $(filter 1,$(TIMERS)),polkitd)
-	@bin/install-venv.sh "$$PYTHON"
+	@umask 022; NO_SUDO=1 bin/install-venv.sh "$$PYTHON"
 	@bin/dodeka-install.py $(YES_FLAG) $(if $(filter 1,$(TIMERS)),--timers)
 
 .PHONY: uninstall

@@ -112,7 +112,7 @@ class TestInstall:
 
     def test_it_can_be_repeated_and_says_what_is_there(self, server):
         said = install(server).stdout
-        assert said.count("there already") == 8
+        assert said.count("there already") == 7
         assert "rights:" not in said and "write" not in said
 
     def test_lines_of_one_s_own_in_its_crontab_stay(self, server):
@@ -174,8 +174,79 @@ class TestInstall:
             server.sh(f"rm {DATABASES}/demo/db.sqlite-evil")
         assert mode(server, "/etc/shadow").startswith("root:")
 
+    @pytest.mark.parametrize(
+        ("change", "back", "said"),
+        [
+            (
+                f"mv {DEMO} {DEMO}.away; ln -s /mnt/backup/.restic-password {DEMO}",
+                f"rm {DEMO}; mv {DEMO}.away {DEMO}",
+                f"{DEMO} cannot be opened",
+            ),
+            (
+                f"mv {DATABASES}/demo {DATABASES}/away; ln -s /mnt/backup {DATABASES}/demo",
+                f"rm {DATABASES}/demo; mv {DATABASES}/away {DATABASES}/demo",
+                f"{DATABASES}/demo cannot be opened",
+            ),
+            (
+                f"ln /etc/hostname {DATABASES}/demo/db.sqlite-x",
+                f"rm {DATABASES}/demo/db.sqlite-x",
+                "db.sqlite-x is a thing of root",
+            ),
+        ],
+        ids=["a link to the password", "a folder that is a link", "another name of root's file"],
+    )
+    def test_nor_gives_it_the_web_user_what_is_the_backups(self, server, change, back, said):
+        kept = [
+            mode(server, path) for path in ("/mnt/backup", "/mnt/backup/.restic-password", "/etc/hostname")
+        ]
+        server.sh(change, user="root")
+        try:
+            done = install(server, check=False)
+            assert done.returncode == 2 and said in done.stderr
+        finally:
+            server.sh(back, user="root")
+        assert kept == [
+            mode(server, path) for path in ("/mnt/backup", "/mnt/backup/.restic-password", "/etc/hostname")
+        ]
+
+    @pytest.mark.parametrize(
+        ("setting", "said"),
+        [
+            ("RESTIC_REPOSITORY=/etc/ssh/restic", "/etc/ssh holds other things than the repository"),
+            (f"RESTIC_REPOSITORY={HOME}/restic", f"{HOME}/restic is in the home of backend"),
+            ("RESTIC_REPOSITORY=/etc/sudoers.d/dodeka-backup", "/etc/sudoers.d holds other things than"),
+        ],
+    )
+    def test_the_own_user_s_settings_make_root_give_nothing_away(self, server, setting, said):
+        file = server.path(CLONE / "deploy/backup.env")
+        before = file.read_text()
+        file.write_text(f"{before}{setting}\n")
+        try:
+            done = install(server, check=False)
+            assert done.returncode == 2 and said in done.stderr
+        finally:
+            file.write_text(before)
+        assert mode(server, "/etc/ssh").startswith("root:") and mode(server, "/etc/sudoers.d").startswith(
+            "root:"
+        )
+
+    def test_a_clone_that_the_own_user_cannot_read(self, server):
+        server.sh(f"chmod o-r {CLONE}/bin/dodeka-db-settings.py", user="root")
+        try:
+            done = install(server, check=False)
+            assert f"dbackup cannot run {CLONE}/bin/dodeka-db-settings.py" in done.stderr
+            assert f"chmod -R go+rX {CLONE}" in done.stderr
+        finally:
+            server.sh(f"chmod o+r {CLONE}/bin/dodeka-db-settings.py", user="root")
+
 
 class TestEverythingWorks:
+    def test_restore_where_no_database_is(self, server):
+        server.sh(f"systemctl stop {UNIT}; rm {DEMO}*", user="root")
+        own(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1")
+        server.run("systemctl", "start", UNIT, user="root")
+        assert mode(server, DEMO) == "dbackup:backend 660" and is_writing(server)
+
     def test_restore_undo_and_clone(self, server):
         before = writes(server)
         own(server, "restore", "ENV=demo", "FROM=production", "SNAPSHOT=latest", "YES=1")
@@ -347,6 +418,22 @@ class TestTimers:
         assert all(f"dodeka-backup-{job}.timer" in listed for job in JOBS)
         assert "crontab         as shipped" in own(server, "status", check=False).stdout
 
+    def test_what_the_own_user_links_there_is_handed_to_no_unit(self, timers):
+        """systemd reads a credential as root, and follows links."""
+        server, _ = timers
+        unit = server.path("/etc/systemd/system/dodeka-backup-demo.service").read_text()
+        assert "LoadCredential=restic-password:/etc/dodeka-backup/restic-password" in unit
+        assert mode(server, "/etc/dodeka-backup/restic-password") == "root:root 600"
+        server.sh(
+            "cd /mnt/backup; mv .restic-password away; ln -s /etc/shadow .restic-password", user="dbackup"
+        )
+        try:
+            done = install(server, "TIMERS=1", check=False)
+            assert ".restic-password cannot be opened" in done.stderr
+        finally:
+            server.sh("cd /mnt/backup; mv away .restic-password", user="dbackup")
+        install(server, "TIMERS=1")
+
     @pytest.mark.parametrize("job", JOBS)
     def test_each_of_them(self, timers, job):
         server, _ = timers
@@ -379,10 +466,7 @@ class TestTimers:
             done = server.run("systemctl", "start", "dodeka-backup-demo.service", user="root", check=False)
             log = server.path("/var/log/dodeka-backup/backup.log").read_text()
             assert done.returncode != 0
-            assert (
-                "password file /mnt/backup/.restic-password is missing; is the backup volume mounted?"
-                in log.splitlines()[-1]
-            )
+            assert "no restic repository at /mnt/backup/restic" in log.splitlines()[-1]
         finally:
             server.sh("rmdir /mnt/backup && mv /mnt/elsewhere /mnt/backup", user="root")
 
@@ -397,3 +481,4 @@ def test_uninstall_leaves_the_data(server):
     assert server.run("crontab", "-u", "dbackup", "-l", user="root", check=False).returncode == 1
     assert server.run("sh", "-c", "find /mnt/backup -type f | wc -l", user="root").stdout == before
     assert is_writing(server)
+    install(server)  # for whatever test comes behind this one

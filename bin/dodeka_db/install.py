@@ -12,7 +12,7 @@ import shlex
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -110,6 +110,7 @@ def own_user(timers: bool) -> None:
     if timers:
         _set_jobs(OWN_USER, "")
         _write("polkit", POLKIT, (installed.DEPLOY / "dodeka-backup.rules").read_text())
+        _hand_over_passwords(here, own)
         units = OWN.units(here)
         for path, text in units.items():
             _write("timer", path, text)
@@ -127,9 +128,29 @@ def own_user(timers: bool) -> None:
         _remove(POLKIT)
         _run("units", "systemctl", "daemon-reload")
         _set_jobs(OWN_USER, OWN.crontab)
+    _prove_readable()
     log.info(
         "done: from now on the backups are typed as %s: sudo -iu %s, cd %s", OWN_USER, OWN_USER, settings.ROOT
     )
+
+
+def _prove_readable() -> None:
+    """Raise SetupError unless the user of the backups can run what is in the clone: an administrator's umask may be 077."""
+    script = settings.ROOT / "bin" / "dodeka-db-settings.py"
+    words = (
+        "setpriv",
+        f"--reuid={OWN_USER}",
+        f"--regid={OWN_USER}",
+        "--init-groups",
+        "--reset-env",
+        str(script),
+    )
+    done = command.run(*words)
+    if done.exit_code:
+        raise SetupError(
+            f"{OWN_USER} cannot run {script}: {done.failure}",
+            f"where it is a right: chmod -R go+rX {settings.ROOT}",
+        )
 
 
 def uninstall() -> None:
@@ -145,11 +166,12 @@ def uninstall() -> None:
     drop_ins = [
         installed.UNITS / f"dodeka-backend-{name}.service.d" / "dodeka-backup.conf" for name in ENVIRONMENTS
     ]
-    for path in (SUDOERS, LOGROTATE, POLKIT, *drop_ins):
+    credentials = [installed.CREDENTIALS / name for name in installed.CREDENTIAL_NAMES]
+    for path in (SUDOERS, LOGROTATE, POLKIT, *drop_ins, *credentials):
         _remove(path)
-    for path in drop_ins:
-        if path.parent.is_dir() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
+    for folder in {path.parent for path in (*drop_ins, *credentials)}:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     _run("units", "systemctl", "daemon-reload")
     if _user(OWN_USER):
         log.info(
@@ -180,24 +202,32 @@ def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
         _run("group", "usermod", "--append", "--groups", grp.getgrgid(web.pw_gid).gr_name, OWN_USER)
     else:
         log.info("user %s, of the group of %s: there already", OWN_USER, WEB_USER)
+    members = {
+        *grp.getgrgid(web.pw_gid).gr_mem,
+        *(one.pw_name for one in pwd.getpwall() if one.pw_gid == web.pw_gid),
+    }
+    if others := members - {WEB_USER, OWN_USER}:
+        log.warning(
+            "%s can read and write the databases too: they are in %s's group",
+            ", ".join(sorted(others)),
+            WEB_USER,
+        )
     return own
 
 
 def _write_settings(own: pwd.struct_passwd) -> None:
-    if SETTINGS_FILE.exists():
-        log.info("settings %s: there already", SETTINGS_FILE)
-    else:
+    if not SETTINGS_FILE.exists():
         log.info("settings: write %s", SETTINGS_FILE)
-        SETTINGS_FILE.write_text(
-            f"# all that can be set stands in {installed.DEPLOY}/backup.env.example\n"
-            f"DODEKA_BACKEND={installed.SERVER_ROOT}/backend\n"
-        )
+        SETTINGS_FILE.write_text(f"# all that can be set stands in {installed.DEPLOY}/backup.env.example\n")
     with _opened(SETTINGS_FILE, os.O_RDONLY) as file:
         _give(file, SETTINGS_FILE, own.pw_uid, own.pw_gid, 0o600, (0, own.pw_uid))
 
 
 def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd) -> None:
-    """The folders of the log and of the volume, and what is on it."""
+    """The home, the folder of the log, and the volume with what is on it.
+
+    The settings are the own user's to write: root gives away nothing by them that neither that user nor the web service's had.
+    """
     OWN.log_folder.mkdir(mode=0o750, exist_ok=True)
     with _opened(OWN_HOME) as folder:
         _give(folder, OWN_HOME, own.pw_uid, own.pw_gid, 0o700, (own.pw_uid,))
@@ -210,76 +240,92 @@ def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd
                 f"{path} is in the home of {WEB_USER}, where nothing is safe from that user",
                 f"move it, and say where it is in {SETTINGS_FILE}",
             )
-    if repository:
-        _give_volume(repository, password_file, web, own)
-    for path in filter(None, (repository, password_file)):
-        if path.exists() and path.lstat().st_uid != own.pw_uid:
-            # nobody else reaches it any more: its folder is closed
-            _run("backups", "chown", "-R", "-P", "--no-dereference", f"{OWN_USER}:", str(path))
-
-
-def _give_volume(
-    repository: Path, password_file: Path | None, web: pwd.struct_passwd, own: pwd.struct_passwd
-) -> None:
-    """The folder that holds the repository, and nothing else."""
-    volume = repository.parent
-    if not volume.is_dir():
-        raise SetupError(f"folder {volume} is missing", "mount the backup volume, then run this again")
-    expected = {"lost+found", repository.name, password_file.name if password_file else ""}
-    with _opened(volume) as folder:
-        if os.fstat(folder).st_uid == 0 and set(os.listdir(folder)) - expected:
+    if not repository:
+        return
+    if not repository.parent.is_dir():
+        raise SetupError(
+            f"folder {repository.parent} is missing", "mount the backup volume, then run this again"
+        )
+    users, expected = (web.pw_uid, own.pw_uid), {"lost+found", repository.name}
+    if password_file and password_file.parent == repository.parent:
+        expected.add(password_file.name)
+    with _walked(repository.parent, (0,)) as volume:
+        names, owner = set(os.listdir(volume)), os.fstat(volume).st_uid
+        is_new = owner == 0 and (os.path.ismount(repository.parent) or not names)
+        if owner != own.pw_uid and (names - expected or not (is_new or owner == web.pw_uid)):
             raise SetupError(
-                f"{volume} is root's, and holds other things than the repository",
+                f"{repository.parent} holds other things than the repository",
                 f"a folder of their own for the backups: RESTIC_REPOSITORY in {SETTINGS_FILE}",
             )
-        _give(folder, volume, own.pw_uid, own.pw_gid, 0o700, (0, web.pw_uid, own.pw_uid))
+        _give(volume, repository.parent, own.pw_uid, own.pw_gid, 0o700, (0, *users))
+        for name in names & expected - {"lost+found"}:
+            with _opened(repository.parent / name, os.O_RDONLY | os.O_NONBLOCK, volume) as found:
+                if os.fstat(found).st_uid == web.pw_uid:
+                    path = str(
+                        repository.parent / name
+                    )  # nobody else reaches it any more: its folder is closed
+                    _run("backups", "chown", "-R", "-P", "--no-dereference", f"{OWN_USER}:", path)
+                    _run("backups", "chmod", "-R", "go=", path)
 
 
 def _open_databases(
     environment: settings.Environment, web: pwd.struct_passwd, own: pwd.struct_passwd
 ) -> None:
     """Let the backups read and write the databases of an environment, and the web service's user go on with them."""
-    folder = environment.live.parent
+    folder, name = environment.database.parent, environment.database.name
     if not folder.is_dir():
         log.info(
             "databases of %s: there is no %s yet; run this again when there is", environment.name, folder
         )
         return
-    for parent in reversed(folder.parents):
-        with _opened(parent) as opened:
-            status = os.fstat(opened)
-            let_through = stat.S_IXOTH | (stat.S_IXGRP if status.st_gid == web.pw_gid else 0)
-            if status.st_mode & let_through:
+    with _walked(folder, (0, web.pw_uid), web) as opened:
+        _give(opened, folder, web.pw_uid, web.pw_gid, 0o2770, (web.pw_uid,))
+        for found in sorted(os.listdir(opened)):
+            if not found.startswith(name):
                 continue
-            if status.st_uid != web.pw_uid or status.st_gid != web.pw_gid:
-                raise SetupError(f"{parent} lets {OWN_USER} not through", f"chmod o+x {parent}")
-            _give(
-                opened,
-                parent,
-                web.pw_uid,
-                web.pw_gid,
-                stat.S_IMODE(status.st_mode) | stat.S_IXGRP,
-                (web.pw_uid,),
-            )
-    users = (web.pw_uid, own.pw_uid)
-    with _opened(folder) as opened:
-        _give(opened, folder, web.pw_uid, web.pw_gid, 0o2770, users)
-        for name in sorted(os.listdir(opened)):
-            if not name.startswith(environment.live.name):
-                continue
-            with _opened(Path(name), os.O_RDONLY | os.O_NONBLOCK, opened) as file:
+            with _opened(folder / found, os.O_RDONLY | os.O_NONBLOCK, opened) as file:
                 status = os.fstat(file)
                 if stat.S_ISREG(status.st_mode):
                     # ours: the kernel tells only the owner of a file whether somebody has it open. Journals come and go
-                    journal = name.endswith(swap.JOURNALS)
-                    _give(
-                        file,
-                        folder / name,
-                        status.st_uid if journal else own.pw_uid,
-                        web.pw_gid,
-                        0o660,
-                        users,
+                    owner = status.st_uid if found.endswith(swap.JOURNALS) else own.pw_uid
+                    _give(file, folder / found, owner, web.pw_gid, 0o660, (web.pw_uid, own.pw_uid))
+
+
+def _hand_over_passwords(here: Settings, own: pwd.struct_passwd) -> None:
+    """Copies of the passwords for systemd to hand to the units, which root reads: in a folder of root's, from no link."""
+    for name, file in installed.passwords(here).items():
+        if file and file.exists():
+            with _opened(file, os.O_RDONLY | os.O_NONBLOCK) as opened:
+                status = os.fstat(opened)
+                if status.st_uid == own.pw_uid and stat.S_ISREG(status.st_mode):
+                    _write("password", installed.CREDENTIALS / name, os.read(opened, 4096).decode(), 0o600)
+
+
+@contextmanager
+def _walked(folder: Path, owners: tuple[int, ...], web: pwd.struct_passwd | None = None) -> Iterator[int]:
+    """`folder`, opened step by step from / on, so that nobody can put a link on the way; SetupError if there is one.
+
+    All above it belong to one of `owners`. With `web` the group of that user is let through where it is not yet.
+    """
+    with ExitStack() as opened:
+        descriptor = opened.enter_context(_opened(Path("/")))
+        for path in (*reversed(folder.parents), folder)[1:]:
+            status = os.fstat(descriptor)
+            if status.st_uid not in owners:
+                raise SetupError(
+                    f"{path.parent} belongs to {places.user_name(status.st_uid)}, and {path.name} is in it",
+                    "choose a place that only root and the user of the backups can change",
+                )
+            let_through = stat.S_IXOTH | (stat.S_IXGRP if web and status.st_gid == web.pw_gid else 0)
+            if web and not status.st_mode & let_through:
+                if (status.st_uid, status.st_gid) != (web.pw_uid, web.pw_gid):
+                    raise SetupError(
+                        f"{OWN_USER} may not pass through {path.parent}", f"chmod o+x {path.parent}"
                     )
+                mode = stat.S_IMODE(status.st_mode) | stat.S_IXGRP
+                _give(descriptor, path.parent, web.pw_uid, web.pw_gid, mode, (web.pw_uid,))
+            descriptor = opened.enter_context(_opened(path, folder=descriptor))
+        yield descriptor
 
 
 def _give(
@@ -287,23 +333,29 @@ def _give(
 ) -> None:
     """Give an open file or folder, which belongs to one of `from_users`, to `user` and `group`, with that mode."""
     status = os.fstat(descriptor)
-    if status.st_uid not in from_users or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
+    if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (user, group, mode):
+        return
+    if status.st_uid not in from_users:
         raise SetupError(
-            f"{shown} belongs to {places.user_name(status.st_uid)}, or has a second name",
-            "look what that is: ls -l",
+            f"{shown} is a thing of {places.user_name(status.st_uid)}", "look what that is: ls -l"
         )
-    if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) != (user, group, mode):
-        log.info("rights: %s to %s, mode %o", shown, places.user_name(user), mode)
-        os.fchown(descriptor, user, group)
-        os.fchmod(descriptor, mode)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        raise SetupError(
+            f"{shown} has a second name elsewhere", "no restore runs? Then look for it: find -samefile"
+        )
+    log.info("rights: %s to %s, mode %o", shown, places.user_name(user), mode)
+    os.fchown(descriptor, user, group)
+    os.fchmod(descriptor, mode)
 
 
 @contextmanager
 def _opened(
     path: Path, flags: int = os.O_RDONLY | os.O_DIRECTORY, folder: int | None = None
 ) -> Iterator[int]:
+    """`path`, which is no link, for as long as the block runs; its last part alone, in the open `folder`."""
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        name = path if folder is None else path.name
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
         raise SetupError(f"{path} cannot be opened: {error.strerror}", "a link, perhaps: ls -l") from error
     try:
@@ -343,7 +395,8 @@ def _remove(path: Path) -> None:
 
 
 def _remove_timers() -> None:
-    found = sorted(installed.UNITS.glob(f"{installed.UNIT_NAME}*.timer"))
+    timers = [installed.UNITS / f"{installed.UNIT_NAME}{job.name}.timer" for job in OWN.jobs]
+    found = [path for path in timers if path.exists()]
     if found:
         _run("timers", "systemctl", "disable", "--now", "--quiet", *(path.name for path in found))
     for path in (*found, *(path.with_suffix(".service") for path in found)):
@@ -353,17 +406,23 @@ def _remove_timers() -> None:
 def _set_jobs(user: str, jobs: str) -> None:
     """Have `jobs`, lines of a crontab, in the crontab of `user` in the place of those that are ours; all others stay."""
     who = () if os.geteuid() else ("-u", user)
-    there = installed.crontab("" if os.geteuid() else user)
-    wanted = jobs + "".join(f"{line}\n" for line in there.splitlines() if not installed.is_ours(line))
-    if wanted.split() == there.split():
+    there = installed.crontab("" if os.geteuid() else user).splitlines()
+    at = next((at for at, line in enumerate(there) if line.strip() and installed.is_ours(line)), len(there))
+    others = [[line for line in part if not installed.is_ours(line)] for part in (there[:at], there[at:])]
+    wanted = [
+        *others[0],
+        *jobs.splitlines(),
+        *others[1],
+    ]  # what sets a variable stays in front of what it is for
+    if list(filter(str.strip, wanted)) == list(filter(str.strip, there)):
         log.info("crontab of %s: there already", user)
         return
     log.info("crontab of %s: %s", user, f"as {installed.CRONTAB}" if jobs else "without the backups")
-    if not wanted.strip():
+    if not wanted:
         _run("", "crontab", *who, "-r")
         return
     with tempfile.NamedTemporaryFile("w") as file:
-        file.write(wanted)
+        file.write("".join(f"{line}\n" for line in wanted))
         file.flush()
         _run("", "crontab", *who, file.name)
 

@@ -30,6 +30,9 @@ SUDOERS = Path("/etc/sudoers.d/dodeka-backup")
 POLKIT = Path("/etc/polkit-1/rules.d/50-dodeka-backup.rules")
 UNITS = Path("/etc/systemd/system")
 UNIT_NAME = "dodeka-backup-"
+# copies of the passwords that root reads; what the own user could change there, root must not follow
+CREDENTIALS = Path("/etc/dodeka-backup")
+CREDENTIAL_NAMES = ("restic-password", "offsite-password")
 _JOB = re.compile(r"/dodeka-db-(cron|offsite|verify|check)\.(sh|py)\b.*>> \S+/backup\.log")
 
 
@@ -94,14 +97,13 @@ class SetUp:
 
     def units(self, settings: Settings) -> dict[Path, str]:
         """The services and timers in place of the crontab, by path."""
-        passwords = {"restic-password": settings.password_file}
-        if settings.offsite:
-            passwords["offsite-password"] = settings.offsite.password_file
         credentials = [
-            f"LoadCredential={name}:{file}\nSetCredential={name}:\\n"
-            for name, file in passwords.items()
+            f"LoadCredential={name}:{CREDENTIALS / name}\nSetCredential={name}:\\n"
+            for name, file in passwords(settings).items()
             if file
         ]
+        if settings.systemctl:
+            credentials.append("Environment=DODEKA_SYSTEMCTL=systemctl")
         # a - in front: what is not there, a volume say, does not keep the job from saying so
         places = [settings.local_repository, settings.offsite and settings.offsite.local_repository]
         places += [settings.environment(name).live.parent for name in ENVIRONMENTS]
@@ -121,7 +123,7 @@ class SetUp:
             }
             for kind, text in (("service", service), ("timer", timer)):
                 for name, value in filled_in.items():
-                    text = text.replace(f"{{{name}}}", value)
+                    text = text.replace(f"{{{name}}}", value.replace("%", "%%"))  # which systemd fills in
                 found[UNITS / f"{UNIT_NAME}{job.name}.{kind}"] = text
         return found
 
@@ -137,6 +139,12 @@ OWN = SetUp(OWN_USER, ROOT, OWN_LOG_FOLDER)
 def here() -> SetUp:
     """The set-up that the user who runs this belongs to."""
     return OWN if places.user_name(os.geteuid()) == OWN_USER else ONE_USER
+
+
+def passwords(settings: Settings) -> dict[str, Path | None]:
+    """The password files, by what systemd calls them when it hands them to a unit."""
+    offsite = settings.offsite.password_file if settings.offsite else None
+    return dict(zip(CREDENTIAL_NAMES, (settings.password_file, offsite), strict=True))
 
 
 def _job(line: str) -> Job:

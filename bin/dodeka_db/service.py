@@ -102,7 +102,7 @@ class Service:
                 reason = asked.failure if asked.exit_code else "its rules do not allow it"
                 raise ServiceError(
                     f"sudo does not let us stop and start {self.unit}: {reason}",
-                    "see BACKUP.md, 'Set up a server', step 4; nothing was changed",
+                    "see BACKUP.md, 'Set up a server'; nothing was changed",
                 )
 
     def look(self) -> Condition:

@@ -21,6 +21,8 @@ from dodeka_db.errors import SetupError, UsageError
 log = logging.getLogger("dodeka_db")
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS_FILE = ROOT / "deploy" / "backup.env"
+# where the backend is: around the scripts; and beside them, where they have a clone of their own
+BACKENDS = (ROOT / "backend", Path("/home/backend/dodeka/backend"))
 ENVIRONMENTS = ("production", "demo")
 # what DODEKA_FORMAT can be, and how the name of the file in a snapshot then ends
 FORMATS = {"zst": ".sqlite.zst", "pages": ".sqlite"}
@@ -286,7 +288,7 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
     if password_file:
         variables["RESTIC_PASSWORD_FILE"] = str(password_file)
     settings = Settings(
-        backend=_path("DODEKA_BACKEND", values, ROOT / "backend"),
+        backend=_path("DODEKA_BACKEND", values, next(filter(Path.is_dir, BACKENDS), BACKENDS[0])),
         repository=repository,
         password_file=password_file,
         systemctl=_systemctl(values.get("DODEKA_SYSTEMCTL")),
@@ -551,7 +553,10 @@ def _trusted(path: str) -> str:
 
 def keep_to_trusted_programs() -> None:
     """From here on no program is run out of the folder of another user, whose PATH a shell may still have."""
-    os.environ["PATH"] = _trusted(os.environ.get("PATH", os.defpath))
+    path = _trusted(os.environ.get("PATH", os.defpath))
+    os.environ["PATH"] = (
+        path if os.geteuid() else f"{path}:/usr/sbin:/sbin"
+    )  # `su` gives root the path of the user before
 
 
 def _format(value: str) -> str:

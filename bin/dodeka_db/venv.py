@@ -35,7 +35,7 @@ def _enter():
 
 
 def _fail(problem):
-    error = "%s; run: make -C %s setup" % (problem, ROOT)
+    error = "%s; run: %smake -C %s setup" % (problem, "" if os.access(ROOT, os.W_OK) else "sudo ", ROOT)
     words = ["%s: error: %s\n" % (os.path.basename(sys.argv[0]), error)]
     stamp = []
     if not sys.stderr.isatty():  # for the log: when, and of which environment
