@@ -267,5 +267,5 @@ def test_no_pip_of_ours_builds_anything():
         for line in path.read_text().splitlines()
         if "pip install" in line
     ]
-    assert len(calls) == 3
+    assert len(calls) == 4
     assert all("--only-binary :all: --require-hashes" in line for line in calls)
