@@ -421,7 +421,7 @@ class TestReasons:
         assert failure.value.message == (
             f"database {of_root} cannot be read: {of_root.parent}: Permission denied"
         )
-        assert failure.value.hint == "run this as the user that runs the backend"
+        assert failure.value.hint == "run this as the user of the backups; where that is dbackup, this gives it its rights again: sudo make install"
 
     def test_a_wal_that_we_may_not_read(self, of_root, export):
         leave_in_wal(of_root)
