@@ -318,8 +318,9 @@ def match_journal_mode(staged: Path, live: Path) -> None:
         wal = read_header(live).wal
     except NotWhole:
         wal = True
-    if Path(f"{staged}-wal").exists():
-        raise BackupError(f"{staged}-wal could not be brought into its database", _DISK)
+    left = Path(f"{staged}-wal")  # an empty one is of a reader
+    if left.exists() and left.stat().st_size:
+        raise BackupError(f"{left} could not be brought into its database", _DISK)
     _set_journal_mode(staged, wal)
 
 
