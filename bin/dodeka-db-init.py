@@ -143,7 +143,7 @@ def _make_password_file(here: Settings) -> Path | None:
     file = here.password_file
     if file is None or file.exists():
         return None
-    hint = "its folder must be there, and belong to the user that runs the backend"
+    hint = "its folder must be there, and belong to the user of the backups"
     passwords.make(file, f"mount the backup volume; {hint}" if here.local_repository else hint)
     return file
 

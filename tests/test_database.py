@@ -365,6 +365,15 @@ class TestMatchJournalMode:
         database.match_journal_mode(tmp_path / "staged", db)
         assert not database.read_header(tmp_path / "staged").wal
 
+    def test_what_is_not_in_its_database_is_no_rest_to_leave_behind(self, db, tmp_path):
+        staged = make_staged(tmp_path)
+        database.match_journal_mode(staged, db)
+        database.row_counts(staged)  # leaves an empty one
+        database.match_journal_mode(staged, db)
+        leave_in_wal(staged)
+        with pytest.raises(BackupError, match="-wal could not be brought into its database"):
+            database.match_journal_mode(staged, db)
+
     def test_wal_where_there_is_no_database(self, tmp_path):
         staged = make_staged(tmp_path)
         database.match_journal_mode(staged, tmp_path / "none")
@@ -421,7 +430,10 @@ class TestReasons:
         assert failure.value.message == (
             f"database {of_root} cannot be read: {of_root.parent}: Permission denied"
         )
-        assert failure.value.hint == "run this as the user that runs the backend"
+        assert (
+            failure.value.hint
+            == "run this as the user of the backups; where that is dbackup, this gives it its rights again: sudo make install"
+        )
 
     def test_a_wal_that_we_may_not_read(self, of_root, export):
         leave_in_wal(of_root)

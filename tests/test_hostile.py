@@ -8,20 +8,34 @@ import re
 import resource
 import socket
 import sqlite3
-import struct
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import zstandard
+from hostile import with_journal_of
 from sites import ROOT, Site
 
-from dodeka_db import database, errors, members, records, staging, web
+from dodeka_db import (
+    database,
+    errors,
+    members,
+    processes,
+    records,
+    recovery,
+    restore,
+    service,
+    settings,
+    staging,
+    web,
+)
 from dodeka_db.errors import BackupError, DatabaseError, SetupError
+from dodeka_db.repository import Repository
 
 # what it takes to write a second log line, to clear a screen, to go back over a line, and to turn text round
 EVIL = "x\x1b[2J\n2026-01-01T00:00:00+00:00 production done: all is well\r\u202e\x9b1A\x7f"
@@ -101,8 +115,6 @@ def test_only_what_carries_our_mark_is_removed(site, tmp_path):
 
 
 def settings_with(site: Site, **variables: str):
-    from dodeka_db import settings
-
     return settings.load({**site.environ, **variables})
 
 
@@ -232,8 +244,6 @@ def test_the_staged_database_is_written_by_its_descriptor(site, victim):
 
 
 def test_the_mark_of_a_stopped_service_follows_no_link(site, victim):
-    from dodeka_db import service
-
     unit = service.Service("unit", ("true",), site.database().with_name("db.sqlite.stopped"))
     unit._mark.symlink_to(victim)
     unit._write_mark(
@@ -243,27 +253,217 @@ def test_the_mark_of_a_stopped_service_follows_no_link(site, victim):
     assert not unit._mark.is_symlink() and unit._mark.read_text() == "i\n"
 
 
-def with_journal_of(db: Path, victim: Path) -> None:
-    """Give `db` a journal that is to be rolled back, behind which SQLite removes `victim`: it is named as a super-journal."""
-    magic, pages = bytes.fromhex("d9d505f920a163d7"), db.stat().st_size // 4096
-    header = (magic + struct.pack(">IIIII", 0, 0, pages, 512, 4096)).ljust(512, b"\0")
-    name = os.fsencode(victim)
-    end = struct.pack(">I", 2**30 // 4096 + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
-    Path(f"{db}-journal").write_bytes(header + end)
+of_another_user = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
 
 
-def test_a_journal_that_would_have_sqlite_remove_another_file(tmp_path, victim):
-    db = tmp_path / "db.sqlite"
-    with closing(sqlite3.connect(db)) as connection:
-        connection.execute("CREATE TABLE t (a)")
-    with_journal_of(db, victim)
-    for look in (database.fold, database.row_counts):
-        with pytest.raises(DatabaseError, match="is of a transaction over several databases"):
-            look(db)
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A database in a folder of another user."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "db.sqlite")) as connection:
+        connection.execute("CREATE TABLE t (a UNIQUE)")
+        connection.execute("INSERT INTO t VALUES (1)")
+        connection.commit()
+    os.chown(folder, 1, 1)
+    return folder / "db.sqlite"
+
+
+@of_another_user
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+@pytest.mark.parametrize(
+    "opens",
+    [
+        database.fold,
+        recovery.settle,
+        database.row_counts,
+        lambda db: database.verify(db, "it"),
+        lambda db: database.reindex(db, "it"),
+        lambda db: database.match_journal_mode(db, db.with_name("none")),
+        lambda db: database.export(db, db.with_name("export")),
+    ],
+)
+def test_a_journal_that_would_have_sqlite_remove_another_file(theirs, victim, monkeypatch, opens, mode, late):
+    """It comes before we look, or between our look and SQLite's."""
+    with closing(sqlite3.connect(theirs)) as connection:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+    checks = database._check_journals
+
+    def and_then(path: Path, shown: str) -> None:
+        checks(path, shown)
+        with_journal_of(theirs, victim)
+
+    if late:
+        monkeypatch.setattr(database, "_check_journals", and_then)
+    else:
+        with_journal_of(theirs, victim)
+    with suppress(DatabaseError):
+        opens(theirs)
     assert victim.exists()
-    with closing(sqlite3.connect(db)) as connection:  # it is that journal
-        connection.execute("SELECT * FROM t")
+    monkeypatch.undo()
+    with_journal_of(theirs, victim)
+    with closing(sqlite3.connect(theirs)) as connection:  # it is that journal
+        connection.execute("SELECT * FROM t").fetchall()
     assert not victim.exists()
+
+
+@of_another_user
+def test_a_database_in_a_folder_of_another_user_is_folded_and_rebuilt(theirs):
+    script = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "c.execute('PRAGMA journal_mode=WAL'); c.execute('INSERT INTO t VALUES (2)'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", script, theirs], check=True)
+    assert Path(f"{theirs}-wal").stat().st_size
+    reads = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM t').fetchall(); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", reads, theirs], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        reader.stdout.readline()
+        with pytest.raises(database.DatabaseInUse, match="still open in another process"):
+            database.fold(theirs)
+        reader.kill()
+    subprocess.run([sys.executable, "-c", script.replace("2", "3"), theirs], check=True)
+    database.fold(theirs)
+    database.reindex(theirs, "it")
+    assert sorted(os.listdir(theirs.parent)) == ["db.sqlite"]
+    assert database.verify(theirs, "it").lines() == []
+    with closing(sqlite3.connect(theirs)) as connection:
+        assert connection.execute("SELECT a FROM t ORDER BY a").fetchall() == [(1,), (2,), (3,)]
+
+
+@of_another_user
+def test_an_unfinished_transaction_in_a_folder_of_another_user_is_left_to_the_service(theirs, victim):
+    with_journal_of(theirs, victim)
+    with pytest.raises(DatabaseError, match="has an unfinished transaction in its journal") as failure:
+        database.fold(theirs)
+    assert failure.value.hint == "start its service once, which rolls it back"
+
+
+@of_another_user
+def test_another_file_under_the_name_when_sqlite_opens_it(theirs, victim, monkeypatch):
+    with_journal_of(theirs, victim)
+    alone = database._alone
+
+    def and_then(path: Path, shown: str):
+        file = alone(path, shown)
+        path.rename(path.with_name("other"))
+        path.write_bytes(path.with_name("other").read_bytes())
+        return file
+
+    monkeypatch.setattr(database, "_alone", and_then)
+    with pytest.raises(DatabaseError, match="is another file by now"):
+        database.fold(theirs)
+    assert victim.exists()
+
+
+def marked(db: Path) -> service.Service:
+    return service.Service("unit", ("true",), db.with_name("db.sqlite.stopped"))
+
+
+@of_another_user
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda mark: mark.write_text("i\n") and os.chown(mark, 1, 1),
+        lambda mark: os.link(mark.with_name("db.sqlite"), mark),  # ours, and the group may write it
+        lambda mark: mark.with_name("db.sqlite").rename(mark),
+        lambda mark: mark.touch(0o600),  # a staged file of ours, renamed
+        lambda mark: mark.symlink_to("/etc/passwd"),
+        lambda mark: mark.symlink_to("/dev/zero"),
+        lambda mark: os.mkfifo(mark),
+        lambda mark: mark.mkdir(),
+    ],
+)
+def test_a_mark_that_another_user_has_left_starts_nothing(theirs, forge):
+    theirs.chmod(0o660)
+    forge(marked(theirs)._mark)
+    assert not marked(theirs).is_marked
+    marked(theirs)._remove_mark()
+
+
+@of_another_user
+def test_a_mark_of_ours_counts_in_either_folder(theirs, tmp_path):
+    stopped = service.Condition("loaded", "active", 1, "i", "", 0.0)
+    marked(theirs)._write_mark(stopped)
+    assert marked(theirs).is_marked
+    (tmp_path / "db.sqlite.stopped").write_text("i\n")
+    os.chown(tmp_path / "db.sqlite.stopped", 1, 1)  # in a folder of ours whoever has left it
+    assert marked(tmp_path / "db.sqlite").is_marked
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_who_has_a_pipe_or_a_link_open_is_not_waited_for(tmp_path, victim, kind):
+    KINDS[kind](tmp_path / "kept", victim)
+    assert processes.is_alone(tmp_path / "kept") is None
+
+
+@pytest.fixture
+def change_of_mind(site, victim, monkeypatch):
+    """A restore, run in here, while somebody changes what the database's name leads to: `before` and `after`."""
+    site.ok("backup", "production")
+    loaded = settings.load(site.environ)
+    target, db = loaded.environment("production"), site.database()
+    repository = Repository(loaded)
+    snapshot = next(one for one in repository.snapshots() if one.environment == "production")
+
+    def run(lead: Callable[[Path, Path], None]) -> None:
+        def confirm(_change: object) -> None:
+            lead(db, victim)
+
+        restore.restore(loaded, target, repository, snapshot, confirm)
+
+    return run
+
+
+def test_a_name_that_becomes_a_link_while_it_is_asked(site, victim, change_of_mind):
+    def lead(db: Path, victim: Path) -> None:
+        db.rename(db.with_name("away"))
+        db.symlink_to(victim)
+
+    with pytest.raises(BackupError):
+        change_of_mind(lead)
+    assert victim.read_text() == "theirs"
+
+
+def test_a_name_that_becomes_a_link_when_the_service_is_asked(site, victim, change_of_mind, monkeypatch):
+    """The address at which it is asked is the web user's, who so knows when."""
+
+    def answers(*_: object) -> bool:
+        site.database().rename(site.database().with_name("away"))
+        site.database().symlink_to(victim)
+        return True
+
+    monkeypatch.setattr(service.Service, "answers", answers)
+    with suppress(BackupError):
+        change_of_mind(lambda db, victim: None)
+    assert victim.read_text() == "theirs"
+
+
+def test_a_link_that_is_none_any_more_when_it_is_looked_at(site, victim, monkeypatch):
+    site.ok("backup", "production")
+    db = site.database()
+    away = db.rename(db.with_name("away"))
+    db.symlink_to(victim)
+    target = settings.load(site.environ).environment("production")
+    live = target.live
+    db.unlink()
+    away.rename(db)
+    with pytest.raises(DatabaseError, match="which is no database"):
+        restore._check_link(target.database, live)
+    assert target.live == live == victim
+
+
+@of_another_user
+def test_a_link_out_of_a_folder_of_another_user_leads_to_the_same_name_alone(theirs, tmp_path):
+    """Or a folder on the way could lead to any file of ours by the time that it is replaced."""
+    theirs.rename(tmp_path / "authorized_keys")
+    theirs.symlink_to(tmp_path / "authorized_keys")
+    with pytest.raises(DatabaseError, match="in a folder of another user"):
+        restore._check_link(theirs, tmp_path / "authorized_keys")
+    (tmp_path / "authorized_keys").rename(tmp_path / "db.sqlite")
+    restore._check_link(theirs, tmp_path / "db.sqlite")
 
 
 # --- names and words that are printed
@@ -503,8 +703,6 @@ def test_an_index_that_expands_to_any_amount_is_no_damage(site):
         "print(database.verify(Path(sys.argv[2]), 'it'))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    import sys
-
     said = subprocess.check_output([sys.executable, "-c", code, ROOT / "bin", file], text=True, timeout=120)
     findings, peak_kb = said.splitlines()
     assert "SQLite takes more than the 256 MB of memory that we give it" in findings

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cheap_key import reseal
+from hostile import with_journal_of
 from server import CLONE, HOME, OWN_HOME, PROJECT, ROOT, Server
 
 if os.geteuid() != 0:
@@ -268,6 +269,27 @@ class TestEverythingWorks:
         assert mode(server, DEMO) == "dbackup:backend 660"
         assert is_writing(server)
 
+    def test_a_database_that_the_backend_itself_has_made_anew(self, server):
+        """SQLite makes it 0640 whatever the unit's UMask=: we read it, and `sudo make install` lets us replace it."""
+        server.sh(
+            f"systemctl stop {UNIT}; cd {DATABASES}/demo; setpriv --reuid=backend --regid=backend --init-groups"
+            " sh -c 'umask 007; sqlite3 db.sqlite .dump > dump; rm db.sqlite; sqlite3 db.sqlite < dump > /dev/null; rm dump';"
+            f"systemctl start {UNIT}",
+            user="root",
+        )
+        assert mode(server, DEMO) == "backend:backend 640"
+        assert is_writing(server)
+        assert "done: snapshot " in own(server, "backup", "ENV=demo").stdout
+        done = own(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1", check=False)
+        assert done.returncode == 2 and done.stderr.count("error: ") == 1
+        assert f"{DEMO} belongs to another user or group" in done.stderr
+        assert "where that is dbackup, this gives it its rights again: sudo make install" in done.stderr
+        server.run("make", "-C", str(CLONE), "install", user="root")
+        assert mode(server, DEMO) == "dbackup:backend 660"
+        own(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1")
+        assert mode(server, DEMO) == "dbackup:backend 660"
+        assert is_writing(server)
+
     def test_cron_drill_check_offsite_status(self, server):
         for words in (
             ("cron", "ENV=production"),
@@ -367,6 +389,33 @@ class TestTheWebUser:
         finally:
             server.sh(f"rm -f {DEMO}.stopped")
         assert server.path("/mnt/backup/.restic-password").read_text() == before
+
+    def test_a_mark_that_starts_a_service_which_an_administrator_has_stopped(self, server):
+        server.run("systemctl", "stop", UNIT, user="root")
+        try:
+            server.sh(f"echo > {DEMO}.stopped")
+            own(server, "cron", "ENV=demo")
+            assert not server.active(UNIT)
+        finally:
+            server.sh(f"rm -f {DEMO}.stopped; systemctl start {UNIT}", user="root")
+
+    def test_a_journal_that_names_a_file_of_ours_removes_nothing(self, server):
+        """The page that SQLite rolls back names it: https://www.sqlite.org/fileformat2.html#the_rollback_journal."""
+        server.path("/mnt/backup/precious").write_text("ours")
+        server.sh("chown dbackup: /mnt/backup/precious; chmod 600 /mnt/backup/precious", user="root")
+        server.run("systemctl", "stop", UNIT, user="root")
+        kept = f"{DEMO}.pre-restore-20260101T000000Z"
+        try:
+            server.sh(f"cp {DEMO} {kept}; chmod 660 {kept}", user="backend")
+            for db in (DEMO, kept):
+                with_journal_of(server.path(db), Path("/mnt/backup/precious"))
+                server.sh(f"chown backend: {db}-journal; chmod 660 {db}-journal", user="root")
+            for words in (("backup", "ENV=demo"), ("restore", "ENV=demo", "SNAPSHOT=latest", "YES=1")):
+                own(server, *words, check=False)
+            assert server.path("/mnt/backup/precious").exists()
+        finally:
+            server.sh(f"rm -f {DEMO}-journal {kept}*; systemctl start {UNIT}", user="root")
+        assert is_writing(server)
 
     def test_a_database_that_is_a_link_to_what_is_none(self, server):
         server.sh(

@@ -1,18 +1,21 @@
 """SQLite: export a live database, say what is wrong with a file, count its rows, prepare it for being replaced."""
 
 import errno
+import fcntl
 import os
 import re
 import sqlite3
+import struct
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from dodeka_db import files
-from dodeka_db.errors import BackupError, DatabaseError
+from dodeka_db import files, processes
+from dodeka_db.errors import WHO, BackupError, DatabaseError
 
 MAGIC = b"SQLite format 3\0"
 HEADER_BYTES = 100
@@ -256,10 +259,11 @@ def _read_through(connection: sqlite3.Connection) -> None:
 def reindex(path: Path, shown: str) -> None:
     """Rebuild every index of the database `path`, which nobody else uses, that can be rebuilt. Raises BackupError.
 
-    One cannot where rows do not differ that should, or where this SQLite has not what it needs: it stays as it is.
+    One cannot where rows do not differ that should, or where this SQLite has not what it needs: it stays as it is. In WAL
+    mode from then on, which needs no rollback: see _opened().
     """
+    _set_journal_mode(path, wal=True)
     with _opened(path, "mode=rw", shown) as connection:
-        connection.execute("PRAGMA journal_mode=DELETE").fetchone()
         indexes = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
         for (name,) in indexes:
             try:
@@ -314,14 +318,26 @@ def match_journal_mode(staged: Path, live: Path) -> None:
         wal = read_header(live).wal
     except NotWhole:
         wal = True
-    with _opened(staged, "mode=rw", f"database {staged}") as connection:
-        connection.execute(f"PRAGMA journal_mode={'WAL' if wal else 'DELETE'}").fetchone()
+    left = Path(f"{staged}-wal")  # an empty one is of a reader
+    if left.exists() and left.stat().st_size:
+        raise BackupError(f"{left} could not be brought into its database", _DISK)
+    _set_journal_mode(staged, wal)
+
+
+def _set_journal_mode(path: Path, wal: bool) -> None:
+    """As SQLite does, which would have to open the database for it; nobody else has, and no journal holds anything."""
+    try:
+        with open(path, "r+b", opener=files.no_link) as file:
+            file.seek(18)
+            file.write(b"\2\2" if wal else b"\1\1")
+    except OSError as error:
+        raise BackupError(f"database {path} cannot be written: {error.strerror}", _DISK) from error
 
 
 def check_access(path: Path) -> None:
-    """Raise DatabaseError unless we may read and write the file `path`."""
+    """Raise DatabaseError unless we may read and write the file `path`, which is no link."""
     try:
-        os.close(files.regular(path, os.O_RDWR))
+        os.close(files.no_link(path, os.O_RDWR))
     except OSError as error:
         raise DatabaseError(
             f"database {path} cannot be written: {error.strerror}", _next_step(error)
@@ -337,15 +353,20 @@ def fold(path: Path) -> None:
     """
     read_header(path)
     shown = f"database {path}"
+    is_ours = files.is_ours(path.parent)
     try:
         with _opened(path, "mode=rw", shown) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # rolls a hot journal back
-            connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("ROLLBACK")
+            if is_ours:  # else _opened() has seen to that
+                connection.execute("BEGIN EXCLUSIVE")
+                connection.execute("ROLLBACK")
         # the last one that closes folds the WAL in and removes it (https://www.sqlite.org/wal.html, section 4.1)
         if Path(f"{path}-wal").exists():
             with _opened(path, "mode=rw", shown) as connection:  # is refused, and says why
-                connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+                if is_ours:
+                    connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+            if Path(f"{path}-wal").exists():
+                raise DatabaseInUse(f"{shown} is locked by another process", _RETRY)
     except DatabaseInUse as error:
         hint = f"find it with: sudo fuser -v {path}"
         raise DatabaseInUse(f"{shown} is still open in another process", hint) from error
@@ -353,22 +374,40 @@ def fold(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
-    """A connection; what goes wrong in the block becomes a BackupError about `shown`."""
+    """A connection; what goes wrong in the block becomes a BackupError about `shown`.
+
+    In a folder of another user no journal is rolled back, which "mode=ro" never does, and the block must not change the
+    journal mode. A journal can name another file (https://www.sqlite.org/fileformat2.html#the_rollback_journal), and SQLite
+    removes that behind the rollback, with our rights and wherever it is.
+    """
     _check_journals(Path(os.path.realpath(path)), shown)
+    alone, before = None, 0
     try:
-        # as_uri quotes a '?' in the path; isolation_level None: no transaction that we did not begin
-        with closing(
-            sqlite3.connect(f"{path.as_uri()}?{query}", uri=True, isolation_level=None, timeout=2)
-        ) as connection:
+        with ExitStack() as opened:
+            if query == "mode=rw" and not files.is_ours(path.parent):
+                alone = opened.enter_context(_alone(path, shown))
+                before = processes.count_open(alone)
+            # as_uri quotes a '?' in the path; isolation_level None: no transaction that we did not begin
+            uri = f"{path.as_uri()}?{query}"
+            connection = opened.enter_context(
+                closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=2))
+            )
             # what a newer SQLite wrote into the schema does not keep this one from the rest; nothing is written there
             # (https://www.sqlite.org/pragma.html#pragma_writable_schema). SQLITE_DBCONFIG_DEFENSIVE would forbid just this,
             # and nothing else that is done here: no statement is the database's own
             connection.execute("PRAGMA writable_schema=ON")
             connection.execute("PRAGMA trusted_schema=OFF")
             connection.execute(f"PRAGMA hard_heap_limit={MEMORY_BYTES}")
+            if alone:
+                if processes.count_open(alone) != before + 1:
+                    raise DatabaseError(f"{shown} is another file by now", _RETRY)
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                # in WAL mode this connection looks at no other journal any more
+                if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                    _lock(alone, fcntl.F_UNLCK)
             yield connection
     except sqlite3.Error as error:
-        raise _failure(path, shown, error) from error
+        raise _failure(path, shown, error, alone) from error
     except UnicodeDecodeError as error:
         # sqlite3's own, where a damaged name stands in a message of SQLite
         raise NotWhole(f"{shown} is damaged: a name in it is no text", _RESTORE) from error
@@ -376,33 +415,44 @@ def _opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
         raise BackupError(f"{shown}: {_plain(error)}", "look with: top") from error
 
 
-def _check_journals(path: Path, shown: str) -> None:
-    """Raise DatabaseError where SQLite would wait for a pipe for ever, or would remove the file that a journal names.
+def _alone(path: Path, shown: str) -> IO[bytes]:
+    """The database file at `path`, with the lock of a reader: behind that SQLite rolls nothing back, however late it comes.
 
-    Whoever may write beside the database may put there a journal of a transaction over several databases, which names
-    another file of all of them. SQLite removes that behind a rollback, with our rights and wherever it is
-    (https://www.sqlite.org/fileformat2.html#the_rollback_journal); the backend has no such transactions.
+    Raises DatabaseInUse where somebody else has such a lock, or DatabaseError.
     """
+    try:
+        with ExitStack() as opened:
+            file = opened.enter_context(open(path, "r+b", opener=files.no_link))
+            _lock(file, fcntl.F_WRLCK)
+            _lock(file, fcntl.F_RDLCK)
+            opened.pop_all()  # to be closed behind the connection, which loses its own locks by that
+            return file
+    except BlockingIOError as error:
+        raise DatabaseInUse(f"{shown} is locked by another process", _RETRY) from error
+    except OSError as error:
+        raise DatabaseError(f"{shown} cannot be written: {error.strerror}", _next_step(error)) from error
+
+
+def _lock(file: IO[bytes], kind: int) -> None:
+    """Of the bytes that SQLite's readers lock (SHARED_FIRST and SHARED_SIZE in its os_unix.c), and against its own locks in
+    this process too (https://man7.org/linux/man-pages/man2/F_OFD_SETLK.2const.html).
+    """
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0x40000000 + 2, 510, 0))
+
+
+def _check_journals(path: Path, shown: str) -> None:
+    """Raise DatabaseError where SQLite would wait for a pipe for ever."""
     try:
         for suffix in ("-wal", "-journal", "-shm"):
             files.check(f"{path}{suffix}")
-        with open(f"{path}-journal", "rb", opener=files.no_link) as journal:
-            if os.fstat(journal.fileno()).st_size >= len(_NAMES_A_FILE):
-                journal.seek(-len(_NAMES_A_FILE), os.SEEK_END)
-                if journal.read() == _NAMES_A_FILE:
-                    raise DatabaseError(
-                        f"{path}-journal is of a transaction over several databases, which is not ours",
-                        "look who made it, and move it away",
-                    )
-    except FileNotFoundError:
-        pass
     except OSError as error:
         place = f"{error.filename}: {error.strerror}"
         raise DatabaseError(f"{shown} cannot be read: {place}", _next_step(error)) from error
 
 
-def _failure(path: Path, shown: str, error: sqlite3.Error) -> BackupError:
+def _failure(path: Path, shown: str, error: sqlite3.Error, alone: IO[bytes] | None) -> BackupError:
     name, said = _name(error), _plain(error)
+    rolls_nothing_back = alone and name == "SQLITE_BUSY" and Path(f"{path}-journal").exists()
     if name == "SQLITE_NOTADB" or said == "unsupported file format":
         return NotWhole(
             f"{shown} is no database that {THIS_SQLITE} can read: {said}",
@@ -410,13 +460,13 @@ def _failure(path: Path, shown: str, error: sqlite3.Error) -> BackupError:
         )
     if _is_damage(error) or said.startswith("Could not decode"):
         return NotWhole(f"{shown} is damaged: {said}", _RESTORE)
-    if name in ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY"):
+    if name in ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY") or rolls_nothing_back:
         return DatabaseError(
             f"{shown} has an unfinished transaction in its journal",
             "start its service once, which rolls it back",
         )
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
-        return DatabaseInUse(f"{shown} is locked by another process", "try again")
+        return DatabaseInUse(f"{shown} is locked by another process", _RETRY)
     if name == "SQLITE_FULL":
         return BackupError(f"no room left on the disk of {shown}", "free some")
     if name == "SQLITE_IOERR_NOMEM":
@@ -448,7 +498,7 @@ def _why_not_opened(path: Path) -> OSError | None:
 
 def _next_step(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
-        return _WHO
+        return WHO
     if error.errno == errno.EROFS:
         return "its disk is mounted read-only; why, says: sudo dmesg"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -499,7 +549,6 @@ def _plain(said: object) -> str:
 
 # by the schema alone: pragma_table_list prepares every view
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
-_NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
 _RESTORE = "restore it: BACKUP.md, 'Restore'"
-_WHO = "run this as the user that runs the backend"
+_RETRY = "try again"
 _DISK = "look at its disk: sudo dmesg"

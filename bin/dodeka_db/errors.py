@@ -4,6 +4,8 @@ import json
 
 from dodeka_db.interrupts import Interrupted
 
+# what to do where a right is missing
+WHO = "run this as the user of the backups; where that is dbackup, this gives it its rights again: sudo make install"
 # what a script's exit code means, as BACKUP.md lists them too
 MEANINGS = {
     0: "everything was done",

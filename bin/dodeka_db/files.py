@@ -43,6 +43,11 @@ def is_regular(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def is_ours(folder: str | os.PathLike[str]) -> bool:
+    """Whether `folder` belongs to us: whose it is may put another file in the place of any name there, at any time. Raises OSError."""
+    return os.stat(folder).st_uid == os.geteuid()
+
+
 def check(path: str | os.PathLike[str]) -> None:
     """Raise OSError if something else than a regular file is at `path` itself. It is not opened, which keeps SQLite's locks."""
     if os.path.lexists(path) and not is_regular(path):

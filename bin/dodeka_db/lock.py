@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dodeka_db import files, processes
-from dodeka_db.errors import Busy, DatabaseError, SetupError
+from dodeka_db.errors import WHO, Busy, DatabaseError, SetupError
 
 log = logging.getLogger("dodeka_db")
 POLL_S = 0.2
@@ -73,10 +73,7 @@ def beside(live: Path, wait_s: int) -> Iterator[None]:
         yield
         return
     except OSError as error:
-        raise DatabaseError(
-            f"folder {live.parent} cannot be read: {error.strerror}",
-            "run this as the user that runs the backend",
-        ) from error
+        raise DatabaseError(f"folder {live.parent} cannot be read: {error.strerror}", WHO) from error
     try:
         _wait(descriptor, live.parent, wait_s, lambda: _holder_of(descriptor))
         yield

@@ -6,6 +6,7 @@ import signal
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from dodeka_db import files
 
@@ -40,6 +41,11 @@ def has_open(process: int, file: Path) -> bool:
     except FileNotFoundError:
         return False
     return any(os.path.samestat(opened, wanted) for opened in _open_files(process))
+
+
+def count_open(file: IO[bytes]) -> int:
+    """How many descriptors of ours lead to the file that `file` is open on."""
+    return sum(os.path.samestat(opened, os.fstat(file.fileno())) for opened in _open_files(os.getpid()))
 
 
 def group(process: int) -> list[int]:

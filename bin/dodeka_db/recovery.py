@@ -1,7 +1,6 @@
 """What restores left behind: one that was killed, one that could not save what it replaced, a service that is down."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,13 +78,8 @@ def _clean_up_files(live: Path, unit: Service) -> None:
 
 
 def settle(path: Path) -> None:
-    """Let SQLite finish or roll back what the last process to use the database at `path` left in its journals.
-
-    In a folder of another user that is left to the service's own start: what a journal says SQLite would do with our rights.
-    """
+    """Let SQLite finish or roll back what the last process to use the database at `path` left in its journals."""
     if not any(Path(f"{path}{suffix}").exists() for suffix in swap.JOURNALS):
-        return
-    if path.parent.stat().st_uid != os.geteuid():
         return
     try:
         database.row_counts(path)

@@ -14,7 +14,7 @@ from typing import IO
 from dodeka_db import database, files, lock, processes, recovery, rights, staging, swap, volume
 from dodeka_db import service as services
 from dodeka_db.database import DatabaseInUse, Findings, NotWhole
-from dodeka_db.errors import BackupError, DatabaseError, ServiceError, SnapshotError, as_line
+from dodeka_db.errors import WHO, BackupError, DatabaseError, ServiceError, SnapshotError, as_line
 from dodeka_db.fetch import fetch
 from dodeka_db.incoming import Incoming
 from dodeka_db.interrupts import Interrupted, interruptible, shielded
@@ -86,8 +86,7 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
     service = services.of(settings, target)
     service.check()
     live = target.live
-    if target.database.is_symlink():
-        _check_link(target.database, live)
+    _check_link(target.database, live)
     if stray := service.strays_from(live):
         raise ServiceError(f"{stray}; nothing was changed", "save that first: BACKUP.md, 'Written elsewhere'")
     state, doing = staging.state_folder(settings), f"restore of {target.name}"
@@ -107,7 +106,12 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
 
 
 def _check_link(link: Path, live: Path) -> None:
-    """Raise DatabaseError unless the `link` leads to a database: whoever may set it could have any file replaced."""
+    """Raise DatabaseError where the `link` leads to no database: whoever may set it could have any file replaced.
+
+    In a folder of another user, who may change any of that meanwhile, only to a file of the same name: none of ours has it.
+    """
+    if live == Path(os.path.realpath(link.parent), link.name):
+        return  # what becomes a link from now on is replaced itself
     try:
         database.read_header(live)
     except DatabaseError as error:
@@ -115,6 +119,11 @@ def _check_link(link: Path, live: Path) -> None:
             f"{link} links to {live}, which is no database ({error.message})",
             "put that link right; nothing was changed",
         ) from error
+    if live.name != link.name and not files.is_ours(link.parent):
+        raise DatabaseError(
+            f"{link} links to {live}, in a folder of another user",
+            f"call that file {link.name} too; nothing was changed",
+        )
 
 
 def _from_snapshot(repository: Repository, target: Environment, snapshot: Snapshot) -> Origin:
@@ -199,7 +208,8 @@ def _its_rights(settings: Settings, target: Environment, origin: Origin, staged:
 
     A clone has no right that the database does not have whose data it holds. Raises DatabaseError if we cannot give them.
     """
-    live, source = target.live, settings.environment(origin.environment).live
+    live = target.live
+    source = live if origin.environment == target.name else settings.environment(origin.environment).live
     try:
         its_rights = rights.of(live) if live.exists() else rights.of_a_new_file(live.parent)
         if source != live:
@@ -209,7 +219,7 @@ def _its_rights(settings: Settings, target: Environment, origin: Origin, staged:
     except OSError as error:
         raise DatabaseError(
             f"{live} belongs to another user or group, or {source.parent} is closed to us ({error.strerror})",
-            "run this as the user that runs the backend",
+            WHO,
         ) from error
     return its_rights
 
@@ -453,7 +463,7 @@ def _joined(*parts: str) -> str:
 
 def _identity(live: Path) -> tuple[int, int] | None:
     try:
-        status = live.stat()
+        status = live.lstat()
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ RETRY_EVERY_S = 1
 # how long after its start a unit has its database open; and for how long one is looked at that has not
 OPENS_S = 10
 LOOK_S = 2
+# of a mark: a run of the folder's owner reads it, and nobody else writes it
+_MARK_MODE = 0o644
 # the whole of an answer at the health address
 ANSWER_S = 2
 
@@ -81,7 +84,7 @@ class Service:
     @property
     def is_marked(self) -> bool:
         """Whether a restore has stopped the unit, and has not seen it up since."""
-        return self.managed and self._mark.exists()
+        return self.managed and self._marked() is not None
 
     def check(self) -> None:
         """Raise ServiceError unless systemd knows the unit and lets us stop and start it.
@@ -276,7 +279,9 @@ class Service:
         if not self.is_marked:
             return False
         now = self.look()
-        if now.is_active or (now.state == "inactive" and now.was_started_since(self._marked(now))):
+        if now.is_active or (
+            now.state == "inactive" and now.was_started_since(replace(now, invocation=self._marked() or ""))
+        ):
             self._remove_mark()
             return False
         self._before = now
@@ -308,18 +313,25 @@ class Service:
             self._mark.unlink(missing_ok=True)  # a link, where somebody else owns the folder
             with open(self._mark, "x", opener=files.no_link) as file:
                 file.write(f"{now.invocation}\n")
-                os.fchmod(file.fileno(), 0o644)  # another user's run reads it
+                os.fchmod(file.fileno(), _MARK_MODE)
         except OSError as error:
             raise BackupError(
                 f"{self._mark} cannot be written: {error.strerror}", "nothing was changed"
             ) from error
 
-    def _marked(self, now: Condition) -> Condition:
+    def _marked(self) -> str | None:
+        """The invocation of the unit that a restore has stopped; None if there is no mark.
+
+        In a folder of another user one counts only as we write it. Else that user could have a unit started that an
+        administrator has stopped.
+        """
         try:
             with open(self._mark, errors="replace", opener=files.no_link) as file:
-                return replace(now, invocation=file.read(1000).strip())
+                status = os.fstat(file.fileno())
+                is_ours = (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.geteuid(), _MARK_MODE)
+                return file.read(1000).strip() if is_ours or files.is_ours(self._mark.parent) else None
         except OSError:
-            return now
+            return None
 
     def _remove_mark(self) -> None:
         with suppress(OSError):  # the next run sees that the unit is active, and tries again

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -70,9 +71,9 @@ class Environment:
     health_url: str | None = None
     ping_url: str | None = None
 
-    @property
+    @cached_property
     def live(self) -> Path:
-        """The database file itself, where `database` is a symbolic link."""
+        """The database file itself, where `database` is a symbolic link: found out once, whatever becomes of that link."""
         return Path(os.path.realpath(self.database))
 
     def file_name(self, format: str) -> str:
