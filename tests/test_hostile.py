@@ -791,8 +791,8 @@ def test_credentials_in_an_address_are_sent_to_its_server_alone_and_not_shown(si
     assert seen == ["Basic YW5uYTpzM2NyQHQ=", None]
     assert "s3cr" not in web.problem("http://anna:s3cr%40t@127.0.0.1:1/", 5, direct=True)
     addresses = {
-        "DODEKA_HEALTH_URL_DEMO": "http://anna:s3cr%40t@h/x",
-        "DODEKA_PING_URL_DEMO": "http://anna:s3cr%40t@h?s3cret",
+        "DODEKA_HEALTH_URL_DEMO": "https://anna:s3cr%40t@h/x",
+        "DODEKA_PING_URL_DEMO": "https://anna:s3cr%40t@h?s3cret",
     }
     assert "s3cr" not in site.ok("settings", **addresses)
 
