@@ -108,7 +108,7 @@ echo 'what the intruder wants to be restored' |
     restic -o 'rclone.program=ssh offsite' backup -q --stdin --stdin-filename dodeka-production.sqlite.zst \\
         --tag db,db_sqlite,db_dodeka,env_production
 timeout 10 restic -o 'rclone.program=ssh offsite' forget --prune --tag db_dodeka --keep-last 1
-ssh offsite rm -rf restic < /dev/null
+ssh offsite rm -rf restic < /dev/null > /dev/null
 """
 
 
