@@ -63,8 +63,8 @@ def without_copy(settings: Settings, doing: str) -> Iterator[None]:
 
 
 def run(settings: Settings) -> Done:
-    """Copy what is missing, prove the newest of each environment there, see whether anything there can be removed, apply
-    the retention, write down how it ended.
+    """Copy what is missing, prove the newest of each environment there, apply the retention, see whether anything there can be
+    removed, write down how it ended.
 
     It holds no lock that backups wait for: however slow or dead the other server is, they go on. Only what restic has
     to be alone for waits (without_copy) or, the retention, is left out (cron.py). Raises what a step raises.
@@ -85,8 +85,6 @@ def run(settings: Settings) -> Done:
             snapshots = elsewhere.snapshots()
             copied = sum(snapshot.id not in before for snapshot in snapshots)
             proven = _prove(there, elsewhere, wanted, snapshots)
-            with staging.folder(there) as folder:
-                is_removable = elsewhere.is_removable(folder)
             removed = _retain(there, elsewhere, copied)
             if damaged:
                 ids = ", ".join(snapshot.short_id for snapshot in damaged)
@@ -94,6 +92,8 @@ def run(settings: Settings) -> Done:
                     f"{copied} snapshots are copied, but {ids} of {settings.repository_shown} cannot be: damaged",
                     f"see {failures.DAMAGED}",
                 )
+            with staging.folder(there) as folder:
+                is_removable = elsewhere.is_removable(folder)
             details = {
                 "to": there.repository_shown,
                 "snapshots": [one.short_id for one in proven],
