@@ -467,6 +467,18 @@ class TestTimers:
         assert all(f"dodeka-backup-{job}.timer" in listed for job in JOBS)
         assert "crontab         as shipped" in own(server, "status", check=False).stdout
 
+        def left() -> list[str]:
+            names = "/etc/polkit-1/rules.d/50-dodeka-backup.rules /etc/dodeka-backup/* /etc/systemd/system/dodeka-backup-*"
+            return server.sh(f"ls -d {names} 2> /dev/null", user="root", check=False).split()
+
+        assert len(left()) == 1 + 2 + 2 * len(
+            JOBS
+        )  # the rule, both passwords, a service and a timer for each job
+        install(server)
+        assert left() == []
+        assert "dodeka-db-cron.sh production" in server.run("crontab", "-l", user="dbackup").stdout
+        install(server, "TIMERS=1")
+
     def test_what_the_own_user_links_there_is_handed_to_no_unit(self, timers):
         """systemd reads a credential as root, and follows links."""
         server, _ = timers

@@ -22,6 +22,8 @@ from dodeka_db.installed import LOGROTATE, ONE_USER, OWN, OWN_HOME, OWN_USER, PO
 from dodeka_db.settings import ENVIRONMENTS, SETTINGS_FILE, Settings
 
 log = logging.getLogger("dodeka_db")
+# what only the timers need; copies of the passwords do not stay behind them
+_OF_TIMERS = (POLKIT, *(installed.CREDENTIALS / name for name in installed.CREDENTIAL_NAMES))
 
 
 def one_user(yes: bool) -> None:
@@ -97,11 +99,9 @@ def own_user(timers: bool) -> None:
     _give_folders(here, web, own)
     for name in ENVIRONMENTS:
         _open_databases(here.environment(name), web, own)
-        unit = here.environment(name).unit
-        drop_in = installed.UNITS / f"{unit}.service.d" / "dodeka-backup.conf"
         _write(
             "unit",
-            drop_in,
+            _drop_in(here.environment(name).unit),
             "# what it makes, its group may read and write: the backups\n[Service]\nUMask=0007\n",
         )
     _write("sudo", SUDOERS, OWN.sudoers, 0o440, check=("visudo", "-cq", "-f"))
@@ -125,7 +125,8 @@ def own_user(timers: bool) -> None:
         )
     else:
         _remove_timers()
-        _remove(POLKIT)
+        for path in _OF_TIMERS:
+            _remove(path)
         _run("units", "systemctl", "daemon-reload")
         _set_jobs(OWN_USER, OWN.crontab)
     _prove_readable()
@@ -163,13 +164,10 @@ def uninstall() -> None:
     for user in (WEB_USER, OWN_USER):
         if _user(user):
             _set_jobs(user, "")
-    drop_ins = [
-        installed.UNITS / f"dodeka-backend-{name}.service.d" / "dodeka-backup.conf" for name in ENVIRONMENTS
-    ]
-    credentials = [installed.CREDENTIALS / name for name in installed.CREDENTIAL_NAMES]
-    for path in (SUDOERS, LOGROTATE, POLKIT, *drop_ins, *credentials):
+    drop_ins = [_drop_in(f"dodeka-backend-{name}") for name in ENVIRONMENTS]
+    for path in (SUDOERS, LOGROTATE, *_OF_TIMERS, *drop_ins):
         _remove(path)
-    for folder in {path.parent for path in (*drop_ins, *credentials)}:
+    for folder in (installed.CREDENTIALS, *(path.parent for path in drop_ins)):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     _run("units", "systemctl", "daemon-reload")
@@ -182,6 +180,10 @@ def uninstall() -> None:
             SETTINGS_FILE,
         )
         log.info("the repository, its password and the databases, which belong to %s", OWN_USER)
+
+
+def _drop_in(unit: str) -> Path:
+    return installed.UNITS / f"{unit}.service.d" / "dodeka-backup.conf"
 
 
 def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
@@ -298,7 +300,12 @@ def _hand_over_passwords(here: Settings, own: pwd.struct_passwd) -> None:
             with _opened(file, os.O_RDONLY | os.O_NONBLOCK) as opened:
                 status = os.fstat(opened)
                 if status.st_uid == own.pw_uid and stat.S_ISREG(status.st_mode):
-                    _write("password", installed.CREDENTIALS / name, os.read(opened, 4096).decode(), 0o600)
+                    _write(
+                        "password",
+                        installed.CREDENTIALS / name,
+                        os.read(opened, 4096).decode(errors="replace"),
+                        0o600,
+                    )
 
 
 @contextmanager
