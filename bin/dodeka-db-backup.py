@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, lock, settings, staging
+from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.backup import fail_if_defective, take_snapshot
-from dodeka_db.recovery import fail_if_down, recover
-from dodeka_db.repository import Repository
+from dodeka_db.flows.backup import fail_if_defective, take_snapshot
+from dodeka_db.flows.leftovers import fail_if_down, recover
+from dodeka_db.host import run_lock, staging
+from dodeka_db.restic.repository import Repository
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     here = settings.load()
     environment = here.environment(arguments.environment)
-    with lock.held(staging.state_folder(here), f"backup of {environment.name}", here.lock_wait_s):
+    with run_lock.held(staging.state_folder(here), f"backup of {environment.name}", here.lock_wait_s):
         repository = Repository(here)
         down = recover(here)
-        with lock.beside(environment.live, here.lock_wait_s):
+        with run_lock.beside(environment.live, here.lock_wait_s):
             taken = take_snapshot(here, repository, environment)
     console.log.info("done: %s, %.1f s", console.summary(taken), time.monotonic() - started)
     fail_if_down(down)

@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, integrity, settings
+from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
+from dodeka_db.flows import check
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.begin("both")
 
     started = time.monotonic()
-    integrity.run(settings.load())
+    check.run(settings.load())
     console.log.info("done: no errors, %.1f s", time.monotonic() - started)
     return 0
 

@@ -5,8 +5,10 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, cron, heartbeat, settings
+from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
+from dodeka_db.flows import cron
+from dodeka_db.host import monitor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     here = settings.load()
     environment = here.environment(arguments.environment)
-    with heartbeat.after(environment):
+    with monitor.after(environment):
         done = cron.run(here, environment)
         seconds = time.monotonic() - started
     console.log.info(

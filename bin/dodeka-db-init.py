@@ -5,22 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import (
-    console,
-    cron,
-    failures,
-    lock,
-    offsite,
-    passwords,
-    places,
-    records,
-    restic,
-    settings,
-    staging,
-    volume,
-)
+from dodeka_db import console, places, settings
 from dodeka_db.errors import OF_A_REPOSITORY, Refused, SetupError, Unreachable, WrongPassword
-from dodeka_db.repository import NO_COMPRESSION, UPGRADE, Config, Repository
+from dodeka_db.flows import cron, offsite
+from dodeka_db.host import disks, job_records, password_files, run_lock, staging
+from dodeka_db.restic import failures, runner
+from dodeka_db.restic.repository import NO_COMPRESSION, UPGRADE, Config, Repository
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 
@@ -40,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = here.local_repository
     if folder and not (folder / "config").exists():  # before anything is made, and without the lock
         _confirm_new(here, other, arguments.yes)
-    with lock.held(staging.state_folder(here), "init", here.lock_wait_s):
+    with run_lock.held(staging.state_folder(here), "init", here.lock_wait_s):
         made = _make_password_file(here)
         try:
-            restic.version(here)
+            runner.version(here)
             repository = Repository(here)
             config = _config_of(here, repository, made)
             pattern = _pattern(other) if config is None or here.is_offsite else None
@@ -82,13 +72,13 @@ def _confirm_new(here: Settings, other: Settings | None, yes: bool) -> None:
     """Ask before a first repository is made where it looks as if there was one: NotConfirmed unless the answer is yes."""
     shown, doubts = here.repository_shown, []
     databases = [here.environment(name).live for name in ENVIRONMENTS]
-    if here.local_repository and not volume.is_of_its_own(here.local_repository, databases):
+    if here.local_repository and not disks.is_of_its_own(here.local_repository, databases):
         doubts.append(
             f"No volume is mounted there: {shown} would be on the disk of the system or of the databases."
         )
     main = other if here.is_offsite else here
     jobs = [offsite.JOB] if here.is_offsite else [cron.job(here.environment(name)) for name in ENVIRONMENTS]
-    if passed := [moment for job in jobs if (moment := records.read(main, job).passed)]:
+    if passed := [moment for job in jobs if (moment := job_records.read(main, job).passed)]:
         doubts.append(
             f"This server has used one, well until {console.when(max(passed))}: a new one has no old snapshot."
         )
@@ -144,7 +134,7 @@ def _make_password_file(here: Settings) -> Path | None:
     if file is None or file.exists():
         return None
     hint = "its folder must be there, and belong to the user of the backups"
-    passwords.make(file, f"mount the backup volume; {hint}" if here.local_repository else hint)
+    password_files.make(file, f"mount the backup volume; {hint}" if here.local_repository else hint)
     return file
 
 

@@ -4,9 +4,10 @@
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, offsite, settings
+from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.repository import Repository
+from dodeka_db.flows import offsite
+from dodeka_db.restic.repository import Repository
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, offsite, settings
+from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
+from dodeka_db.flows import offsite
 
 
 def main(argv: Sequence[str] | None = None) -> int:

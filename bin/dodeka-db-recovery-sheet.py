@@ -5,8 +5,9 @@ import html
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, settings, sheet
-from dodeka_db.sheet import Section
+from dodeka_db import console, settings
+from dodeka_db.flows import recovery_sheet
+from dodeka_db.flows.recovery_sheet import Section
 
 TITLE = "Recovery sheet: the databases of D.S.A.V. Dodeka"
 # to be filled in by hand
@@ -30,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console.output_is_data()
 
-    sections = sheet.sections(settings.load())
+    sections = recovery_sheet.sections(settings.load())
     console.show(*(_as_html(sections) if arguments.html else _as_text(sections)))
     return 0
 
 
 def _as_text(sections: Sequence[Section]) -> list[str]:
-    lines = [TITLE, f"as of {sheet.now()}"]
+    lines = [TITLE, f"as of {recovery_sheet.now()}"]
     for section in sections:
         lines += ["", section.title.upper()]
         lines += [f"  {name:<24} {value}" for name, value in section.entries.items()]
@@ -48,7 +49,7 @@ def _as_text(sections: Sequence[Section]) -> list[str]:
 def _as_html(sections: Sequence[Section]) -> list[str]:
     lines = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">']
     lines += [f"<title>{TITLE}</title><style>", *STYLE.splitlines(), "</style></head><body>"]
-    lines += [f"<h1>{TITLE}</h1>", f"<p>as of {sheet.now()}</p>"]
+    lines += [f"<h1>{TITLE}</h1>", f"<p>as of {recovery_sheet.now()}</p>"]
     for section in sections:
         lines.append(f"<h2>{html.escape(section.title)}</h2>")
         if section.entries:

@@ -6,9 +6,12 @@ import shlex
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, offsite, restic, settings, staging
+from dodeka_db import console, settings
 from dodeka_db.errors import MEANINGS, OF_A_REPOSITORY, UsageError
-from dodeka_db.repository import Repository
+from dodeka_db.flows import offsite
+from dodeka_db.host import staging
+from dodeka_db.restic import runner
+from dodeka_db.restic.repository import Repository
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = settings.load()
     here = offsite.of(here) if arguments.offsite else here
     Repository(here)  # is the password file for us alone, and the repository ours?
-    restic.version(here)
+    runner.version(here)
     staging.state_folder(here)  # where restic's temporary files go
     options = [f"--option={one}" for one in here.options]
     os.execvpe(here.restic, [here.restic, *options, *words], here.for_restic)

@@ -4,10 +4,11 @@
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, offsite, settings
+from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.repository import Repository, resolve
-from dodeka_db.restore import restore
+from dodeka_db.flows import offsite
+from dodeka_db.flows.restore import restore
+from dodeka_db.restic.repository import Repository, resolve
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,9 +5,10 @@ import json
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, offsite, settings
+from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.repository import Repository, Snapshot
+from dodeka_db.flows import offsite
+from dodeka_db.restic.repository import Repository, Snapshot
 
 
 def main(argv: Sequence[str] | None = None) -> int:

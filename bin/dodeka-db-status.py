@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, settings, status
+from dodeka_db import console, settings
 from dodeka_db.errors import MEANINGS, BackupError, as_line
-from dodeka_db.status import Line, State
+from dodeka_db.flows import status
+from dodeka_db.flows.status import Line, State
 
 NAMES = {State.WELL: "ok", State.BAD: "BAD", State.UNKNOWN: "?"}
 SUMMARIES = {

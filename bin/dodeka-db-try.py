@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from contextlib import closing
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, members
+from dodeka_db import console
 from dodeka_db.errors import BackupError
 from dodeka_db.settings import ROOT
+from dodeka_db.sqlite import sample_data
 
 SANDBOX = ROOT / "sandbox"
 CONFIG = SANDBOX / "backup.env"
@@ -25,37 +26,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     _title("A server of its own in sandbox/: two databases, settings, no service")
     _make_sandbox()
-    members.create(PRODUCTION, members=400)
-    members.create(DEMO, members=25, seed=2)
-    console.show(f"production has {members.count(PRODUCTION)} members, demo has {members.count(DEMO)}")
+    sample_data.create(PRODUCTION, members=400)
+    sample_data.create(DEMO, members=25, seed=2)
+    console.show(
+        f"production has {sample_data.count(PRODUCTION)} members, demo has {sample_data.count(DEMO)}"
+    )
 
     _title("A repository: restic, encrypted")
     _make("init", "YES=1")  # for no volume is mounted there
 
     _title("A backup of both")
-    before, demo = members.digest(PRODUCTION), members.digest(DEMO)
+    before, demo = sample_data.digest(PRODUCTION), sample_data.digest(DEMO)
     _make("backup", "ENV=production")
     _make("backup", "ENV=demo")
 
     _title("An accident: somebody deletes most members")
     with closing(sqlite3.connect(PRODUCTION)) as connection, connection:
         connection.execute("DELETE FROM users WHERE key > '000100'")
-    lost = members.digest(PRODUCTION)
-    console.show(f"production has {members.count(PRODUCTION)} members left")
+    lost = sample_data.digest(PRODUCTION)
+    console.show(f"production has {sample_data.count(PRODUCTION)} members left")
 
     _title("Put the newest snapshot back; the replaced database becomes a snapshot tagged pre-restore")
     _make("restore", "ENV=production", "SNAPSHOT=latest", "YES=1")
-    restored = members.digest(PRODUCTION)
-    console.show(f"production has {members.count(PRODUCTION)} members again")
+    restored = sample_data.digest(PRODUCTION)
+    console.show(f"production has {sample_data.count(PRODUCTION)} members again")
 
     _title("Clone production to demo")
     _make("restore", "ENV=demo", "FROM=production", "SNAPSHOT=latest", "YES=1")
-    console.show(f"demo has {members.count(DEMO)} members")
-    cloned = members.digest(DEMO)
+    console.show(f"demo has {sample_data.count(DEMO)} members")
+    cloned = sample_data.digest(DEMO)
 
     _title("Undo that: what a restore replaced is put back")
     _make("undo", "ENV=demo", "YES=1")
-    console.show(f"demo has {members.count(DEMO)} members again")
+    console.show(f"demo has {sample_data.count(DEMO)} members again")
     _make("snapshots")
 
     _title("The proof: checksums over every row of every table")
@@ -65,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("production restored", restored),
         ("demo before", demo),
         ("demo, the clone", cloned),
-        ("demo after the undo", members.digest(DEMO)),
+        ("demo after the undo", sample_data.digest(DEMO)),
     ):
         console.show(f"  {label:<20} {digest[:16]}")
-    if not before == restored == cloned != lost or demo != members.digest(DEMO):
+    if not before == restored == cloned != lost or demo != sample_data.digest(DEMO):
         raise BackupError("the data did not come back")
     console.show("", "All rows are back. Go on in the sandbox, for example:", "")
     for command in (

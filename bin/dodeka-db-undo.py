@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.restore import undo
+from dodeka_db.flows.restore import undo
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,15 +5,16 @@ import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, drill, offsite, settings
+from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
+from dodeka_db.flows import offsite, verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = console.parser(__doc__, 4, *OF_A_REPOSITORY)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
     parser.add_argument(
-        "--snapshot", metavar="ID", default=drill.NEWEST, help="an ID, or 'latest' (the default)"
+        "--snapshot", metavar="ID", default=verify.NEWEST, help="an ID, or 'latest' (the default)"
     )
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.offsite:
         here = offsite.of(here)
     environment = here.environment(arguments.environment)
-    snapshot = drill.run(here, environment, arguments.snapshot)
+    snapshot = verify.run(here, environment, arguments.snapshot)
     console.log.info(
         "done: snapshot %s (%s) of %s is a whole database, %.1f s",
         snapshot.short_id,

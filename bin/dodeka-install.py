@@ -5,8 +5,9 @@ import os
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
-from dodeka_db import console, install
+from dodeka_db import console
 from dodeka_db.errors import UsageError
+from dodeka_db.flows import install
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,9 +21,8 @@ import bench_backup
 import bench_restore
 from bench_backup import PIPELINES, SNAPSHOTS, Costs
 from bench_restore import Downtime
-from sites import RESTIC, ROOT
-
 from dodeka_db.console import size
+from sites import RESTIC, ROOT
 
 DOCS = ROOT / "docs"
 BACKUP = ROOT / "BACKUP.md"

@@ -20,9 +20,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import sites
+from dodeka_db.sqlite import sample_data
 from sites import PLAIN, RESTIC, ROOT
-
-from dodeka_db import members
 
 SNAPSHOTS = 51
 WITH_WRITER = 5  # more snapshots, while a writer is at work
@@ -85,7 +84,7 @@ class Costs:
 def measure(folder: Path, count: int) -> tuple[int, dict[str, Costs], float]:
     """The database's size, what each pipeline costs for one of `count` members, and a writer's wait without a backup."""
     database = folder / "backend" / "envs" / "production" / "db.sqlite"
-    members.create(database, count)
+    sample_data.create(database, count)
     variables = {name: _variables(folder, name) for name in PIPELINES}
     subprocess.run([RESTIC, "init", "--quiet"], env=variables["documented"], check=True)
     for name in PIPELINES:
@@ -118,16 +117,18 @@ def use(backend: sqlite3.Connection, rng: random.Random, number: int) -> None:
     for step in range(3):
         profile = _change_profile(backend, rng.randint(1, count), rng)
         backend.execute("DELETE FROM session_cache WHERE rowid = (SELECT min(rowid) FROM session_cache)")
-        members.insert(backend, "session_cache", rng.randbytes(16).hex(), {"token": rng.randbytes(96).hex()})
-        members.insert(
+        sample_data.insert(
+            backend, "session_cache", rng.randbytes(16).hex(), {"token": rng.randbytes(96).hex()}
+        )
+        sample_data.insert(
             backend, "outbox", f"9{queued + step:06d}", {"to": f"{number}@example.org", "subject": "Hi"}
         )
     if number % 2:
         key, email = f"{count:06d}_{rng.randbytes(6).hex()}", f"new.{count}@example.org"
-        members.insert(backend, "users", key, {"name": "New", "email": email})
-        members.insert(backend, "users_by_email", email, {"user": key})
-        members.insert(backend, "userdata", key, profile)
-        members.insert(backend, "user_permissions", f"{key}:member", {"until": 1_900_000_000})
+        sample_data.insert(backend, "users", key, {"name": "New", "email": email})
+        sample_data.insert(backend, "users_by_email", email, {"user": key})
+        sample_data.insert(backend, "userdata", key, profile)
+        sample_data.insert(backend, "user_permissions", f"{key}:member", {"until": 1_900_000_000})
     backend.execute("COMMIT")
 
 
@@ -216,5 +217,5 @@ def _is_whole(database: Path, name: str, variables: dict[str, str]) -> None:
     for path in (folder / "db", database):
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("DELETE FROM counters")
-    assert members.digest(folder / "db") == members.digest(database), name
+    assert sample_data.digest(folder / "db") == sample_data.digest(database), name
     shutil.rmtree(folder)

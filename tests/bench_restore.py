@@ -104,8 +104,8 @@ def set_up(server: Server, count: int) -> str:
     server.run("systemctl", "daemon-reload", user="root")
     server.run("chown", "-R", "backend:", "/srv", str(HOME), user="root")
     code = (
-        f"import sys; sys.path.insert(0, '{PROJECT}/bin'); from pathlib import Path; from dodeka_db import members;"
-        f"members.create(Path('{DATABASE}'), {count})"
+        f"import sys; sys.path.insert(0, '{PROJECT}/bin'); from pathlib import Path; from dodeka_db.sqlite import sample_data;"
+        f"sample_data.create(Path('{DATABASE}'), {count})"
     )
     server.run(str(PROJECT / ".venv/bin/python"), "-c", code)
     server.run("make", "-C", str(PROJECT), "init", "YES=1")

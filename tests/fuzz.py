@@ -19,15 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
 import zstandard
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dodeka_db import console, database, errors, frames, locks, members, repository, restic, settings
+import sites
+from dodeka_db import console, errors, settings
 from dodeka_db.errors import BackupError, SetupError, SnapshotError
-from dodeka_db.incoming import Incoming
+from dodeka_db.flows.incoming import Incoming
+from dodeka_db.restic import repository, runner, stale_locks
+from dodeka_db.sqlite import database, sample_data, zstd_frames
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 LONGEST_S = 30
@@ -102,7 +104,7 @@ def test_a_snapshot_id(folder, wanted):
 def snapshot(**changed: object) -> repository.Snapshot:
     one = repository.Snapshot(
         "0" * 64,
-        restic.moment("2026-01-01T00:00:00Z"),
+        runner.moment("2026-01-01T00:00:00Z"),
         "production",
         ("db",),
         "host",
@@ -117,7 +119,7 @@ def snapshot(**changed: object) -> repository.Snapshot:
 def export(folder: Path) -> bytes:
     source, target = folder / "members.sqlite", folder / "export.sqlite"
     if not target.exists():
-        members.create(source, members=20)
+        sample_data.create(source, members=20)
         database.export(source, target)
     return target.read_bytes()
 
@@ -162,9 +164,9 @@ def receive(folder: Path, content: bytes, write: Callable[[io.BytesIO, Incoming]
 @given(CHANGES, st.integers(0, 2**20))
 def test_a_compressed_export(folder, changes, length):
     whole = io.BytesIO()
-    frames.compress(io.BytesIO(export(folder)), whole, 4096)
+    zstd_frames.compress(io.BytesIO(export(folder)), whole, 4096)
     with bounded(BackupError):
-        receive(folder, changed(whole.getvalue(), changes, length), frames.decompress)
+        receive(folder, changed(whole.getvalue(), changes, length), zstd_frames.decompress)
 
 
 @given(CHANGES, st.integers(0, 2**20))
@@ -181,7 +183,7 @@ def test_frames_of_any_kind(folder, parts, window_log, zeros):
         frame = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
         content += frame.compress(part) + frame.flush() + part[:3]
     with bounded(BackupError):
-        receive(folder, content, frames.decompress)
+        receive(folder, content, zstd_frames.decompress)
 
 
 @given(st.lists(st.text(max_size=30), max_size=6))
@@ -294,7 +296,7 @@ def asked(folder: Path, fake: Path, answer: bytes) -> None:
         lambda: of_it.config(),
         lambda: console.size(of_it.stored_bytes(environment)),
         lambda: of_it.forget(environment),
-        lambda: locks.can_be_unlocked(of_it.locks()[0]),
+        lambda: stale_locks.can_be_unlocked(of_it.locks()[0]),
         lambda: [one.is_stale for one in of_it.locks()[0]],
     ):
         with bounded(BackupError):

@@ -19,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 import boto3
+
 from ports import free_port
 from sites import RESTIC, ROOT, Site
 
@@ -324,8 +325,9 @@ IMPATIENT_S = 8
 IMPATIENT = """
 import runpy, sys
 sys.path.insert(0, {bin!r})
-from dodeka_db import command, restic
-restic.LOOK_S, restic.GIVE_UP_S, command.PATIENCE_S = {patience_s}, {patience_s}, 2
+from dodeka_db.host import programs
+from dodeka_db.restic import runner
+runner.LOOK_S, runner.GIVE_UP_S, programs.PATIENCE_S = {patience_s}, {patience_s}, 2
 sys.argv = [{script!r}, *sys.argv[1:]]
 runpy.run_path({script!r}, run_name="__main__")
 """

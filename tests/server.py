@@ -194,11 +194,11 @@ class Server:
         return self.run("sh", "-c", script, **options).stdout
 
     def python(self, expression: str, *, user: str = "backend") -> str:
-        """The value of an expression over our modules `database`, `members` and `Path`."""
+        """The value of an expression over our modules `database`, `sample_data` and `Path`."""
         clone = PROJECT if self.path(PROJECT / "bin").exists() else CLONE
         code = (
             f"import sys; sys.path.insert(0, '{clone}/bin')\n"
-            "from pathlib import Path; from dodeka_db import database, members\n"
+            "from pathlib import Path; from dodeka_db.sqlite import database, sample_data\n"
             f"print({expression})"
         )
         return self.run(str(clone / ".venv/bin/python"), "-c", code, user=user).stdout.strip()
@@ -254,7 +254,7 @@ class Server:
             unit = self.path(f"/etc/systemd/system/dodeka-backend-{environment}.service")
             unit.write_text(UNIT.format(database=database))
             self.run("chown", "-R", "backend:", str(HOME), user="root")
-            self.python(f"members.create(Path('{database}'), members={members})")
+            self.python(f"sample_data.create(Path('{database}'), members={members})")
         self.run("systemctl", "daemon-reload", user="root")
         if restic := os.environ.get("RESTIC"):
             program = self.path("/usr/bin/restic")

@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
 from cheap_key import reseal  # noqa: E402
-from dodeka_db import members, settings, staging  # noqa: E402
+from dodeka_db import settings
+from dodeka_db.host import staging
+from dodeka_db.sqlite import sample_data  # noqa: E402
 
 RESTIC = os.environ.get("RESTIC") or shutil.which("restic") or "restic"
 PLAIN = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
@@ -120,8 +122,8 @@ def make(folder: Path) -> Site:
     site.config.write_text("".join(f"{name}='{value}'\n" for name, value in site.variables.items()))
     site.ok("init", "--yes")
     reseal(site.repository, site.password_file.read_text().strip())
-    members.create(site.database("production"), members=400)
-    members.create(site.database("demo"), members=30, seed=2)
+    sample_data.create(site.database("production"), members=400)
+    sample_data.create(site.database("demo"), members=30, seed=2)
     return site
 
 

@@ -25,11 +25,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import sites
-from sites import RESTIC, ROOT, Site
-
-from dodeka_db import staging
-from dodeka_db.repository import RETENTION
+from dodeka_db.host import staging
+from dodeka_db.restic.repository import RETENTION
 from dodeka_db.settings import FORMATS
+from sites import RESTIC, ROOT, Site
 
 RUNS = 300
 STEP = timedelta(minutes=12)

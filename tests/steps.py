@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cheap_key import reseal
+from dodeka_db.host import staging
 from server import HOME, PROJECT, Server
-
-from dodeka_db import staging
-
 
 DEMO = PROJECT / "backend/envs/demo/db.sqlite"
 UNIT = "dodeka-backend-demo"

@@ -9,8 +9,7 @@ import bench
 import bench_backup
 from bench_backup import Costs
 from bench_restore import Downtime
-
-from dodeka_db import members
+from dodeka_db.sqlite import sample_data
 
 
 def rows(path, table: str) -> dict[str, bytes]:
@@ -20,18 +19,18 @@ def rows(path, table: str) -> dict[str, bytes]:
 
 def test_the_use_between_two_snapshots_is_what_the_page_says(tmp_path):
     path = tmp_path / "db.sqlite"
-    members.create(path, members=100)
+    sample_data.create(path, members=100)
     rng = random.Random(1)
     for number in (0, 1):
-        before = {table: rows(path, table) for table in members.TABLES}
+        before = {table: rows(path, table) for table in sample_data.TABLES}
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             bench_backup.use(connection, rng, number)
-        after = {table: rows(path, table) for table in members.TABLES}
-        new = {table: len(after[table].keys() - before[table].keys()) for table in members.TABLES}
-        gone = {table: len(before[table].keys() - after[table].keys()) for table in members.TABLES}
+        after = {table: rows(path, table) for table in sample_data.TABLES}
+        new = {table: len(after[table].keys() - before[table].keys()) for table in sample_data.TABLES}
+        gone = {table: len(before[table].keys() - after[table].keys()) for table in sample_data.TABLES}
         changed = sum(
             before[table][key] != after[table][key]
-            for table in members.TABLES
+            for table in sample_data.TABLES
             for key in before[table].keys() & after[table].keys()
         )
         member = {"users": number, "users_by_email": number, "userdata": number, "user_permissions": number}

@@ -10,31 +10,31 @@ from pathlib import Path
 
 import pytest
 
-from dodeka_db import command
 from dodeka_db.errors import SetupError
+from dodeka_db.host import programs
 
 BIN = Path(__file__).resolve().parents[1] / "bin"
 
 
 def test_output_and_exit_code():
-    done = command.run("sh", "-c", "echo out; echo err >&2; exit 3")
+    done = programs.run("sh", "-c", "echo out; echo err >&2; exit 3")
     assert (done.exit_code, done.stdout, done.stderr) == (3, b"out\n", "err\n")
     assert done.failure == "err"
 
 
 def test_standard_output_is_no_terminal():
-    assert command.run("sh", "-c", "test -t 1").exit_code == 1
+    assert programs.run("sh", "-c", "test -t 1").exit_code == 1
 
 
 def test_without_input_a_program_reads_nothing():
-    assert command.run("cat").stdout == b""
+    assert programs.run("cat").stdout == b""
 
 
 def test_input_is_handed_over_and_output_is_read_as_it_comes(tmp_path):
     (tmp_path / "in").write_bytes(os.urandom(1_000_000))
     found = []
     with open(tmp_path / "in", "rb") as source:
-        done = command.run("cat", stdin=source, reader=lambda output: found.append(output.read()))
+        done = programs.run("cat", stdin=source, reader=lambda output: found.append(output.read()))
     assert (done.exit_code, done.stdout) == (0, b"")
     assert found == [(tmp_path / "in").read_bytes()]
 
@@ -44,11 +44,11 @@ def test_a_reader_gets_what_is_there_before_the_program_ends(tmp_path):
         assert output.read(6) == b"early\n"
         (tmp_path / "go").touch()
 
-    command.run("sh", "-c", f"echo early; until [ -e {tmp_path}/go ]; do sleep 0.01; done", reader=reader)
+    programs.run("sh", "-c", f"echo early; until [ -e {tmp_path}/go ]; do sleep 0.01; done", reader=reader)
 
 
 def test_a_program_is_not_stopped_by_its_reader_having_enough(tmp_path):
-    done = command.run(
+    done = programs.run(
         "sh",
         "-c",
         f"head -c 5000000 /dev/zero && touch {tmp_path}/end",
@@ -63,7 +63,7 @@ def test_what_a_reader_raises_ends_the_program():
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        command.run("cat", "/dev/zero", reader=reader)
+        programs.run("cat", "/dev/zero", reader=reader)
 
 
 def test_what_the_end_of_the_output_makes_a_reader_raise_counts_only_if_the_program_did_well():
@@ -72,59 +72,59 @@ def test_what_the_end_of_the_output_makes_a_reader_raise_counts_only_if_the_prog
             raise ValueError("cut off")
 
     with pytest.raises(ValueError, match="cut off"):
-        command.run("head", "-c", "1000", "/dev/zero", reader=reader)
-    assert command.run("sh", "-c", "head -c 1000 /dev/zero; exit 3", reader=reader).exit_code == 3
+        programs.run("head", "-c", "1000", "/dev/zero", reader=reader)
+    assert programs.run("sh", "-c", "head -c 1000 /dev/zero; exit 3", reader=reader).exit_code == 3
 
 
 def test_a_long_output_is_kept_whole():
-    assert len(command.run("head", "-c", "50000000", "/dev/zero").stdout) == 50_000_000
+    assert len(programs.run("head", "-c", "50000000", "/dev/zero").stdout) == 50_000_000
 
 
 def test_output_that_is_no_text():
-    assert command.run("printf", r"\377").stdout == b"\xff"
-    assert command.run("sh", "-c", r"printf '\377' >&2; exit 1").failure == "\ufffd"
+    assert programs.run("printf", r"\377").stdout == b"\xff"
+    assert programs.run("sh", "-c", r"printf '\377' >&2; exit 1").failure == "\ufffd"
 
 
 def test_the_environment_is_just_the_one_given():
-    assert command.run("/usr/bin/env", env={"A": "b"}).stdout == b"A=b\n"
+    assert programs.run("/usr/bin/env", env={"A": "b"}).stdout == b"A=b\n"
 
 
 def test_a_failure_that_restic_tells_in_json():
     line = '{"message_type":"exit_error","code":12,"message":"Fatal: wrong\\npassword"}'
-    assert command.Completed(12, b"", f"noise\n{line}\n").failure == "Fatal: wrong password"
+    assert programs.Completed(12, b"", f"noise\n{line}\n").failure == "Fatal: wrong password"
 
 
 def test_a_failure_without_its_stack():
     said = "Fatal: load(<data/1>): corrupted\nmain.main\n\t/src/cmd/main.go:75\nruntime.goexit\n\t/go/asm_amd64.s:1594\n"
-    assert command.Completed(1, b"", said).failure == "Fatal: load(<data/1>): corrupted"
+    assert programs.Completed(1, b"", said).failure == "Fatal: load(<data/1>): corrupted"
 
 
 def test_a_failure_without_a_word():
-    assert command.run("false").failure == "it gave no reason"
+    assert programs.run("false").failure == "it gave no reason"
 
 
 def test_killed_by_a_signal():
-    done = command.run("sh", "-c", "kill -9 $$")
+    done = programs.run("sh", "-c", "kill -9 $$")
     assert done.exit_code == -signal.SIGKILL
     assert done.failure == "killed by SIGKILL"
 
 
 def test_a_program_that_is_missing():
     with pytest.raises(SetupError, match="no-such-program is not installed"):
-        command.run("no-such-program")
+        programs.run("no-such-program")
 
 
 def test_a_program_that_cannot_be_run(tmp_path):
     (tmp_path / "broken").write_bytes(b"\x7fELF rubbish")
     (tmp_path / "broken").chmod(0o755)
     with pytest.raises(SetupError, match="broken cannot be run"):
-        command.run(str(tmp_path / "broken"))
+        programs.run(str(tmp_path / "broken"))
 
 
 def script(tmp_path: Path, body: str) -> subprocess.Popen:
     text = f"""
         import sys; sys.path.insert(0, {str(BIN)!r})
-        from dodeka_db import command, interrupts
+        from dodeka_db import interrupts; from dodeka_db.host import programs
         interrupts.install()
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(text) + textwrap.dedent(body))
@@ -137,7 +137,7 @@ def test_a_signal_to_us_alone_ends_the_child_and_runs_finally(tmp_path, signum):
         tmp_path,
         f"""
         try:
-            command.run("sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 100")
+            programs.run("sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 100")
         except interrupts.Interrupted as interruption:
             print(interruption, interruption.exit_code)
         finally:
@@ -160,7 +160,7 @@ def test_a_signal_while_its_output_is_read_ends_the_child(tmp_path):
             print("reading", flush=True)
             output.read()
         try:
-            command.run("sh", "-c", "echo $$ > {tmp_path}/pid; echo; exec sleep 100", reader=reader)
+            programs.run("sh", "-c", "echo $$ > {tmp_path}/pid; echo; exec sleep 100", reader=reader)
         except interrupts.Interrupted as interruption:
             print(interruption)
         """,
@@ -191,7 +191,7 @@ def test_a_child_that_is_stuck_in_writing_to_us_can_end_in_peace(tmp_path):
             print("reading", flush=True)
             time.sleep(100)
         try:
-            command.run(sys.executable, "{tmp_path}/child.py", "{tmp_path}/clean", reader=reader)
+            programs.run(sys.executable, "{tmp_path}/child.py", "{tmp_path}/clean", reader=reader)
         except interrupts.Interrupted as interruption:
             print(interruption)
         """,
@@ -217,7 +217,7 @@ def test_a_signal_while_the_child_is_being_started_ends_it_too(tmp_path):
             return child
         sh.Command.__call__ = start_and_be_signalled
         try:
-            command.run("sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 100")
+            programs.run("sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 100")
         except interrupts.Interrupted as interruption:
             print(interruption)
         """,
@@ -234,7 +234,7 @@ def test_in_a_shielded_block_a_signal_waits_and_does_not_reach_the_child(tmp_pat
         try:
             with interrupts.shielded():
                 # Ctrl-C reaches the whole process group
-                done = command.run("sh", "-c", "echo $$ > {tmp_path}/pid; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo ended")
+                done = programs.run("sh", "-c", "echo $$ > {tmp_path}/pid; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo ended")
                 print(done.stdout.decode().strip(), flush=True)
         except interrupts.Interrupted as interruption:
             print(interruption)

@@ -17,10 +17,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from ports import free_port
-from sites import RESTIC, ROOT, Site
 
 from dodeka_db import schedule
+from ports import free_port
+from sites import RESTIC, ROOT, Site
 
 CRON = ROOT / "bin" / "dodeka-db-cron.py"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount and make namespaces")
@@ -43,7 +43,7 @@ AT = """
 import runpy, sys
 from datetime import datetime
 sys.path.insert(0, {bin!r})
-from dodeka_db import cron
+from dodeka_db.flows import cron
 class Fixed(datetime):
     now = classmethod(lambda cls: datetime.fromisoformat("2026-11-24 {at}"))
 cron.datetime = Fixed

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-import sites
-from sites import RESTIC, Site
 
-from dodeka_db import locks
-from dodeka_db.locks import Lock
+import sites
+from dodeka_db.restic import stale_locks
+from dodeka_db.restic.stale_locks import Lock
+from sites import RESTIC, Site
 
 VERSION = tuple(map(int, re.findall(r"\d+", subprocess.getoutput(f"{RESTIC} version"))[:2]))
 SEE = "see BACKUP.md, 'Damaged'"
@@ -378,7 +378,7 @@ def test_which_locks_may_be_unlocked():
         ([lock(dead, "elsewhere", minutes=31)], True),
         ([lock(dead, "elsewhere"), lock(dead)], True),
     ):
-        assert locks.can_be_unlocked(found) == may, found
+        assert stale_locks.can_be_unlocked(found) == may, found
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process namespaces")

@@ -13,16 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from sites import ROOT
-
-from dodeka_db import database, members
 from dodeka_db.errors import BackupError, DatabaseError
+from dodeka_db.sqlite import database, sample_data
+from sites import ROOT
 
 
 @pytest.fixture
 def db(tmp_path) -> Path:
     path = tmp_path / "db.sqlite"
-    members.create(path, members=300)
+    sample_data.create(path, members=300)
     return path
 
 
@@ -77,7 +76,7 @@ os.kill(os.getpid(), 9)
 
 def make_staged(folder: Path) -> Path:
     """A database of 10 members that is to take the place of folder/db.sqlite."""
-    members.create(folder / "other" / "db.sqlite", members=10, seed=9)
+    sample_data.create(folder / "other" / "db.sqlite", members=10, seed=9)
     database.export(folder / "other" / "db.sqlite", folder / "db.sqlite.restoring-x")
     return folder / "db.sqlite.restoring-x"
 
@@ -89,7 +88,7 @@ def test_an_export_has_every_row_also_those_in_the_wal(db, target, export):
         export(db, target)
     database.verify(target, "the export")
     assert rows(target, "SELECT key FROM users WHERE key = 'in-the-wal'")
-    assert members.digest(target) == members.digest(db)
+    assert sample_data.digest(target) == sample_data.digest(db)
 
 
 def test_a_reader_that_exports_leaves_the_wal_alone(db, target, export):
@@ -128,9 +127,9 @@ def test_the_same_content_is_exported_to_the_same_bytes(db, tmp_path, export):
 
 def test_a_question_mark_in_the_path_is_a_question_mark(tmp_path, target, export):
     path = tmp_path / "what?mode=rwc&x#y %20" / "db.sqlite"
-    members.create(path, members=5)
+    sample_data.create(path, members=5)
     export(path, target)
-    assert members.count(target) == 5
+    assert sample_data.count(target) == 5
 
 
 WRITER = """
@@ -152,7 +151,7 @@ print(n)
 
 def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_refused(tmp_path, export):
     path = tmp_path / "db.sqlite"
-    members.create(path, members=5000)
+    sample_data.create(path, members=5000)
     started = rows(path, "SELECT count(*) FROM outbox")[0][0]
     stop = tmp_path / "stop"
     # one writer, as the backend has; a writer that is refused ends with a traceback and a 1
@@ -337,7 +336,7 @@ class TestRowCounts:
             connection.execute("CREATE VIEW v AS SELECT * FROM users")
             connection.execute("CREATE TABLE numbered (a INTEGER PRIMARY KEY AUTOINCREMENT)")
         counts = database.row_counts(db)
-        assert set(counts) == {*members.TABLES, 'odd " name', "numbered"}
+        assert set(counts) == {*sample_data.TABLES, 'odd " name', "numbered"}
         assert (counts["users"], counts["outbox"], counts['odd " name']) == (300, 15, 0)
 
     def test_what_is_in_the_wal_counts_and_nobody_waits(self, db):
@@ -384,7 +383,7 @@ SCRIPT = """
 import resource, sqlite3, sys, tempfile
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from dodeka_db import database
+from dodeka_db.sqlite import database
 from dodeka_db.errors import BackupError
 tempfile.TemporaryFile().close()
 {first}
@@ -411,7 +410,7 @@ class TestReasons:
             pytest.skip("only root can become somebody else")
         folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
         folder.chmod(0o755)
-        members.create(folder / "db.sqlite", members=5)
+        sample_data.create(folder / "db.sqlite", members=5)
         (folder / "db.sqlite").chmod(0o644)
         yield folder / "db.sqlite"
         shutil.rmtree(folder)

@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from dodeka_db.sqlite import database, sample_data
 from sites import Site
 from test_database import rows
-
-from dodeka_db import database, members
 
 FORMATS = ("zst", "pages")
 
@@ -130,7 +130,7 @@ def record(site: Site, job: str) -> dict:
 
 
 def content(path: Path, sql: str = "SELECT * FROM t NOT INDEXED") -> tuple:
-    return members.digest(path), rows(path, sql)
+    return sample_data.digest(path), rows(path, sql)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -214,7 +214,7 @@ def test_a_defect_is_stored_and_the_run_fails_behind_that(site, kind, format):
     assert site.snapshots("production")[-1]["tags"][-1] == "pre-restore"
     assert re.search(f"warning: database .*pre-restore-.*: SQLite's check says: .*{words}", output)
     site.ok("undo", "production", "--yes", DODEKA_FORMAT=format)
-    assert members.count(site.database()) == 0
+    assert sample_data.count(site.database()) == 0
 
 
 def test_status_names_what_only_the_drill_has_found(site):
@@ -418,7 +418,7 @@ def test_a_format_of_a_newer_sqlite_is_named_with_this_one_and_not_called_damage
         said = f"database {site.database()} is no database that {database.THIS_SQLITE} can read: "
         assert said in done.stderr and "damaged" not in done.stderr
     site.ok("restore", "production", "--snapshot", "latest", "--yes")
-    assert members.count(site.database()) == 400
+    assert sample_data.count(site.database()) == 400
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -6,11 +6,13 @@ import re
 import subprocess
 from pathlib import Path
 
-import pages
 import pytest
-from server import PROJECT, ROOT, Server
 
-from dodeka_db import errors, installed, interrupts, repository, schedule
+import pages
+from dodeka_db import errors, interrupts, schedule
+from dodeka_db.host import installed
+from dodeka_db.restic import repository
+from server import PROJECT, ROOT, Server
 
 BACKUP = (ROOT / "BACKUP.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -232,6 +234,6 @@ def test_the_page_leaves_the_server_whole(server):
         assert server.active(f"dodeka-backend-{environment}")
         database = Path(PROJECT / f"backend/envs/{environment}/db.sqlite")
         assert (
-            server.python(f"members.count(Path('{database}'))")
+            server.python(f"sample_data.count(Path('{database}'))")
             == {"production": "400", "demo": "30"}[environment]
         )

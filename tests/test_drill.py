@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+
 from sites import RESTIC, Site
 
 TAGS = "db,db_sqlite,db_dodeka,env_production"

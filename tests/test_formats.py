@@ -12,9 +12,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sites import RESTIC, ROOT, Site
 
-from dodeka_db import backup, database, members, repository
+from dodeka_db.flows import backup
+from dodeka_db.restic import repository
+from dodeka_db.sqlite import database, sample_data
+from sites import RESTIC, ROOT, Site
 
 FORMATS = ("zst", "pages")
 TAGS = "db,db_sqlite,db_dodeka,env_production"
@@ -30,7 +32,7 @@ def change(site: Site, name: str, environment: str = "production") -> str:
     """Another row; the database's digest."""
     with closing(sqlite3.connect(site.database(environment))) as connection, connection:
         connection.execute("INSERT INTO users VALUES (?, 0, 0, x'00')", (name,))
-    return members.digest(site.database(environment))
+    return sample_data.digest(site.database(environment))
 
 
 def dumped(site: Site, snapshot: str, path: str) -> bytes:
@@ -61,7 +63,7 @@ def test_both_kinds_are_listed_checked_and_restored_in_any_mixture(site, order):
         assert f"done: snapshot {id} ({format}) of" in site.ok("verify", "production", "--snapshot", id)
         output = site.ok("restore", "production", "--snapshot", id, "--yes")
         assert f"downloading snapshot {id} ({format})\n" in output
-        assert members.digest(site.database()) == digest
+        assert sample_data.digest(site.database()) == digest
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -69,27 +71,27 @@ def test_undo_takes_either_kind(site, format):
     take(site, "zst" if format == "pages" else "pages")
     before = change(site, "late")
     site.ok("restore", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
-    assert members.digest(site.database()) != before
+    assert sample_data.digest(site.database()) != before
     newest = site.snapshots("production")[-1]
     assert (newest["format"], "pre-restore" in newest["tags"]) == (format, True)
     # whatever is set by then
     site.ok("undo", "production", "--yes", DODEKA_FORMAT=FORMATS[format == "zst"])
-    assert members.digest(site.database()) == before
+    assert sample_data.digest(site.database()) == before
 
 
 def test_production_s_pages_become_demo_s_database(site):
     take(site, "pages")
     site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
-    assert members.digest(site.database("demo")) == members.digest(site.database("production"))
+    assert sample_data.digest(site.database("demo")) == sample_data.digest(site.database("production"))
 
 
 def test_pages_are_restored_with_restic_alone(site):
     digest = change(site, "x")
     id = take(site, "pages")
     (site.folder / "by-hand").write_bytes(dumped(site, id, "/dodeka-production.sqlite"))
-    assert members.digest(site.folder / "by-hand") == digest
+    assert sample_data.digest(site.folder / "by-hand") == digest
     site.restic("restore", "--quiet", id, "--target", str(site.folder / "restored"))
-    assert members.digest(site.folder / "restored" / "dodeka-production.sqlite") == digest
+    assert sample_data.digest(site.folder / "restored" / "dodeka-production.sqlite") == digest
 
 
 def test_a_cron_run_reads_pages_back_and_ages_both_kinds_out_together(site):
@@ -106,7 +108,7 @@ def test_a_cron_run_reads_pages_back_and_ages_both_kinds_out_together(site):
 
 def test_one_more_snapshot_of_pages_costs_what_changed(site):
     site.database().unlink()
-    members.create(site.database(), members=12_000)
+    sample_data.create(site.database(), members=12_000)
     take(site, "pages")
     before = site.repository_bytes()
     change(site, "one row")
@@ -138,7 +140,7 @@ def test_an_export_is_stored_whatever_its_journal_mode(site, format):
     id = take(site, format)
     change(site, "y")
     site.ok("restore", "production", "--snapshot", id, "--yes")
-    assert members.digest(site.database()) == digest
+    assert sample_data.digest(site.database()) == digest
 
 
 class TestDamagedPages:
@@ -152,14 +154,14 @@ class TestDamagedPages:
         (folder / "dodeka-production.sqlite").write_bytes(content)
         site.restic("backup", "--quiet", "--tag", TAGS, str(folder / "dodeka-production.sqlite"))
         id = site.snapshots("production")[-1]["short_id"]
-        digest = members.digest(site.database())
+        digest = sample_data.digest(site.database())
         for done in (
             site.run("restore", "production", "--snapshot", id, "--yes"),
             site.run("verify", "production", "--snapshot", id),
         ):
             assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
             assert said in done.stderr
-        assert members.digest(site.database()) == digest
+        assert sample_data.digest(site.database()) == digest
         assert os.listdir(site.database().parent) == ["db.sqlite"]
 
     def test_cut_off(self, site, whole):
@@ -206,7 +208,7 @@ def lose_an_index_row_again(path: Path) -> None:
 def large(site) -> Site:
     """Production too large for a full check at each backup."""
     site.database().unlink()
-    members.create(site.database(), members=16_000)
+    sample_data.create(site.database(), members=16_000)
     assert database.size_bytes(site.database()) > backup.FULL_CHECK_BYTES
     return site
 
@@ -280,17 +282,17 @@ class TestFormat1:
         return site
 
     def test_zst_is_stored_and_restored(self, old):
-        digest = members.digest(old.database())
+        digest = sample_data.digest(old.database())
         id = take(old, "zst")
         change(old, "x")
         old.ok("restore", "production", "--snapshot", id, "--yes")
-        assert members.digest(old.database()) == digest
+        assert sample_data.digest(old.database()) == digest
         assert "warning" not in old.ok("init")
 
     def test_init_warns_of_pages_until_it_is_upgraded(self, old):
         output = old.ok("init", DODEKA_FORMAT="pages")
         assert f"warning: {repository.NO_COMPRESSION}; {repository.UPGRADE}" in output
-        digest = members.digest(old.database())
+        digest = sample_data.digest(old.database())
         ids = [take(old, format) for format in FORMATS]
         before = old.repository_bytes()
         # what BACKUP.md says, 'Format'
@@ -301,7 +303,7 @@ class TestFormat1:
         for id in ids:
             change(old, id)
             old.ok("restore", "production", "--snapshot", id, "--yes")
-            assert members.digest(old.database()) == digest
+            assert sample_data.digest(old.database()) == digest
 
     def test_status_says_so(self, old):
         done = old.run("status", DODEKA_FORMAT="pages")
@@ -373,5 +375,5 @@ def test_a_run_has_imported_only_what_it_needs(script):
         check=True,
     ).stdout.split()
     assert "sqlite3" in loaded
-    unneeded = {"sh", "asyncio", "zstandard", "urllib.request", "http.client", "dodeka_db.restore"}
+    unneeded = {"sh", "asyncio", "zstandard", "urllib.request", "http.client", "dodeka_db.flows.restore"}
     assert unneeded & set(loaded) == set()

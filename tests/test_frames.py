@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 import zstandard
 
-from dodeka_db import database, frames, members
 from dodeka_db.errors import SnapshotError
+from dodeka_db.sqlite import database, sample_data, zstd_frames
 
 PAGE = 4096
 
@@ -21,22 +21,24 @@ PAGE = 4096
 @pytest.fixture(scope="module")
 def export(tmp_path_factory) -> bytes:
     folder = tmp_path_factory.mktemp("export")
-    members.create(folder / "db.sqlite", members=6000)
+    sample_data.create(folder / "db.sqlite", members=6000)
     database.export(folder / "db.sqlite", folder / "export.sqlite")
     content = (folder / "export.sqlite").read_bytes()
-    assert len(content) > frames.FIRST_FRAME_BYTES + 20 * frames.FRAME_BYTES  # else there is nothing to cut
+    assert (
+        len(content) > zstd_frames.FIRST_FRAME_BYTES + 20 * zstd_frames.FRAME_BYTES
+    )  # else there is nothing to cut
     return content
 
 
 def compressed(content: bytes, page: int = PAGE) -> bytes:
     target = io.BytesIO()
-    frames.compress(io.BytesIO(content), target, page)
+    zstd_frames.compress(io.BytesIO(content), target, page)
     return target.getvalue()
 
 
 def decompressed(archive: bytes) -> bytes:
     target = io.BytesIO()
-    frames.decompress(io.BytesIO(archive), target)
+    zstd_frames.decompress(io.BytesIO(archive), target)
     return target.getvalue()
 
 
@@ -48,7 +50,7 @@ def split(archive: bytes) -> list[bytes]:
         frame.decompress(archive)
         found.append(archive[: len(archive) - len(frame.unused_data)])
         archive = frame.unused_data
-    assert found[1::2] == [frames.BOUNDARY] * (len(found) // 2) and len(found) % 2
+    assert found[1::2] == [zstd_frames.BOUNDARY] * (len(found) // 2) and len(found) % 2
     return found[::2]
 
 
@@ -70,13 +72,13 @@ def test_every_frame_says_its_size_and_carries_its_checksum(export):
         assert parameters.has_checksum
         sizes.append(parameters.content_size)
     assert sum(sizes) == len(export)
-    assert sizes[0] == frames.FIRST_FRAME_BYTES
-    assert max(sizes[1:]) <= frames.FRAME_BYTES * 4
-    assert min(sizes[1:-1]) >= frames.FRAME_BYTES // 4
+    assert sizes[0] == zstd_frames.FIRST_FRAME_BYTES
+    assert max(sizes[1:]) <= zstd_frames.FRAME_BYTES * 4
+    assert min(sizes[1:-1]) >= zstd_frames.FRAME_BYTES // 4
 
 
 def test_what_fits_into_one_chunk_of_restic_s_is_one_frame(export):
-    small = export[: frames.FIRST_FRAME_BYTES]
+    small = export[: zstd_frames.FIRST_FRAME_BYTES]
     assert len(split(compressed(small))) == 1
     assert len(split(compressed(small + export[:PAGE]))) == 2
 
@@ -91,7 +93,9 @@ def test_restic_cuts_its_chunks_where_frames_end(site, tmp_path):
     file = tmp_path / "file.zst"
     seen = set()
     archive = compressed(random.Random(6).randbytes(40 * 1024 * 1024))  # it does not compress
-    archive = archive[len(split(archive)[0]) + len(frames.BOUNDARY) :]  # without the first frame, a long one
+    archive = archive[
+        len(split(archive)[0]) + len(zstd_frames.BOUNDARY) :
+    ]  # without the first frame, a long one
 
     def new_chunks() -> Iterator[int]:
         site.restic("backup", "--quiet", "--compression", "off", str(file))
@@ -105,8 +109,8 @@ def test_restic_cuts_its_chunks_where_frames_end(site, tmp_path):
     file.write_bytes(archive)
     with_boundaries = list(new_chunks())
     # 512 KiB, and what is left of the frame then
-    assert max(with_boundaries) < 512 * 1024 + 4 * frames.FRAME_BYTES + 1000
-    file.write_bytes(archive.replace(frames.BOUNDARY, b""))
+    assert max(with_boundaries) < 512 * 1024 + 4 * zstd_frames.FRAME_BYTES + 1000
+    file.write_bytes(archive.replace(zstd_frames.BOUNDARY, b""))
     without = list(new_chunks())
     assert statistics.mean(with_boundaries) < 0.7 * statistics.mean(without)
 
@@ -143,7 +147,7 @@ def test_a_file_cut_off_inside_a_frame_is_refused(export):
     archive = compressed(export)
     boundaries = [0]
     for frame in split(archive):
-        boundaries += [boundaries[-1] + len(frame), boundaries[-1] + len(frame) + len(frames.BOUNDARY)]
+        boundaries += [boundaries[-1] + len(frame), boundaries[-1] + len(frame) + len(zstd_frames.BOUNDARY)]
     rng = random.Random(3)
     for length in [
         1,
@@ -199,15 +203,15 @@ def test_a_long_run_of_zeros_does_not_fill_the_memory():
 
     target = Counter()
     zeros = zstandard.ZstdCompressor(write_checksum=True).compress(bytes(1_000_000_000))
-    frames.decompress(io.BytesIO(zeros), target)
+    zstd_frames.decompress(io.BytesIO(zeros), target)
     assert target.total == 1_000_000_000
     assert target.largest <= 160_000_000
 
 
 def test_the_cuts_are_where_the_checksum_says(export):
-    at = frames.FIRST_FRAME_BYTES
+    at = zstd_frames.FIRST_FRAME_BYTES
     for frame in split(compressed(export))[1:-1]:
         size = zstandard.get_frame_parameters(frame).content_size
         at += size
-        fingerprint = zlib.crc32(export[at - frames.FINGERPRINT_BYTES : at])
-        assert fingerprint % (frames.FRAME_BYTES // PAGE) == 0 or size == frames.FRAME_BYTES * 4
+        fingerprint = zlib.crc32(export[at - zstd_frames.FINGERPRINT_BYTES : at])
+        assert fingerprint % (zstd_frames.FRAME_BYTES // PAGE) == 0 or size == zstd_frames.FRAME_BYTES * 4

@@ -18,24 +18,15 @@ from pathlib import Path
 
 import pytest
 import zstandard
+
+from dodeka_db import errors, settings
+from dodeka_db.errors import BackupError, DatabaseError, SetupError
+from dodeka_db.flows import leftovers, restore
+from dodeka_db.host import http_probe, job_records, open_files, service, staging
+from dodeka_db.restic.repository import Repository
+from dodeka_db.sqlite import database, sample_data
 from hostile import with_journal_of
 from sites import ROOT, Site
-
-from dodeka_db import (
-    database,
-    errors,
-    members,
-    processes,
-    records,
-    recovery,
-    restore,
-    service,
-    settings,
-    staging,
-    web,
-)
-from dodeka_db.errors import BackupError, DatabaseError, SetupError
-from dodeka_db.repository import Repository
 
 # what it takes to write a second log line, to clear a screen, to go back over a line, and to turn text round
 EVIL = "x\x1b[2J\n2026-01-01T00:00:00+00:00 production done: all is well\r\u202e\x9b1A\x7f"
@@ -202,7 +193,7 @@ def test_a_record_that_is_no_file(site, victim, kind):
     assert in_time(site, "status").returncode in (1, 2)
     assert in_time(site, "cron", "production").returncode == 0
     assert victim.read_text() == "theirs"
-    assert records.read(site.settings, "cron-production").passed
+    assert job_records.read(site.settings, "cron-production").passed
 
 
 @pytest.mark.parametrize("variable", ["DODEKA_BACKUP_ENV", "RESTIC_PASSWORD_FILE"])
@@ -276,7 +267,7 @@ def theirs(tmp_path: Path) -> Path:
     "opens",
     [
         database.fold,
-        recovery.settle,
+        leftovers.settle,
         database.row_counts,
         lambda db: database.verify(db, "it"),
         lambda db: database.reindex(db, "it"),
@@ -396,7 +387,7 @@ def test_a_mark_of_ours_counts_in_either_folder(theirs, tmp_path):
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_who_has_a_pipe_or_a_link_open_is_not_waited_for(tmp_path, victim, kind):
     KINDS[kind](tmp_path / "kept", victim)
-    assert processes.is_alone(tmp_path / "kept") is None
+    assert open_files.is_alone(tmp_path / "kept") is None
 
 
 @pytest.fixture
@@ -522,7 +513,7 @@ def test_no_name_does_anything_to_a_terminal_or_a_log(evil, script, arguments, s
 
 
 def test_a_failure_on_record_is_shown_in_one_line(site):
-    with pytest.raises(BackupError), records.failures(site.settings, "cron-production"):
+    with pytest.raises(BackupError), job_records.failures(site.settings, "cron-production"):
         raise BackupError(f"table {EVIL}")
     shown = site.run("status").stdout
     assert f"table {SHOWN}" in shown
@@ -589,7 +580,7 @@ def refused(site: Site, words: str, *scripts: str) -> None:
         done = in_time(site, script, "production", *options)
         assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
         assert words in done.stderr
-    assert members.count(site.database()) == 400
+    assert sample_data.count(site.database()) == 400
 
 
 def test_a_snapshot_that_expands_without_end(site):
@@ -605,7 +596,7 @@ def test_a_snapshot_that_expands_without_end(site):
 
 
 def test_memory_stays_small_while_it_expands():
-    from dodeka_db import frames
+    from dodeka_db.sqlite import zstd_frames
 
     class Counter:
         largest = 0
@@ -616,7 +607,7 @@ def test_memory_stays_small_while_it_expands():
     import io
 
     target = Counter()
-    frames.decompress(io.BytesIO(zstandard.ZstdCompressor().compress(bytes(500_000_000))), target)
+    zstd_frames.decompress(io.BytesIO(zstandard.ZstdCompressor().compress(bytes(500_000_000))), target)
     assert target.largest < 40_000_000
 
 
@@ -665,7 +656,7 @@ def test_a_snapshot_whose_file_is_none(site, kind, name):
         done = in_time(site, script, "production", *options)
         assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
     assert in_time(site, "snapshots").returncode == 0
-    assert members.count(site.database()) == 400
+    assert sample_data.count(site.database()) == 400
 
 
 def test_a_snapshot_of_several_files(site):
@@ -699,7 +690,7 @@ def test_an_index_that_expands_to_any_amount_is_no_damage(site):
     file.write_bytes(export)
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from dodeka_db import database\n"
+        "from pathlib import Path; from dodeka_db.sqlite import database\n"
         "print(database.verify(Path(sys.argv[2]), 'it'))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
@@ -761,7 +752,7 @@ def dripping(handler: http.server.BaseHTTPRequestHandler) -> None:
 def test_an_answer_that_drips_is_none(direct):
     with server(dripping) as port:
         began = time.monotonic()
-        assert web.problem(f"http://127.0.0.1:{port}/", 1, direct=direct) == "no answer within 1 s"
+        assert http_probe.problem(f"http://127.0.0.1:{port}/", 1, direct=direct) == "no answer within 1 s"
         assert time.monotonic() - began < 3
 
 
@@ -773,7 +764,7 @@ def test_only_http_is_followed(target):
         handler.end_headers()
 
     with server(redirect) as port:
-        said = web.problem(f"http://127.0.0.1:{port}/", 5, direct=True)
+        said = http_probe.problem(f"http://127.0.0.1:{port}/", 5, direct=True)
     assert said in ("unknown url type: ftp", "HTTP 302")
 
 
@@ -787,9 +778,9 @@ def test_credentials_in_an_address_are_sent_to_its_server_alone_and_not_shown(si
         handler.end_headers()
 
     with server(answer) as port:
-        assert web.problem(f"http://anna:s3cr%40t@127.0.0.1:{port}/", 5, direct=True) == ""
+        assert http_probe.problem(f"http://anna:s3cr%40t@127.0.0.1:{port}/", 5, direct=True) == ""
     assert seen == ["Basic YW5uYTpzM2NyQHQ=", None]
-    assert "s3cr" not in web.problem("http://anna:s3cr%40t@127.0.0.1:1/", 5, direct=True)
+    assert "s3cr" not in http_probe.problem("http://anna:s3cr%40t@127.0.0.1:1/", 5, direct=True)
     addresses = {
         "DODEKA_HEALTH_URL_DEMO": "https://anna:s3cr%40t@h/x",
         "DODEKA_PING_URL_DEMO": "https://anna:s3cr%40t@h?s3cret",

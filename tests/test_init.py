@@ -5,8 +5,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from server import HOME, PROJECT, Server
 
+from server import HOME, PROJECT, Server
 from sites import Site
 
 CRON = str(PROJECT / "bin/dodeka-db-cron.py")

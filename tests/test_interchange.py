@@ -3,8 +3,7 @@
 import re
 import subprocess
 
-from dodeka_db import members
-
+from dodeka_db.sqlite import sample_data
 from sites import RESTIC
 
 # the documented pipeline, as an operator would type it
@@ -30,14 +29,14 @@ def by_hand(site, script: str) -> str:
 
 
 def test_a_snapshot_of_the_shell_scripts_is_listed_and_restored(site):
-    before = members.digest(site.database())
+    before = sample_data.digest(site.database())
     by_hand(site, BY_HAND)
     (listed,) = site.snapshots("production")
     assert listed["path"].startswith("/tmp/tmp.") and listed["path"].endswith("/dodeka-production.sqlite.zst")
     site.database().unlink()
-    members.create(site.database(), members=3, seed=7)
+    sample_data.create(site.database(), members=3, seed=7)
     site.ok("restore", "production", "--snapshot", listed["short_id"], "--yes")
-    assert members.digest(site.database()) == before
+    assert sample_data.digest(site.database()) == before
 
 
 def test_ours_is_restored_with_restic_and_zstd_alone(site):
@@ -46,7 +45,7 @@ def test_ours_is_restored_with_restic_and_zstd_alone(site):
         site,
         '"$RESTIC" dump --tag env_production latest /dodeka-production.sqlite.zst | zstd -d -q -o "$OUT"',
     )
-    assert members.digest(site.folder / "out") == members.digest(site.database())
+    assert sample_data.digest(site.folder / "out") == sample_data.digest(site.database())
 
 
 def test_ours_is_restored_the_way_the_shell_script_did_it(site):
@@ -56,7 +55,7 @@ def test_ours_is_restored_the_way_the_shell_script_did_it(site):
         'd=$(mktemp -d); "$RESTIC" restore --quiet latest --target "$d"\n'
         'zstd -d -q "$(find "$d" -name "*.sqlite.zst" -type f | head -1)" -o "$OUT"; rm -r "$d"',
     )
-    assert members.digest(site.folder / "out") == members.digest(site.database())
+    assert sample_data.digest(site.folder / "out") == sample_data.digest(site.database())
 
 
 def test_both_kinds_age_out_together(site):

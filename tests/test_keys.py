@@ -9,11 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from dodeka_db.errors import SetupError
+from dodeka_db.host import password_files
+from dodeka_db.sqlite import sample_data
 from remotes import Sftp, execute, impatient
 from sites import RESTIC, Site
-
-from dodeka_db import members, passwords
-from dodeka_db.errors import SetupError
 
 
 def listed(site: Site, *arguments: str) -> list[list[str]]:
@@ -148,12 +149,12 @@ def test_several_keys_of_one_name(site):
 
 def test_a_password_is_never_made_over_another(tmp_path):
     file = tmp_path / "password"
-    passwords.make(file, "hint")
+    password_files.make(file, "hint")
     before = file.read_text()
     with pytest.raises(SetupError, match="cannot be made: File exists; hint"):
-        passwords.make(file, "hint")
+        password_files.make(file, "hint")
     assert file.read_text() == before
-    passwords.make(tmp_path / "other", "")
+    password_files.make(tmp_path / "other", "")
     assert (tmp_path / "other").read_text() != before
 
 
@@ -262,7 +263,7 @@ def test_its_commands_bring_the_databases_back(site, tmp_path, format):
     assert done.returncode == 0, done
     assert done.stdout.count("\nok\n") == 2
     for environment in ("production", "demo"):
-        assert members.digest(elsewhere / f"{environment}.sqlite") == members.digest(
+        assert sample_data.digest(elsewhere / f"{environment}.sqlite") == sample_data.digest(
             site.database(environment)
         )
 

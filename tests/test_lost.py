@@ -8,8 +8,9 @@ import time
 from contextlib import closing
 from datetime import datetime
 
-import pages
 import pytest
+
+import pages
 from server import CLONE, OWN_HOME, PROJECT, ROOT, Server
 
 BACKUP = (ROOT / "BACKUP.md").read_text()

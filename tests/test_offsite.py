@@ -12,13 +12,14 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import pages
 import pytest
+
+import pages
 from cheap_key import reseal
+from dodeka_db.restic import repository, runner
+from dodeka_db.sqlite import sample_data
 from remotes import AppendOnly, Rest, execute, fill, impatient
 from sites import RESTIC, ROOT, Site
-
-from dodeka_db import members, repository, restic
 
 
 class Twin(Site):
@@ -260,7 +261,7 @@ def test_an_append_only_server(twin, tmp_path):
         assert f"the server of repository {server.shown} lets nothing be removed: " in done.stderr
         assert "403 Forbidden" in done.stderr
         assert done.stderr.endswith("; if it is to be so (append-only): OFFSITE_RETENTION=none\n")
-        assert time.monotonic() - started < restic.GIVE_UP_S
+        assert time.monotonic() - started < runner.GIVE_UP_S
         assert not list((server.served / "locks").iterdir())
         assert len(twin.listed_there("demo", **at(server))) == 13
         said = twin.ok("offsite", OFFSITE_RETENTION="none", **at(server))
@@ -502,7 +503,7 @@ def test_a_folder_on_the_disk_of_the_main_repository_is_no_second_place(twin, sm
 
 def test_restore_and_verify_from_it_alone(twin):
     """Without the main repository, into the place of a database that has gone."""
-    digest = members.digest(twin.database())
+    digest = sample_data.digest(twin.database())
     twin.ok("backup", "production")
     twin.ok("offsite")
     shutil.rmtree(twin.repository)
@@ -510,7 +511,7 @@ def test_restore_and_verify_from_it_alone(twin):
     assert "is a whole database" in twin.ok("verify", "production", "--offsite")
     said = twin.ok("restore", "production", "--offsite", "--snapshot=latest", "--yes")
     assert re.search(r"done: production has the data of snapshot \w{8} of the off-site repository\n", said)
-    assert members.digest(twin.database()) == digest
+    assert sample_data.digest(twin.database()) == digest
 
 
 def test_what_a_restore_from_it_replaces_goes_to_the_main_repository(twin):
@@ -545,9 +546,9 @@ HOLDER = f"""
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT / "bin")!r})
-from dodeka_db import lock
+from dodeka_db.host import run_lock
 Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-with lock.held(Path(sys.argv[1]), "drill of demo", 1):
+with run_lock.held(Path(sys.argv[1]), "drill of demo", 1):
     print("held", flush=True)
     time.sleep(100)
 """

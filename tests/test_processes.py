@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from dodeka_db import processes
-
 import sites
+from dodeka_db.host import open_files
 
 
 @pytest.fixture
@@ -18,13 +17,13 @@ def file(tmp_path):
 
 
 def test_nobody(file, tmp_path):
-    assert processes.that_have_open(file) == []
-    assert processes.that_have_open(tmp_path / "none") == []
+    assert open_files.that_have_open(file) == []
+    assert open_files.that_have_open(tmp_path / "none") == []
 
 
 def test_we_ourselves_do_not_count(file):
     with open(file):
-        assert processes.that_have_open(file) == []
+        assert open_files.that_have_open(file) == []
 
 
 def test_another_process_that_has_it_by_another_name(file, tmp_path):
@@ -34,10 +33,10 @@ def test_another_process_that_has_it_by_another_name(file, tmp_path):
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
-        (holder,) = processes.that_have_open(file)
+        (holder,) = open_files.that_have_open(file)
         assert holder.endswith(f" (process {other.pid})") and holder.startswith("python")
         other.communicate(b"\n")
-    assert processes.that_have_open(file) == []
+    assert open_files.that_have_open(file) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
@@ -45,8 +44,8 @@ def test_a_process_of_another_user_that_has_read_nothing(file):
     """Whose files its owner may not look through: the kernel's lease tells."""
     os.chown(file, 1234, 1234)
     os.chmod(file.parent, 0o755)
-    look = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from dodeka_db import processes;"
-    look += "print(processes.that_have_open(Path(sys.argv[2])))"
+    look = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from dodeka_db.host import open_files;"
+    look += "print(open_files.that_have_open(Path(sys.argv[2])))"
 
     def seen_by_its_owner() -> str:
         # descriptors for the folders, whose own paths may be closed to others
@@ -61,4 +60,4 @@ def test_a_process_of_another_user_that_has_read_nothing(file):
 
     assert seen_by_its_owner() == "[]"
     with open(file):
-        assert seen_by_its_owner() == str([processes.UNSEEN])
+        assert seen_by_its_owner() == str([open_files.UNSEEN])

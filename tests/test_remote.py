@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from dodeka_db import schedule
+from dodeka_db.restic import runner
 from remotes import IMPATIENT_S, KINDS, S3, Remote, Rest, execute, fill, impatient, rows
 from sites import RESTIC, Site
-
-from dodeka_db import restic, schedule
 
 
 @pytest.fixture(params=KINDS)
@@ -96,7 +97,7 @@ def test_a_wrong_credential(site, remote):
             assert done.returncode == 77
             assert "refuses us: " in done.stderr
             assert "; check the credentials, and what they allow (BACKUP.md, " in done.stderr
-        assert time.monotonic() - started < restic.LOOK_S
+        assert time.monotonic() - started < runner.LOOK_S
         assert remote.secret not in done.stdout + done.stderr
     record = (site.state / "records" / "cron-production.json").read_text()
     assert "refuses us" in record or "does its ssh work" in record
@@ -285,7 +286,7 @@ def test_rclone_s_own_remotes(site, tmp_path):
 
 
 def test_the_scripts_patience_is_less_than_a_turn_of_cron():
-    assert restic.LOOK_S + restic.GIVE_UP_S < schedule.BACKUP_EVERY.total_seconds()
+    assert runner.LOOK_S + runner.GIVE_UP_S < schedule.BACKUP_EVERY.total_seconds()
 
 
 @pytest.mark.parametrize("password", ["hush/x", "hush@x", "hush x", "hush?x", "hush#x"])

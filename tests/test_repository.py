@@ -7,9 +7,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from dodeka_db.errors import SnapshotError
-from dodeka_db.repository import Snapshot, resolve
+from dodeka_db.restic.repository import Snapshot, resolve
 from dodeka_db.settings import load
-
 from sites import RESTIC
 
 HERE = load({"DODEKA_BACKUP_ENV": "/dev/null", "OFFSITE_REPOSITORY": "/mnt/there"})

@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from dodeka_db import database, members
-
+from dodeka_db.sqlite import database, sample_data
 from sites import RESTIC, ROOT, Site, peak_memory_kb
 from test_database import corrupt_page
 
@@ -27,7 +26,7 @@ from test_database import corrupt_page
 def lose_members(site, environment: str = "production") -> str:
     with closing(sqlite3.connect(site.database(environment))) as connection, connection:
         connection.execute("DELETE FROM users WHERE key > '000010'")
-    return members.digest(site.database(environment))
+    return sample_data.digest(site.database(environment))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -56,7 +55,7 @@ def stored_site(empty_site, tmp_path_factory) -> Stored:
     folder = tmp_path_factory.mktemp("stored") / "site"
     shutil.copytree(empty_site, folder)
     site = Site(folder)
-    before = members.digest(site.database())
+    before = sample_data.digest(site.database())
     site.ok("backup", "production")
     site.ok("backup", "demo")
     return Stored(site.folder, before, lose_members(site))
@@ -71,12 +70,12 @@ def stored(stored_site, tmp_path) -> Stored:
 
 def test_latest_is_not_the_copy_that_the_restore_itself_takes(stored):
     stored.ok("restore", "production", "--snapshot", "latest", "--yes")
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
     # and once more: now a pre-restore snapshot is the newest of all
     assert stored.snapshots("production")[-1]["tags"][-1] == "pre-restore"
     lose_members(stored)
     stored.ok("restore", "production", "--snapshot", "latest", "--yes")
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
 
 
 def test_what_was_there_is_a_snapshot_tagged_pre_restore_and_undoes_it(stored):
@@ -84,26 +83,26 @@ def test_what_was_there_is_a_snapshot_tagged_pre_restore_and_undoes_it(stored):
     undo = stored.snapshots("production")[-1]
     assert undo["tags"] == ["db", "db_sqlite", "db_dodeka", "env_production", "pre-restore"]
     stored.ok("restore", "production", "--snapshot", undo["short_id"], "--yes")
-    assert members.digest(stored.database()) == stored.lost
+    assert sample_data.digest(stored.database()) == stored.lost
 
 
 def test_a_clone_of_production_to_demo(stored):
-    production = members.digest(stored.database())
-    demo = members.digest(stored.database("demo"))
+    production = sample_data.digest(stored.database())
+    demo = sample_data.digest(stored.database("demo"))
     output = stored.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
-    assert members.digest(stored.database("demo")) == stored.before
-    assert members.digest(stored.database()) == production
+    assert sample_data.digest(stored.database("demo")) == stored.before
+    assert sample_data.digest(stored.database()) == production
     assert "PRODUCTION'S DATA GOES TO DEMO.\n" in output
     assert f"in the place of {stored.database('demo')}:\n" in output
     undo = stored.snapshots("demo")[-1]
     assert undo["tags"][-2:] == ["env_demo", "pre-restore"]
     stored.ok("restore", "demo", "--snapshot", undo["short_id"], "--yes")
-    assert members.digest(stored.database("demo")) == demo
+    assert sample_data.digest(stored.database("demo")) == demo
 
 
 def test_answers_from_a_pipe(stored):
     output = stored.ok("restore", "production", stdin="latest\nyes\n")
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
     short_id = stored.snapshots("production")[0]["short_id"]
     assert f"{short_id}  " in output and f"It puts snapshot {short_id} in the place of" in output
 
@@ -150,13 +149,13 @@ def test_a_symbolic_link_stays_one(stored, tmp_path):
     stored.database().symlink_to(real)
     stored.ok("restore", "production", "--snapshot", "latest", "--yes")
     assert stored.database().is_symlink()
-    assert members.digest(real) == stored.before
+    assert sample_data.digest(real) == stored.before
 
 
 def test_a_missing_database_is_restored(stored):
     stored.database().unlink()
     output = stored.ok("restore", "production", "--snapshot", "latest", "--yes")
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
     assert f"  database {stored.database()} is missing\n" in output
     assert beside(stored) == ["db.sqlite"]
 
@@ -165,7 +164,7 @@ def test_a_damaged_database_is_restored_and_kept(stored):
     stored.database().write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
     Path(f"{stored.database()}-wal").write_bytes(b"its wal")
     output = stored.ok("restore", "production", "--snapshot", "latest", "--yes")
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
     assert (
         f"  database {stored.database()} is no database that {database.THIS_SQLITE} can read" in output
         and "it is kept as it is" in output
@@ -186,7 +185,7 @@ def test_a_database_in_use_is_not_replaced(stored):
         assert (done.returncode, done.stderr.count("\n")) == (3, 1)
         assert f"{stored.database()} is still open in python" in done.stderr
         assert f"(process {os.getpid()})" in done.stderr
-    assert members.digest(stored.database()) == stored.lost
+    assert sample_data.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite"]
 
 
@@ -211,7 +210,7 @@ def archive_of(site) -> bytes:
 
 def test_damaged_snapshots_are_refused_before_the_service_is_touched(stored, systemctl):
     stored.database().unlink()
-    members.create(stored.database(), members=2000)
+    sample_data.create(stored.database(), members=2000)
     stored.ok("backup", "production")
     archive = archive_of(stored)
     export = stored.folder / "export.sqlite"
@@ -260,7 +259,7 @@ def test_a_repository_that_lost_a_pack(stored):
     done = stored.run("restore", "production", "--snapshot", "latest", "--yes")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1), done
     assert "cannot be read from repository" in done.stderr and "see BACKUP.md, 'Damaged'" in done.stderr
-    assert members.digest(stored.database()) == stored.lost
+    assert sample_data.digest(stored.database()) == stored.lost
 
 
 FAKE_SYSTEMCTL = """#!/bin/sh
@@ -329,7 +328,7 @@ def test_when_it_does_not_stop_nothing_has_changed(stored, systemctl):
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "could not stop dodeka-backend-production: cannot stop for a test" in done.stderr
     assert actions(stored) == [STOP, START]
-    assert members.digest(stored.database()) == stored.lost
+    assert sample_data.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite"]
 
 
@@ -343,7 +342,7 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
         ": the data was not the reason: IT IS DOWN; to start it: sudo systemctl start dodeka-" in done.stderr
     )
     assert "the new database, with what was written to it, is snapshot " in done.stderr
-    assert members.digest(stored.database()) == stored.lost
+    assert sample_data.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite", MARK]
     # and each run from then on tries again, and fails behind its backup while the unit is down
     for script in ("backup", "cron"):
@@ -394,7 +393,7 @@ def test_a_damaged_database_is_not_put_back(stored, systemctl):
         in done.stderr
     )
     assert actions(stored) == [STOP, START]
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
     (damaged,) = stored.database().parent.glob("*.damaged-*Z")
     assert damaged.read_bytes().endswith(b"\xff" * 9000)
     assert f"; the replaced database is damaged, and kept as it was: {damaged}" in done.stderr
@@ -430,7 +429,7 @@ def test_a_unit_that_was_stopped_stays_so_whatever_fails_first(stored, systemctl
     done = subprocess.run(script, env=environ, capture_output=True, text=True)
     assert done.returncode == (130 if call == "link" else 5), done
     assert actions(stored) == [] if (stored.folder / "systemctl.log").exists() else True
-    assert members.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
+    assert sample_data.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
 
 
 def test_a_service_is_started_also_where_cleaning_up_fails(stored, systemctl):
@@ -455,7 +454,7 @@ def test_no_thread_to_be_had_is_no_traceback(stored, script):
     done = subprocess.run([*inject, *command], env=stored.environ, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
     assert "this machine has no process left for it, or no memory; see: top" in done.stderr
-    assert members.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
+    assert sample_data.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
 
 
 def until(file: Path) -> str:
@@ -487,15 +486,15 @@ def test_a_signal_while_the_service_is_down_starts_it_again(stored, systemctl, s
     assert f"interrupted ({signum.name})" in stderr and stderr.count("\n") == 1
     assert actions(stored)[-1] == START
     if during == "stop":
-        assert members.digest(stored.database()) == stored.lost
+        assert sample_data.digest(stored.database()) == stored.lost
         assert beside(stored) == ["db.sqlite"]
     else:
-        assert members.digest(stored.database()) == stored.before
+        assert sample_data.digest(stored.database()) == stored.before
         _, kept = beside(stored)
         assert (
             f"the replaced database is kept as {stored.database().parent}/{kept}; to put it back: " in stderr
         )
-        assert members.digest(stored.database().parent / kept) == stored.lost
+        assert sample_data.digest(stored.database().parent / kept) == stored.lost
 
 
 class TestTheQuestion:
@@ -548,7 +547,7 @@ class TestTheQuestion:
         stored.ok("cron", "production", DODEKA_LOCK_WAIT_S="0")
         _, stderr = asked.communicate("yes\n", timeout=60)
         assert (asked.returncode, stderr) == (0, "")
-        assert members.digest(stored.database()) == stored.before
+        assert sample_data.digest(stored.database()) == stored.before
         assert beside(stored) == ["db.sqlite"]
 
     def test_another_restore_meanwhile(self, stored, asked):
@@ -557,7 +556,7 @@ class TestTheQuestion:
         _, stderr = asked.communicate("yes\n", timeout=60)
         assert asked.returncode == 3
         assert "was replaced by another restore meanwhile" in stderr and stderr.count("\n") == 1
-        assert members.digest(stored.database()) == stored.lost
+        assert sample_data.digest(stored.database()) == stored.lost
         assert beside(stored) == ["db.sqlite"]
 
 
@@ -565,24 +564,24 @@ class TestUndo:
     def test_and_undo_of_the_undo(self, stored):
         stored.ok("restore", "production", "--snapshot", "latest", "--yes")
         output = stored.ok("undo", "production", "--yes")
-        assert members.digest(stored.database()) == stored.lost
+        assert sample_data.digest(stored.database()) == stored.lost
         assert "  users: 10 rows, 390 fewer than now\n" in output
         stored.ok("undo", "production", stdin="yes\n")
-        assert members.digest(stored.database()) == stored.before
+        assert sample_data.digest(stored.database()) == stored.before
         assert beside(stored) == ["db.sqlite"]
 
     def test_of_a_clone_it_is_demo_s_own_again(self, stored):
-        demo = members.digest(stored.database("demo"))
+        demo = sample_data.digest(stored.database("demo"))
         stored.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
         output = stored.ok("undo", "demo", "--yes")
-        assert members.digest(stored.database("demo")) == demo
+        assert sample_data.digest(stored.database("demo")) == demo
         assert "DATA GOES" not in output
 
     def test_without_a_yes_nothing_changes(self, stored):
         stored.ok("restore", "production", "--snapshot", "latest", "--yes")
         done = stored.run("undo", "production", stdin="no\n")
         assert done.returncode == 7 and "nothing was changed" in done.stderr
-        assert members.digest(stored.database()) == stored.before
+        assert sample_data.digest(stored.database()) == stored.before
 
     def test_of_nothing(self, stored):
         done = stored.run("undo", "production", "--yes")
@@ -595,7 +594,7 @@ class TestUndo:
         site.password_file.rename(site.folder / "unmounted" / "password")
         (kept,) = [name for name in beside(site) if "pre-restore" in name]
         done = site.run("undo", "production", "--yes")
-        assert members.digest(site.database()) == site.lost
+        assert sample_data.digest(site.database()) == site.lost
         assert done.returncode == 6
         assert "production has the data of db.sqlite.pre-restore-" in done.stderr
         assert "but the replaced database is not saved: password file" in done.stderr
@@ -604,7 +603,7 @@ class TestUndo:
         # the volume is back: the undo can be undone, and nothing stays behind
         (site.folder / "unmounted" / "password").rename(site.password_file)
         site.ok("undo", "production", "--yes")
-        assert members.digest(site.database()) == site.before
+        assert sample_data.digest(site.database()) == site.before
         assert beside(site) == ["db.sqlite"]
 
     def test_a_kept_file_that_is_still_written_to_is_neither_put_back_nor_removed(self, kept_site):
@@ -619,7 +618,7 @@ class TestUndo:
             assert kept.exists()
         kept_site.ok("backup", "production")
         kept_site.ok("undo", "production", "--yes")
-        assert members.count(kept_site.database()) == 11, "the late one too"
+        assert sample_data.count(kept_site.database()) == 11, "the late one too"
 
     def test_a_kept_file_that_was_damaged_since(self, kept_site):
         (kept,) = site_kept(kept_site)
@@ -627,7 +626,7 @@ class TestUndo:
         done = kept_site.run("undo", "production", "--yes")
         assert (done.returncode, done.stderr.count("\n")) == (4, 1)
         assert "where its header says" in done.stderr and "nothing was changed" in done.stderr
-        assert members.digest(kept_site.database()) == kept_site.before
+        assert sample_data.digest(kept_site.database()) == kept_site.before
 
 
 def site_kept(site) -> list[Path]:
@@ -648,8 +647,8 @@ def kept_site(stored, systemctl) -> Stored:
         f"the replaced database is kept as {kept}; to put it back: make undo ENV=production\n"
     )
     assert [call for call in calls(stored) if "demo" not in call][-3:] == [START, LOOK, LOOK]
-    assert members.digest(stored.database()) == stored.before
-    assert members.digest(kept) == stored.lost
+    assert sample_data.digest(stored.database()) == stored.before
+    assert sample_data.digest(kept) == stored.lost
     return stored
 
 
@@ -658,7 +657,7 @@ def test_a_missing_database_whose_new_one_does_not_start(stored, systemctl):
     done = with_service(stored, systemctl(failing="start"))
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "there was no database before, so the new one stays: IT IS DOWN" in done.stderr
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
 
 
 def failed(site) -> str:
@@ -682,7 +681,7 @@ def test_when_the_old_database_cannot_be_put_back_it_is_said_where_it_is(stored,
     newest = stored.snapshots("production")[-1]
     assert f"; the replaced database is snapshot {newest['short_id']}, tagged pre-restore" in done.stderr
     stored.ok("undo", "production", "--yes")
-    assert members.digest(stored.database()) == stored.lost
+    assert sample_data.digest(stored.database()) == stored.lost
 
 
 def test_a_signal_does_not_hide_that_it_is_down(stored, systemctl):
@@ -724,7 +723,7 @@ def test_what_was_there_is_not_removed_before_its_snapshot_has_been_read_back(st
     said = r"but the replaced database is not saved: snapshot [0-9a-f]{8} does not read back, and nothing was removed: "
     assert re.search(said + "the snapshot cannot be read from repository", done.stderr)
     assert f"the replaced database is kept as {kept}" in done.stderr
-    assert members.digest(kept) == stored.lost
+    assert sample_data.digest(kept) == stored.lost
 
 
 def test_nobody_reads_the_question(stored):
@@ -741,7 +740,7 @@ def test_nobody_reads_the_question(stored):
     assert done.returncode == 1
     assert "nobody reads what it prints any more" in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
-    assert members.digest(stored.database()) == stored.lost
+    assert sample_data.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite"]
 
 
@@ -755,7 +754,7 @@ def test_a_live_database_with_a_damaged_first_page_is_replaced(stored, seed):
         damaged[at] = 0x80 | at & 0xFF
     stored.database().write_bytes(damaged)
     stored.ok("restore", "production", "--snapshot", "latest", "--yes")
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
     (name,) = [name for name in beside(stored) if re.search(r"damaged-\w+Z$", name)]
     assert (stored.database().parent / name).read_bytes() == damaged
     # an undo has nothing whole to put back, and does not go back to something older instead
@@ -772,7 +771,7 @@ def test_undo_of_a_restore_over_a_damaged_database_does_not_go_further_back(stor
     (damaged,) = stored.database().parent.glob("*.damaged-*")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
     assert f"what the last restore replaced was damaged, and is kept as {damaged}" in done.stderr
-    assert members.digest(stored.database()) == stored.before
+    assert sample_data.digest(stored.database()) == stored.before
 
 
 def test_a_folder_of_the_other_environment_that_is_none_fails_no_backup(stored):
@@ -788,7 +787,7 @@ def test_the_next_run_stores_what_was_kept(kept_site, script, environment):
     assert "tagged pre-restore" in output
     assert beside(kept_site) == ["db.sqlite"]
     kept_site.ok("undo", "production", "--yes")
-    assert members.digest(kept_site.database()) == kept_site.lost
+    assert sample_data.digest(kept_site.database()) == kept_site.lost
 
 
 def test_a_kept_file_that_cannot_be_stored_fails_no_backup(kept_site):
@@ -847,18 +846,18 @@ class TestNoRoom:
         done = stored.run("restore", "production", "--snapshot", "latest", "--yes", **small)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
         assert "but the replaced database is not saved: no room left for the export" in done.stderr
-        assert members.digest(stored.database()) == stored.before
+        assert sample_data.digest(stored.database()) == stored.before
         assert [name for name in beside(stored) if ".pre-restore-" in name]
         stored.ok("backup", "production")
         assert beside(stored) == ["db.sqlite"]
         stored.ok("undo", "production", "--yes")
-        assert members.digest(stored.database()) == stored.lost
+        assert sample_data.digest(stored.database()) == stored.lost
 
     def refused(self, stored, systemctl, *arguments: str, **variables: str) -> str:
         done = with_service(stored, systemctl(), *arguments, **variables)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
         assert set(calls(stored)) == {LOOK}, "the service was not touched"
-        assert members.digest(stored.database()) == stored.lost
+        assert sample_data.digest(stored.database()) == stored.lost
         assert beside(stored) == ["db.sqlite"]
         return done.stderr
 
@@ -936,7 +935,7 @@ while True:
         assert process.returncode == 4
         assert "is longer than its header says" in process.stderr.read()
         assert free - least < 200_000_000
-        assert members.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
+        assert sample_data.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
 
     def test_at_the_swap(self, stored, disk, systemctl):
         """The WAL holds rows that make the database longer, and the disk is full when the service has stopped."""
@@ -974,8 +973,8 @@ os.kill(os.getpid(), 9)
         (kept,) = site_kept(stored)
         assert "but the replaced database is not saved: no room left for the export in" in done.stderr
         assert done.stderr.endswith(f"kept as {kept}; to put it back: make undo ENV=production\n")
-        assert members.digest(stored.database()) == stored.before
-        assert members.digest(kept) == stored.lost
+        assert sample_data.digest(stored.database()) == stored.before
+        assert sample_data.digest(kept) == stored.lost
         stored.ok("backup", "production")
         assert beside(stored) == ["db.sqlite"]
 
@@ -985,7 +984,7 @@ def test_memory_does_not_grow_with_the_database(site):
     with closing(sqlite3.connect(site.database())) as connection, connection:
         blobs = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) SELECT i, 0, 0, randomblob(100000) FROM n"
         connection.execute(f"INSERT INTO outbox {blobs}")
-    assert members.count(site.database(), "outbox") > 3000
+    assert sample_data.count(site.database(), "outbox") > 3000
     site.ok("backup", "production")
     process = subprocess.Popen(
         [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest", "--yes"],

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cheap_key import reseal
-from dodeka_db import installed
+from dodeka_db.host import installed
 from ports import free_port
 from server import HOME, PROJECT, ROOT, Server
 
@@ -64,7 +64,7 @@ def make(server: Server, *words: str, **options: object) -> subprocess.Completed
 
 
 def writes(server: Server, database: Path) -> int:
-    return int(server.python(f"members.count(Path('{database}'), 'outbox')"))
+    return int(server.python(f"sample_data.count(Path('{database}'), 'outbox')"))
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
@@ -89,7 +89,7 @@ def delete_users(server: Server, database: Path) -> None:
 
 
 def users(server: Server, database: Path) -> int:
-    return int(server.python(f"members.count(Path('{database}'))"))
+    return int(server.python(f"sample_data.count(Path('{database}'))"))
 
 
 class Terminal:
@@ -173,11 +173,11 @@ def test_a_unit_that_systemd_does_not_know(server):
     unit.unlink()
     server.run("systemctl", "daemon-reload", user="root")
     try:
-        digest = server.python(f"members.digest(Path('{DEMO}'))")
+        digest = server.python(f"sample_data.digest(Path('{DEMO}'))")
         done = make(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1", check=False)
         assert done.returncode == 2
         assert f"error: systemd does not know {UNIT} (it says not-found)" in done.stderr
-        assert server.python(f"members.digest(Path('{DEMO}'))") == digest
+        assert server.python(f"sample_data.digest(Path('{DEMO}'))") == digest
     finally:
         unit.write_text(text)
         server.run("systemctl", "daemon-reload", user="root")
@@ -320,8 +320,8 @@ def test_a_unit_that_takes_for_ever_to_stop(server):
         server.run("systemctl", "restart", UNIT, user="root")
         # the whole restore, but that it waits for seconds where it would wait for two minutes
         code = (
-            f"import runpy, sys; sys.path.insert(0, '{PROJECT}/bin'); from dodeka_db import command, service;"
-            "service.PATIENCE_S = 5; command.PATIENCE_S = 1;"
+            f"import runpy, sys; sys.path.insert(0, '{PROJECT}/bin'); from dodeka_db.host import programs, service;"
+            "service.PATIENCE_S = 5; programs.PATIENCE_S = 1;"
             f"sys.argv = ['{PROJECT}/bin/dodeka-db-restore.py', 'demo', '--snapshot', 'latest', '--yes'];"
             "runpy.run_path(sys.argv[0], run_name='__main__')"
         )
@@ -848,8 +848,8 @@ class TestNoProcess:
     def test_for_good(self, server):
         # the whole restore, but that it tries for a second where it would try for two minutes
         code = (
-            f"import runpy, sys; sys.path.insert(0, '{PROJECT}/bin'); from dodeka_db import command, service;"
-            "service.PATIENCE_S = 1; command.FORK_PAUSES_S = (0.1,);"
+            f"import runpy, sys; sys.path.insert(0, '{PROJECT}/bin'); from dodeka_db.host import programs, service;"
+            "service.PATIENCE_S = 1; programs.FORK_PAUSES_S = (0.1,);"
             f"sys.argv = ['{PROJECT}/bin/dodeka-db-restore.py', 'demo', '--snapshot', 'latest', '--yes'];"
             "runpy.run_path(sys.argv[0], run_name='__main__')"
         )

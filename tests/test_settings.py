@@ -10,10 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sites import RESTIC
 
 from dodeka_db import settings
 from dodeka_db.errors import SetupError, UsageError
+from sites import RESTIC
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-import pages
 import pytest
+
+import pages
 from server import PROJECT, ROOT, Server
 
 if os.geteuid() != 0:

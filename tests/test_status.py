@@ -13,8 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cheap_key import reseal
-from dodeka_db import growth, installed, records, status
-from dodeka_db.repository import Snapshot
+from dodeka_db.flows import growth, status
+from dodeka_db.host import installed, job_records
+from dodeka_db.restic.repository import Snapshot
 from server import PROJECT, ROOT, Server
 from sites import Site
 
@@ -593,7 +594,7 @@ def test_the_growth_per_day(site):
 
     def samples(*ages_and_sizes: tuple[timedelta, int]) -> None:
         entries = [[before(age), size] for age, size in ages_and_sizes]
-        records.passed(site.settings, "size-demo", {"samples": entries})
+        job_records.passed(site.settings, "size-demo", {"samples": entries})
 
     samples((timedelta(hours=2), 500))
     assert growth.bytes_per_day(site.settings, demo, 1000) is None, "two hours say nothing of a day"

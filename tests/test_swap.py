@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dodeka_db import database, members, rights, swap
 from dodeka_db.errors import BackupError, DatabaseError
-
+from dodeka_db.host import file_rights
+from dodeka_db.sqlite import database, sample_data, swap
 from test_database import leave_in_wal, make_staged, rows
 
 
 @pytest.fixture
 def db(tmp_path) -> Path:
-    members.create(tmp_path / "db.sqlite", members=300)
+    sample_data.create(tmp_path / "db.sqlite", members=300)
     return tmp_path / "db.sqlite"
 
 
@@ -29,7 +29,7 @@ def staged(tmp_path) -> Path:
 
 
 def replace(db: Path, staged: Path, damaged: bool = False) -> Path:
-    its_rights = rights.of(db) if db.exists() else rights.of_a_new_file(db.parent)
+    its_rights = file_rights.of(db) if db.exists() else file_rights.of_a_new_file(db.parent)
     return swap.replace(db, staged, swap.keep(db), damaged, its_rights)
 
 
@@ -39,23 +39,23 @@ def names(folder: Path) -> list[str]:
 
 def test_the_old_wal_is_not_replayed_into_the_new_database_nor_lost(db, staged, tmp_path):
     leave_in_wal(db)
-    new = members.digest(staged)
+    new = sample_data.digest(staged)
     kept = replace(db, staged)
     assert names(tmp_path) == ["db.sqlite", kept.name]
-    assert members.digest(db) == new
+    assert sample_data.digest(db) == new
     assert rows(kept, "SELECT key FROM users WHERE key = 'in-the-wal'")
     assert swap.kept_files(db) == [kept]
 
 
 def test_a_database_in_use_is_left_as_it_is(db, staged):
-    before = members.digest(db)
+    before = sample_data.digest(db)
     with closing(sqlite3.connect(db, isolation_level=None)) as idle:
         idle.execute("SELECT * FROM users").fetchone()
         with pytest.raises(database.DatabaseInUse):
             replace(db, staged)
         assert swap.kept_files(db) == [], "it is the live one still"
         assert swap.forget_unswapped(db)
-    assert members.digest(db) == before
+    assert sample_data.digest(db) == before
     assert staged.exists() and not list(db.parent.glob("*.pre-restore-*"))
 
 
@@ -70,14 +70,14 @@ def test_a_damaged_database_is_kept_with_its_journals(db, staged, tmp_path):
     db.write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
     Path(f"{db}-wal").write_bytes(b"its wal")
     Path(f"{db}-journal").write_bytes(b"its journal")
-    new = members.digest(staged)
+    new = sample_data.digest(staged)
     damaged = replace(db, staged, damaged=True)
     assert damaged.name.startswith("db.sqlite.damaged-")
     assert names(tmp_path) == ["db.sqlite", damaged.name, f"{damaged.name}-journal", f"{damaged.name}-wal"]
     assert damaged.read_bytes().endswith(b"\xff" * 9000)
     assert Path(f"{damaged}-wal").read_bytes() == b"its wal"
     assert Path(f"{damaged}-journal").read_bytes() == b"its journal"
-    assert members.digest(db) == new
+    assert sample_data.digest(db) == new
     assert swap.kept_files(db) == []
 
 
@@ -91,9 +91,9 @@ def test_a_damaged_database_whose_swap_was_cut_short_gets_its_journals_back(db, 
 
 
 def test_a_missing_database(tmp_path, staged):
-    new = members.digest(staged)
+    new = sample_data.digest(staged)
     kept = replace(tmp_path / "db.sqlite", staged, damaged=True)
-    assert members.digest(tmp_path / "db.sqlite") == new
+    assert sample_data.digest(tmp_path / "db.sqlite") == new
     assert names(tmp_path) == ["db.sqlite"] and kept is None
 
 
@@ -102,12 +102,12 @@ def test_the_way_back_is_the_same_and_keeps_what_it_takes_out(db, staged, mode, 
     with closing(sqlite3.connect(db)) as connection:
         connection.execute(f"PRAGMA journal_mode={mode}")
     database.match_journal_mode(staged, db)
-    before = members.digest(db)
+    before = sample_data.digest(db)
     kept = replace(db, staged)
     leave_in_wal(db) if mode == "wal" else None  # what the service wrote meanwhile
     taken_out = replace(db, kept)
     assert names(tmp_path) == ["db.sqlite", taken_out.name]
-    assert members.digest(db) == before
+    assert sample_data.digest(db) == before
     assert rows(db, "PRAGMA journal_mode") == [(mode,)]
     users = rows(taken_out, "SELECT count(*) FROM users")
     assert users == [(11,)] if mode == "wal" else [(10,)]
@@ -115,8 +115,8 @@ def test_the_way_back_is_the_same_and_keeps_what_it_takes_out(db, staged, mode, 
 
 def test_a_process_that_opened_the_old_one_after_it_was_checkpointed_keeps_its_journals(db, staged, tmp_path):
     """It comes between fold() and the rename; what it commits from then on is in no other database."""
-    new = members.digest(staged)
-    kept, its_rights = swap.keep(db), rights.of(db)
+    new = sample_data.digest(staged)
+    kept, its_rights = swap.keep(db), file_rights.of(db)
     database.fold(db)
     code = f"""
 import sqlite3
@@ -135,18 +135,18 @@ db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=
         other.stdin.write(b"\n")
         other.stdin.flush()
         other.stdout.readline()
-        assert members.digest(db) == new
+        assert sample_data.digest(db) == new
         other.kill()
     assert {"db.sqlite-wal", "db.sqlite-shm"}.isdisjoint(names(tmp_path))
-    assert members.digest(db) == new
+    assert sample_data.digest(db) == new
     late = rows(kept.path, "SELECT key FROM users WHERE key IN ('in between', 'afterwards')")
     assert len(late) == 2
 
 
 def test_killed_right_behind_the_rename_of_a_database_in_use(db, staged, monkeypatch):
     """The old write-ahead log stands beside the new database then, by a second name: the next run takes that away."""
-    new = members.digest(staged)
-    kept, its_rights = swap.keep(db), rights.of(db)
+    new = sample_data.digest(staged)
+    kept, its_rights = swap.keep(db), file_rights.of(db)
 
     def killed(*_: object) -> None:
         raise SystemExit
@@ -159,7 +159,7 @@ def test_killed_right_behind_the_rename_of_a_database_in_use(db, staged, monkeyp
         assert Path(f"{db}-wal").samefile(f"{kept.path}-wal")
         assert not swap.forget_unswapped(db)
         assert not Path(f"{db}-wal").exists() and not Path(f"{db}-shm").exists()
-        assert members.digest(db) == new
+        assert sample_data.digest(db) == new
     assert rows(kept.path, "SELECT key FROM users WHERE key = 'late'")
     assert rows(db, "PRAGMA integrity_check") == [("ok",)]
 
@@ -170,24 +170,24 @@ def test_a_kept_file_that_goes_behind_the_rename_is_no_database_that_was_not_the
 
 
 def test_nothing_is_renamed_when_the_kept_file_is_gone_or_another(db, staged):
-    before = members.digest(db)
+    before = sample_data.digest(db)
     for other in (None, b"another file"):
         kept = swap.keep(db)
         kept.path.unlink()
         if other:
             kept.path.write_bytes(other)
         with pytest.raises(DatabaseError, match="is not kept; nothing was replaced"):
-            swap.replace(db, staged, kept, False, rights.of(db))
-        assert members.digest(db) == before and staged.exists()
+            swap.replace(db, staged, kept, False, file_rights.of(db))
+        assert sample_data.digest(db) == before and staged.exists()
 
 
 def test_a_database_that_appears_meanwhile_is_kept(tmp_path, staged):
     """The service was started when there was none, and has made an empty one."""
     live = tmp_path / "db.sqlite"
     kept = swap.keep(live)
-    members.create(live, members=1)
-    path = swap.replace(live, staged, kept, True, rights.of(live))
-    assert members.count(path) == 1 and members.count(live) == 10
+    sample_data.create(live, members=1)
+    path = swap.replace(live, staged, kept, True, file_rights.of(live))
+    assert sample_data.count(path) == 1 and sample_data.count(live) == 10
 
 
 class TestNoHardLinks:
@@ -215,18 +215,18 @@ class TestNoHardLinks:
 
     @pytest.fixture
     def on_it(self, disk):
-        members.create(disk / "db.sqlite", members=300)
+        sample_data.create(disk / "db.sqlite", members=300)
         return disk / "db.sqlite", make_staged(disk)
 
     def test_a_copy_takes_the_place_of_the_link(self, on_it):
         db, staged = on_it
         leave_in_wal(db)
-        old, new = members.count(db), members.digest(staged)
+        old, new = sample_data.count(db), sample_data.digest(staged)
         kept = replace(db, staged)
         assert names(db.parent) == ["db.sqlite", kept.name]
-        assert members.digest(db) == new and members.count(kept) == old == 301
+        assert sample_data.digest(db) == new and sample_data.count(kept) == old == 301
         taken_out = replace(db, kept)
-        assert members.count(db) == 301 and members.digest(taken_out) == new
+        assert sample_data.count(db) == 301 and sample_data.digest(taken_out) == new
 
     def test_a_row_that_comes_while_it_is_copied_is_not_lost(self, on_it, monkeypatch):
         db, staged = on_it
@@ -247,7 +247,7 @@ class TestNoHardLinks:
         db, staged = on_it
         with pytest.raises(BackupError, match="cannot be replaced"):
             replace(db, staged.with_name("none"))
-        assert names(db.parent) == ["db.sqlite", staged.name] and members.count(db) == 300
+        assert names(db.parent) == ["db.sqlite", staged.name] and sample_data.count(db) == 300
 
     def test_a_damaged_one(self, on_it):
         db, staged = on_it
@@ -278,10 +278,10 @@ def test_a_database_file_that_is_a_mount_point(db, tmp_path):
 
 
 def test_a_rename_that_fails_leaves_the_old_one_in_its_journal_mode(db, tmp_path):
-    before = members.digest(db)
+    before = sample_data.digest(db)
     with pytest.raises(BackupError, match="cannot be replaced: No such file"):
         replace(db, tmp_path / "none")
-    assert members.digest(db) == before
+    assert sample_data.digest(db) == before
     assert rows(db, "PRAGMA journal_mode") == [("wal",)]
 
 

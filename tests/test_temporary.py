@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sites import RESTIC, ROOT, Site
 
-from dodeka_db import staging
+from dodeka_db.host import staging
+from sites import RESTIC, ROOT, Site
 
 # For a mount namespace: nothing fits into /tmp. The scripts themselves may be in there: $1, by way of the folder $2.
 FULL = """

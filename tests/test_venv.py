@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from sites import ROOT, Site
 from test_cron import Receiver
 

@@ -17,9 +17,9 @@ from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_lin
 from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
 
 if TYPE_CHECKING:  # not every script needs what these import
-    from dodeka_db.backup import Taken
-    from dodeka_db.repository import Key, Snapshot
-    from dodeka_db.restore import Change
+    from dodeka_db.flows.backup import Taken
+    from dodeka_db.flows.restore import Change
+    from dodeka_db.restic.repository import Key, Snapshot
 
 log = logging.getLogger("dodeka_db")
 # of a name or a path in a table

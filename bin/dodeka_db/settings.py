@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from dodeka_db import files, places
+from dodeka_db import places, safe_open
 from dodeka_db.errors import SetupError, UsageError
 
 log = logging.getLogger("dodeka_db")
@@ -455,7 +455,7 @@ def _read(file: Path, home: Path) -> dict[str, str]:
     What a shell would make something else of than its own characters is refused, but for a ~/ at the beginning.
     """
     try:
-        with open(file, "rb", opener=files.regular) as opened:
+        with open(file, "rb", opener=safe_open.regular) as opened:
             mode = os.fstat(opened.fileno()).st_mode
             text = opened.read(_MOST_BYTES + 1)
             if len(text) > _MOST_BYTES:

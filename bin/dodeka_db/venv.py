@@ -45,9 +45,9 @@ def _fail(problem):
 
     logging.basicConfig(format=" ".join(stamp + ["warning: %(message)s"]))
     try:
-        from dodeka_db import heartbeat
+        from dodeka_db.host import monitor
 
-        heartbeat.of_script(sys.argv, error)
+        monitor.of_script(sys.argv, error)
     except Exception:  # settings that make no sense, or a Python too old for ours: the monitor misses the run
         pass
     raise SystemExit(6)

@@ -1,0 +1,111 @@
+"""What cron runs: a snapshot that is read back, then the retention policy."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from dodeka_db import schedule
+from dodeka_db.errors import BackupError, RepositoryFull, as_line
+from dodeka_db.flows import growth, retention
+from dodeka_db.flows.backup import Taken, fail_if_defective, take_snapshot
+from dodeka_db.flows.leftovers import fail_if_down, recover
+from dodeka_db.host import job_records, run_lock, staging
+from dodeka_db.interrupts import Interrupted
+from dodeka_db.restic.repository import Repository
+from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
+
+log = logging.getLogger("dodeka_db")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Done:
+    """The snapshot that was taken, and how many old ones were removed."""
+
+    taken: Taken
+    removed: int
+
+
+def run(settings: Settings, environment: Environment) -> Done:
+    """Take a snapshot and apply the retention policy, and write down how that ended.
+
+    Raises Busy when another run holds the lock until the next one is due, and whatever a step raises; a
+    failure after the snapshot was stored says so. All done, it raises ServiceError while a service is down that a
+    restore left stopped, and DatabaseError if SQLite's check found defects in the database.
+    """
+    began, due = time.monotonic(), schedule.seconds_until_next(environment.name, datetime.now())
+
+    def wait_s() -> int:
+        return max(0, min(settings.lock_wait_s, due - int(time.monotonic() - began)))
+
+    with job_records.failures(settings, job(environment)):
+        with run_lock.held(staging.state_folder(settings), f"cron run of {environment.name}", wait_s()):
+            repository = Repository(settings)
+            down = recover(settings)
+            with run_lock.beside(environment.live, wait_s()):
+                taken, removed = _store(settings, repository, environment)
+            if _is_copied(settings):  # restic keeps its snapshots for it, maybe for hours
+                log.info(
+                    "snapshot %s is stored; the off-site copy is at work, so nothing is removed",
+                    taken.snapshot_id,
+                )
+            else:
+                log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
+                removed += _behind(
+                    taken, "the retention", "applied", lambda: retention.apply(repository, environment)
+                )
+            _behind(
+                taken,
+                "a look at all snapshots",
+                "done",
+                lambda: growth.sample(settings, repository, environment),
+            )
+        fail_if_down(down)
+        fail_if_defective(taken, environment)
+        job_records.passed(settings, job(environment))
+    return Done(taken, removed)
+
+
+def job(environment: Environment) -> str:
+    """What the records call the cron run of `environment`."""
+    return f"cron-{environment.name}"
+
+
+def _is_copied(settings: Settings) -> bool:
+    """Whether the off-site copy is reading the repository."""
+    holder = run_lock.holder(settings.offsite.state) if settings.offsite else None
+    return holder is not None and holder.doing == run_lock.COPY
+
+
+def _store(settings: Settings, repository: Repository, environment: Environment) -> tuple[Taken, int]:
+    """The snapshot, and how many old ones had to make room for it: where there is none, the retention comes first."""
+    try:
+        return take_snapshot(settings, repository, environment), 0
+    except RepositoryFull as full:
+        if _is_copied(settings):
+            raise
+        log.warning("%s: applying the retention policy first, then trying once more", full.message)
+    removed = 0
+    try:
+        for name in ENVIRONMENTS:
+            removed += retention.apply(repository, settings.environment(name))
+        return take_snapshot(settings, repository, environment), removed
+    except RepositoryFull as full:
+        message = f"{full.message}, also after the retention policy, by which {removed} old snapshots went"
+        raise RepositoryFull(message, "see BACKUP.md, 'The volume is full'") from full
+
+
+def _behind(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:
+    """Do `work`, called `what`, behind a snapshot that is safe: a failure says so, or that it was not `done`."""
+    try:
+        return work()
+    except (BackupError, OSError) as error:
+        message = f"snapshot {taken.snapshot_id} is safe, but {what} failed: {as_line(error)}"
+        kind = type(error) if isinstance(error, BackupError) else BackupError
+        raise kind(message) from error
+    except Interrupted as interruption:
+        interruption.note = f"snapshot {taken.snapshot_id} is safe, but {what} was not {done}"
+        raise

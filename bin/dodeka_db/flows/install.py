@@ -1,0 +1,451 @@
+"""Set a server up, and take that back: a user of its own for the backups, if root says so; else the web service's user.
+
+Every step says what it does, or that it is done already. Root follows no link and changes only what belongs to one of the
+two users: the web service's user may be somebody who has broken in.
+"""
+
+import grp
+import logging
+import os
+import pwd
+import shlex
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from dodeka_db import console, places, settings
+from dodeka_db.errors import SetupError
+from dodeka_db.host import installed, programs, staging
+from dodeka_db.host.installed import LOGROTATE, ONE_USER, OWN, OWN_HOME, OWN_USER, POLKIT, SUDOERS, WEB_USER
+from dodeka_db.settings import ENVIRONMENTS, SETTINGS_FILE, Settings
+from dodeka_db.sqlite import swap
+
+log = logging.getLogger("dodeka_db")
+# what only the timers need; copies of the passwords do not stay behind them
+_OF_TIMERS = (POLKIT, *(installed.CREDENTIALS / name for name in installed.CREDENTIAL_NAMES))
+
+
+def one_user(yes: bool) -> None:
+    """Install what the web service's user can by itself, and say what an administrator has to do besides.
+
+    `yes` is the answer to whether a crontab with other lines is to be replaced. Raises SetupError or NotConfirmed.
+    """
+    if settings.ROOT.stat().st_uid == 0:
+        raise SetupError(
+            f"{settings.ROOT} is root's, and gives the backups a user of their own",
+            f"an administrator types: sudo make -C {settings.ROOT} install",
+        )
+    if not ONE_USER.root.is_dir() or ONE_USER.root.resolve() != settings.ROOT:
+        raise SetupError(
+            f"this is {settings.ROOT}, but the crontab runs the scripts in {ONE_USER.root}",
+            f"clone this repository to {ONE_USER.root} and run 'make install' there",
+        )
+    here = settings.load()
+    if ONE_USER.log_folder.is_dir():
+        log.info("log folder %s: there already", ONE_USER.log_folder)
+    else:
+        log.info("log folder: mkdir %s", ONE_USER.log_folder)
+        try:
+            ONE_USER.log_folder.mkdir()
+            ONE_USER.log_folder.chmod(0o755)
+        except OSError as error:
+            raise SetupError(
+                f"{ONE_USER.log_folder} cannot be made: {error.strerror}", "run this as backend"
+            ) from error
+    _replace_crontab(here, yes)
+    if installed.logrotate_is_installed():
+        log.info("logrotate %s: there already", LOGROTATE)
+    else:
+        log.info("logrotate: an administrator types 'sudo editor %s', and these lines:", LOGROTATE)
+        for line in ONE_USER.logrotate.splitlines():
+            log.info("    %s", line)
+    log.info("a user of its own keeps the backups safe from whoever breaks into %s:", WEB_USER)
+    log.info("    BACKUP.md, 'Set up a server'")
+
+
+def _replace_crontab(here: Settings, yes: bool) -> None:
+    there = installed.crontab()
+    if there == ONE_USER.crontab:
+        log.info("crontab: there already")
+        return
+    others = [line for line in there.splitlines() if not installed.is_ours(line)]
+    if others:
+        log.info("crontab: these lines of yours are not in the shipped one and would go:")
+        for line in others:
+            log.info("    %s", line)
+        if not yes:
+            console.confirm(["Replace the crontab?"])
+    if there:
+        kept = staging.state_folder(here) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
+        kept.write_text(there)
+        log.info("crontab: the old one is kept as %s", kept)
+    _run("crontab", "crontab", str(installed.CRONTAB))
+
+
+def own_user(timers: bool) -> None:
+    """As root: make a user for the backups alone, and give it all that they need; `timers` in place of its crontab.
+
+    Raises SetupError where something is in the way, with the steps before done; all may be repeated.
+    """
+    web = _user(WEB_USER)
+    if not web:
+        raise SetupError(
+            f"there is no user {WEB_USER}", "the web service, whose databases these are, comes first"
+        )
+    own = _make_user(web)
+    _write_settings(own)
+    here = settings.load({"HOME": str(OWN_HOME)}, check_owner=False)
+    _give_folders(here, web, own)
+    for name in ENVIRONMENTS:
+        _open_databases(here.environment(name), web, own)
+        _write(
+            "unit",
+            _drop_in(here.environment(name).unit),
+            "# what it makes, its group may read and write: the backups\n[Service]\nUMask=0007\n",
+        )
+    _write("sudo", SUDOERS, OWN.sudoers, 0o440, check=("visudo", "-cq", "-f"))
+    _write("logrotate", LOGROTATE, OWN.logrotate)
+    _set_jobs(WEB_USER, "")
+    if timers:
+        _set_jobs(OWN_USER, "")
+        _write("polkit", POLKIT, (installed.DEPLOY / "dodeka-backup.rules").read_text())
+        _hand_over_passwords(here, own)
+        units = OWN.units(here)
+        for path, text in units.items():
+            _write("timer", path, text)
+        _run("units", "systemctl", "daemon-reload")
+        _run(
+            "timers",
+            "systemctl",
+            "enable",
+            "--now",
+            "--quiet",
+            *(path.name for path in units if path.suffix == ".timer"),
+        )
+    else:
+        _remove_timers()
+        for path in _OF_TIMERS:
+            _remove(path)
+        _run("units", "systemctl", "daemon-reload")
+        _set_jobs(OWN_USER, OWN.crontab)
+    _prove_readable()
+    log.info(
+        "done: from now on the backups are typed as %s: sudo -iu %s, cd %s", OWN_USER, OWN_USER, settings.ROOT
+    )
+
+
+def _prove_readable() -> None:
+    """Raise SetupError unless the user of the backups can run what is in the clone: an administrator's umask may be 077."""
+    script = settings.ROOT / "bin" / "dodeka-db-settings.py"
+    words = (
+        "setpriv",
+        f"--reuid={OWN_USER}",
+        f"--regid={OWN_USER}",
+        "--init-groups",
+        "--reset-env",
+        str(script),
+    )
+    done = programs.run(*words)
+    if done.exit_code:
+        raise SetupError(
+            f"{OWN_USER} cannot run {script}: {done.failure}",
+            f"where it is a right: chmod -R go+rX {settings.ROOT}",
+        )
+
+
+def uninstall() -> None:
+    """Take back what either of the two above has installed; what holds data stays, and is named. Raises SetupError."""
+    if os.geteuid():
+        _set_jobs(places.user_name(os.geteuid()), "")
+        log.info("an administrator types, where these are: sudo rm -f %s %s", SUDOERS, LOGROTATE)
+        return
+    _remove_timers()
+    for user in (WEB_USER, OWN_USER):
+        if _user(user):
+            _set_jobs(user, "")
+    drop_ins = [_drop_in(f"dodeka-backend-{name}") for name in ENVIRONMENTS]
+    for path in (SUDOERS, LOGROTATE, *_OF_TIMERS, *drop_ins):
+        _remove(path)
+    for folder in (installed.CREDENTIALS, *(path.parent for path in drop_ins)):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    _run("units", "systemctl", "daemon-reload")
+    if _user(OWN_USER):
+        log.info(
+            "this stays, for it holds data: user %s, %s, %s, %s,",
+            OWN_USER,
+            OWN_HOME,
+            OWN.log_folder,
+            SETTINGS_FILE,
+        )
+        log.info("the repository, its password and the databases, which belong to %s", OWN_USER)
+
+
+def _drop_in(unit: str) -> Path:
+    return installed.UNITS / f"{unit}.service.d" / "dodeka-backup.conf"
+
+
+def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
+    own = _user(OWN_USER)
+    if not own:
+        words = (
+            "--system",
+            "--user-group",
+            "--create-home",
+            "--home-dir",
+            str(OWN_HOME),
+            "--shell",
+            "/bin/bash",
+        )
+        _run("user", "useradd", *words, OWN_USER)
+        own = _user(OWN_USER)
+    if web.pw_gid not in os.getgrouplist(OWN_USER, own.pw_gid):
+        _run("group", "usermod", "--append", "--groups", grp.getgrgid(web.pw_gid).gr_name, OWN_USER)
+    else:
+        log.info("user %s, of the group of %s: there already", OWN_USER, WEB_USER)
+    members = {
+        *grp.getgrgid(web.pw_gid).gr_mem,
+        *(one.pw_name for one in pwd.getpwall() if one.pw_gid == web.pw_gid),
+    }
+    if others := members - {WEB_USER, OWN_USER}:
+        log.warning(
+            "%s can read and write the databases too: they are in %s's group",
+            ", ".join(sorted(others)),
+            WEB_USER,
+        )
+    return own
+
+
+def _write_settings(own: pwd.struct_passwd) -> None:
+    if not SETTINGS_FILE.exists():
+        log.info("settings: write %s", SETTINGS_FILE)
+        SETTINGS_FILE.write_text(f"# all that can be set stands in {installed.DEPLOY}/backup.env.example\n")
+    with _opened(SETTINGS_FILE, os.O_RDONLY) as file:
+        _give(file, SETTINGS_FILE, own.pw_uid, own.pw_gid, 0o600, (0, own.pw_uid))
+
+
+def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd) -> None:
+    """The home, the folder of the log, and the volume with what is on it.
+
+    The settings are the own user's to write: root gives away nothing by them that neither that user nor the web service's had.
+    """
+    OWN.log_folder.mkdir(mode=0o750, exist_ok=True)
+    with _opened(OWN_HOME) as folder:
+        _give(folder, OWN_HOME, own.pw_uid, own.pw_gid, 0o700, (own.pw_uid,))
+    with _opened(OWN.log_folder) as folder:
+        _give(folder, OWN.log_folder, own.pw_uid, own.pw_gid, 0o750, (0, own.pw_uid))
+    repository, password_file = here.local_repository, here.password_file
+    for path in filter(None, (repository, password_file)):
+        if path.is_relative_to(web.pw_dir):
+            raise SetupError(
+                f"{path} is in the home of {WEB_USER}, where nothing is safe from that user",
+                f"move it, and say where it is in {SETTINGS_FILE}",
+            )
+    if not repository:
+        return
+    if not repository.parent.is_dir():
+        raise SetupError(
+            f"folder {repository.parent} is missing", "mount the backup volume, then run this again"
+        )
+    users, expected = (web.pw_uid, own.pw_uid), {"lost+found", repository.name}
+    if password_file and password_file.parent == repository.parent:
+        expected.add(password_file.name)
+    with _walked(repository.parent, (0,)) as volume:
+        names, owner = set(os.listdir(volume)), os.fstat(volume).st_uid
+        is_new = owner == 0 and (os.path.ismount(repository.parent) or not names)
+        if owner != own.pw_uid and (names - expected or not (is_new or owner == web.pw_uid)):
+            raise SetupError(
+                f"{repository.parent} holds other things than the repository",
+                f"a folder of their own for the backups: RESTIC_REPOSITORY in {SETTINGS_FILE}",
+            )
+        _give(volume, repository.parent, own.pw_uid, own.pw_gid, 0o700, (0, *users))
+        for name in names & expected - {"lost+found"}:
+            with _opened(repository.parent / name, os.O_RDONLY | os.O_NONBLOCK, volume) as found:
+                if os.fstat(found).st_uid == web.pw_uid:
+                    path = str(
+                        repository.parent / name
+                    )  # nobody else reaches it any more: its folder is closed
+                    _run("backups", "chown", "-R", "-P", "--no-dereference", f"{OWN_USER}:", path)
+                    _run("backups", "chmod", "-R", "go=", path)
+
+
+def _open_databases(
+    environment: settings.Environment, web: pwd.struct_passwd, own: pwd.struct_passwd
+) -> None:
+    """Let the backups read and write the databases of an environment, and the web service's user go on with them."""
+    folder, name = environment.database.parent, environment.database.name
+    if not folder.is_dir():
+        log.info(
+            "databases of %s: there is no %s yet; run this again when there is", environment.name, folder
+        )
+        return
+    with _walked(folder, (0, web.pw_uid), web) as opened:
+        _give(opened, folder, web.pw_uid, web.pw_gid, 0o2770, (web.pw_uid,))
+        for found in sorted(os.listdir(opened)):
+            if not found.startswith(name):
+                continue
+            with _opened(folder / found, os.O_RDONLY | os.O_NONBLOCK, opened) as file:
+                status = os.fstat(file)
+                if stat.S_ISREG(status.st_mode):
+                    # ours: the kernel tells only the owner of a file whether somebody has it open. Journals come and go
+                    owner = status.st_uid if found.endswith(swap.JOURNALS) else own.pw_uid
+                    _give(file, folder / found, owner, web.pw_gid, 0o660, (web.pw_uid, own.pw_uid))
+
+
+def _hand_over_passwords(here: Settings, own: pwd.struct_passwd) -> None:
+    """Copies of the passwords for systemd to hand to the units, which root reads: in a folder of root's, from no link."""
+    for name, file in installed.passwords(here).items():
+        if file and file.exists():
+            with _opened(file, os.O_RDONLY | os.O_NONBLOCK) as opened:
+                status = os.fstat(opened)
+                if status.st_uid == own.pw_uid and stat.S_ISREG(status.st_mode):
+                    _write(
+                        "password",
+                        installed.CREDENTIALS / name,
+                        os.read(opened, 4096).decode(errors="replace"),
+                        0o600,
+                    )
+
+
+@contextmanager
+def _walked(folder: Path, owners: tuple[int, ...], web: pwd.struct_passwd | None = None) -> Iterator[int]:
+    """`folder`, opened step by step from / on, so that nobody can put a link on the way; SetupError if there is one.
+
+    All above it belong to one of `owners`. With `web` the group of that user is let through where it is not yet.
+    """
+    with ExitStack() as opened:
+        descriptor = opened.enter_context(_opened(Path("/")))
+        for path in (*reversed(folder.parents), folder)[1:]:
+            status = os.fstat(descriptor)
+            if status.st_uid not in owners:
+                raise SetupError(
+                    f"{path.parent} belongs to {places.user_name(status.st_uid)}, and {path.name} is in it",
+                    "choose a place that only root and the user of the backups can change",
+                )
+            let_through = stat.S_IXOTH | (stat.S_IXGRP if web and status.st_gid == web.pw_gid else 0)
+            if web and not status.st_mode & let_through:
+                if (status.st_uid, status.st_gid) != (web.pw_uid, web.pw_gid):
+                    raise SetupError(
+                        f"{OWN_USER} may not pass through {path.parent}", f"chmod o+x {path.parent}"
+                    )
+                mode = stat.S_IMODE(status.st_mode) | stat.S_IXGRP
+                _give(descriptor, path.parent, web.pw_uid, web.pw_gid, mode, (web.pw_uid,))
+            descriptor = opened.enter_context(_opened(path, folder=descriptor))
+        yield descriptor
+
+
+def _give(
+    descriptor: int, shown: Path, user: int, group: int, mode: int, from_users: tuple[int, ...]
+) -> None:
+    """Give an open file or folder, which belongs to one of `from_users`, to `user` and `group`, with that mode."""
+    status = os.fstat(descriptor)
+    if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (user, group, mode):
+        return
+    if status.st_uid not in from_users:
+        raise SetupError(
+            f"{shown} is a thing of {places.user_name(status.st_uid)}", "look what that is: ls -l"
+        )
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        raise SetupError(
+            f"{shown} has a second name elsewhere", "no restore runs? Then look for it: find -samefile"
+        )
+    log.info("rights: %s to %s, mode %o", shown, places.user_name(user), mode)
+    os.fchown(descriptor, user, group)
+    os.fchmod(descriptor, mode)
+
+
+@contextmanager
+def _opened(
+    path: Path, flags: int = os.O_RDONLY | os.O_DIRECTORY, folder: int | None = None
+) -> Iterator[int]:
+    """`path`, which is no link, for as long as the block runs; its last part alone, in the open `folder`."""
+    try:
+        name = path if folder is None else path.name
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        raise SetupError(f"{path} cannot be opened: {error.strerror}", "a link, perhaps: ls -l") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str, ...] = ()) -> None:
+    """A file of root's, by a rename; the command `check`, with its name behind, must find nothing wrong with it."""
+    if (
+        path.exists()
+        and path.read_text(errors="replace") == text
+        and stat.S_IMODE(path.stat().st_mode) == mode
+    ):
+        log.info("%s %s: there already", what, path)
+        return
+    log.info("%s: write %s", what, path)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if check:
+                _run("", *check, file.name)
+            os.rename(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        log.info("remove %s", path)
+        path.unlink()
+
+
+def _remove_timers() -> None:
+    timers = [installed.UNITS / f"{installed.UNIT_NAME}{job.name}.timer" for job in OWN.jobs]
+    found = [path for path in timers if path.exists()]
+    if found:
+        _run("timers", "systemctl", "disable", "--now", "--quiet", *(path.name for path in found))
+    for path in (*found, *(path.with_suffix(".service") for path in found)):
+        _remove(path)
+
+
+def _set_jobs(user: str, jobs: str) -> None:
+    """Have `jobs`, lines of a crontab, in the crontab of `user` in the place of those that are ours; all others stay."""
+    who = () if os.geteuid() else ("-u", user)
+    there = installed.crontab("" if os.geteuid() else user).splitlines()
+    at = next((at for at, line in enumerate(there) if line.strip() and installed.is_ours(line)), len(there))
+    others = [[line for line in part if not installed.is_ours(line)] for part in (there[:at], there[at:])]
+    wanted = [
+        *others[0],
+        *jobs.splitlines(),
+        *others[1],
+    ]  # what sets a variable stays in front of what it is for
+    if list(filter(str.strip, wanted)) == list(filter(str.strip, there)):
+        log.info("crontab of %s: there already", user)
+        return
+    log.info("crontab of %s: %s", user, f"as {installed.CRONTAB}" if jobs else "without the backups")
+    if not wanted:
+        _run("", "crontab", *who, "-r")
+        return
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write("".join(f"{line}\n" for line in wanted))
+        file.flush()
+        _run("", "crontab", *who, file.name)
+
+
+def _user(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def _run(what: str, *words: str) -> None:
+    if what:
+        log.info("%s: %s", what, shlex.join(words))
+    done = programs.run(*words)
+    if done.exit_code:
+        raise SetupError(f"'{shlex.join(words)}' failed: {done.failure}", "fix that, then run this again")

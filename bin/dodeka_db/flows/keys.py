@@ -1,0 +1,109 @@
+"""Who can open the repository: a key for a new maintainer, proven before it is handed over; the end of an old one."""
+
+import logging
+import re
+from pathlib import Path
+
+from dodeka_db.errors import BackupError, SnapshotError, UsageError, as_line
+from dodeka_db.flows import offsite, verify
+from dodeka_db.host import password_files, run_lock, staging
+from dodeka_db.interrupts import shielded
+from dodeka_db.restic.repository import Key, Repository, of_the_past
+from dodeka_db.settings import Settings
+
+log = logging.getLogger("dodeka_db")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
+
+def add(settings: Settings, name: str) -> tuple[Key, Path]:
+    """Add a key for `name`, prove it by a drill that has no other, and return it and the file with its password.
+
+    Raises UsageError for a name that is none or is taken, SnapshotError if there is nothing to prove it by; with no
+    key added, as whenever the proof fails.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is not a name", "1 to 40 of A-Z, a-z, 0-9, dot, hyphen and underscore")
+    with run_lock.held(staging.state_folder(settings), f"key for {name}", settings.lock_wait_s):
+        repository = Repository(settings)
+        before = repository.keys()
+        if any(key.name == name for key in before):
+            raise UsageError(f"there is a key of {name} already", f"see: {settings.make('keys')}")
+        ordinary = [one for one in of_the_past(repository.snapshots()) if not one.is_pre_restore]
+        if not ordinary:
+            first = "make offsite" if settings.is_offsite else settings.make("backup ENV=production")
+            raise SnapshotError("there is no snapshot yet to prove a key by", f"first: {first}")
+        file = _password_file(settings, name)
+        file.unlink(missing_ok=True)  # of a key that is not there
+        password_files.make(file, "ls -ld its folder")
+        try:
+            log.info("adding a key for %s", name)
+            repository.add_key(name, file)
+            log.info("opening the repository with it alone")
+            alone = settings.opened_with(file)
+            verify.prove(alone, Repository(alone), ordinary[-1])
+            (added,) = _of(repository, name)
+        except BaseException:
+            _take_back(settings, repository, name, {key.id for key in before})
+            raise
+    return added, file
+
+
+def _password_file(settings: Settings, name: str) -> Path:
+    """Where the password of a new key is until it is handed over."""
+    return settings.state / f"key-{name}"
+
+
+def left_files(settings: Settings) -> list[Path]:
+    """The passwords of new keys that lie there still."""
+    return sorted(path for path in settings.state.glob("key-*") if path.is_file())
+
+
+def _of(repository: Repository, name: str) -> list[Key]:
+    return [key for key in repository.keys() if key.name == name]
+
+
+def _take_back(settings: Settings, repository: Repository, name: str, known: set[str]) -> None:
+    with shielded():
+        try:
+            for key in _of(repository, name):
+                if key.id not in known:
+                    repository.remove_key(key)
+            _password_file(settings, name).unlink(missing_ok=True)
+        except (BackupError, OSError) as error:
+            command = settings.make(f"key-remove NAME={name}")
+            log.warning("the key is not taken back: %s; then: %s", as_line(error), command)
+
+
+def remove(settings: Settings, wanted: str) -> Key:
+    """Remove the key of the name or ID `wanted`. UsageError if that is none, the last one or the one in use."""
+    doing = "removal of a key"
+    with (
+        offsite.without_copy(settings, doing),
+        run_lock.held(staging.state_folder(settings), doing, settings.lock_wait_s),
+    ):
+        repository = Repository(settings)
+        keys = repository.keys()
+        found = [key for key in keys if key.name == wanted] or [
+            key for key in keys if re.fullmatch("[0-9a-f]{4,64}", wanted) and key.id.startswith(wanted)
+        ]
+        if not found:
+            raise UsageError(f"there is no key of {wanted!r}", f"see: {settings.make('keys')}")
+        if len(found) > 1:
+            ids = ", ".join(key.short_id for key in found)
+            raise UsageError(f"several keys are meant by {wanted}: {ids}", "name one by its ID")
+        (key,) = found
+        if len(keys) == 1:
+            raise UsageError(
+                f"key {key.short_id} is the only one: without it nobody could read the backups",
+                f"first: {settings.make('key-add NAME=...')}",
+            )
+        if key.is_in_use:
+            place = settings.password_file or "the settings"
+            raise UsageError(
+                f"key {key.short_id} is the one in use here, by the password in {place}",
+                "first put the password of another key there",
+            )
+        repository.remove_key(key)
+        if _NAME.fullmatch(key.name):
+            _password_file(settings, key.name).unlink(missing_ok=True)
+    return key

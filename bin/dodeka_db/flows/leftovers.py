@@ -1,0 +1,146 @@
+"""What restores left behind: one that was killed, one that could not save what it replaced, a service that is down."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dodeka_db.errors import BackupError, Busy, DatabaseError, ServiceError, as_line
+from dodeka_db.flows import backup
+from dodeka_db.host import open_files, run_lock, service, staging
+from dodeka_db.host.service import DoesNotAnswer, Service
+from dodeka_db.restic.repository import PRE_RESTORE, Repository
+from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
+from dodeka_db.sqlite import database, swap
+from dodeka_db.sqlite.database import DatabaseInUse, NotWhole
+
+log = logging.getLogger("dodeka_db")
+
+# the services that a restore left stopped and that do not come up, with the reason of each
+Down = list[tuple[Service, ServiceError]]
+
+
+def recover(settings: Settings) -> Down:
+    """Clean up behind killed restores, and save what any restore kept. To be called under the lock.
+
+    What cannot be done is warned of, and tried again by the next run: no backup is left out for it. A service that is
+    down is returned as well, for fail_if_down().
+    """
+    return _clean_up(settings, saving=True)
+
+
+def clean_up(settings: Settings) -> Down:
+    """The same, but that what restores kept stays where it is."""
+    return _clean_up(settings, saving=False)
+
+
+def _clean_up(settings: Settings, saving: bool) -> Down:
+    down = []
+    for name in ENVIRONMENTS:
+        environment = settings.environment(name)
+        unit = service.of(settings, environment)
+        try:
+            with run_lock.beside(environment.live, wait_s=0):
+                with _warning_of("what a killed restore of %s left is not cleaned up yet: %s", name):
+                    _clean_up_files(environment.live, unit)
+                if error := _bring_up(settings, environment, unit):
+                    log.warning("%s", error)
+                    down.append((unit, error))
+                if saving:
+                    with _warning_of("what a restore of %s replaced is not saved yet: %s", name):
+                        store_kept(settings, environment)
+        except (Busy, DatabaseError) as error:
+            log.info("nothing is cleaned up behind restores of %s now: %s", name, error.message)
+    return down
+
+
+@contextmanager
+def _warning_of(message: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (BackupError, OSError) as error:
+        log.warning(message, name, as_line(error))
+
+
+def fail_if_down(down: Down) -> None:
+    """Raise the ServiceError of a service that a restore left stopped and that is still down."""
+    for unit, error in down:
+        if unit.is_marked:
+            raise error
+
+
+def _clean_up_files(live: Path, unit: Service) -> None:
+    staging.remove_left_beside(live)
+    if any(open_files.that_have_open(kept) for kept in swap.kept_files(live)) and unit.is_marked:
+        unit.stop()  # it was started before the rename, and runs on the replaced database
+    if swap.forget_unswapped(live) or unit.is_marked:
+        settle(live)
+    for kept in swap.kept_files(live):
+        settle(kept)
+
+
+def settle(path: Path) -> None:
+    """Let SQLite finish or roll back what the last process to use the database at `path` left in its journals."""
+    if not any(Path(f"{path}{suffix}").exists() for suffix in swap.JOURNALS):
+        return
+    try:
+        database.row_counts(path)
+    except NotWhole:
+        return  # what is damaged stays as it is, with its journals
+    except DatabaseError:
+        pass  # a reader cannot roll back
+    try:
+        database.fold(path)
+    except DatabaseInUse:
+        pass  # whoever has it open has done that
+
+
+def _bring_up(settings: Settings, environment: Environment, unit: Service) -> ServiceError | None:
+    """Start and watch a unit that a killed restore left stopped; why it is down, if it does not come up."""
+    what = f"a restore left {unit.unit} stopped"
+    try:
+        if not unit.was_left_stopped():
+            return None
+        if not environment.live.exists():
+            return ServiceError(
+                f"{what}, and {environment.live} is missing: IT IS DOWN", "run the restore again"
+            )
+        log.warning("%s: starting it", what)
+        unit.start()
+        unit.watch(settings.start_wait_s, environment.health_url)
+    except DoesNotAnswer as error:
+        log.warning("it is active again, but %s", error)
+    except (BackupError, OSError) as error:
+        return ServiceError(f"{what}, and it does not come up: {as_line(error)}{unit.if_down()}")
+    return None
+
+
+def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
+    """Make pre-restore snapshots of the databases that restores kept, the last one last; what became of each file.
+
+    What is not a whole database cannot become one, and stays under another name. To be called under the lock of the
+    database. Raises BackupError or OSError, with the file in place.
+    """
+    became = {}
+    for kept in swap.kept_files(environment.live):
+        swap.refuse_if_open(kept)
+        settle(kept)
+        try:
+            taken = backup.take_snapshot(
+                settings,
+                Repository(settings),
+                environment,
+                source=kept,
+                extra_tags=(PRE_RESTORE,),
+            )
+        except NotWhole as error:
+            damaged = swap.set_aside(kept, journals_of=kept)
+            log.warning("no %s snapshot: %s", PRE_RESTORE, error.message)
+            log.warning("the damaged database is kept as it was: %s", damaged)
+            became[kept] = f"damaged, and kept as it was: {damaged}"
+        else:
+            swap.refuse_if_open(kept)  # since then
+            swap.remove(kept)
+            became[kept] = f"snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
+            log.info("%s is now %s", kept.name, became[kept])
+    return became

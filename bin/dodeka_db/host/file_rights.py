@@ -1,0 +1,165 @@
+"""Who may do what with a file: its owner, group, mode, access control list and extended attributes."""
+
+import os
+import pwd
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from errno import ENOTSUP
+from pathlib import Path
+
+from dodeka_db import safe_open
+
+# how Linux stores a POSIX ACL: a version, then a tag, permissions and an ID for each entry (linux/posix_acl_xattr.h)
+_ACL = "system.posix_acl_access"
+_VERSION = struct.pack("<I", 2)
+_ENTRY = struct.Struct("<HHI")
+_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_NO_ID = 0xFFFFFFFF
+_ALL = 0o7
+# of these the system decides what a new file gets, where we may not set them
+_OF_THE_SYSTEM = ("security.", "system.", "trusted.")
+
+Entry = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Of a file: `entries` are the permissions (rwx as three bits) of its ACL by tag and ID, those of a mode if it has none."""
+
+    owner: int
+    group: int
+    entries: Mapping[Entry, int]
+    attributes: Mapping[str, bytes]
+
+    def stricter(self, other: "Rights") -> "Rights":
+        """These, less what `other` does not give to the same user or group; the owner keeps what it has."""
+        asked = {**self.entries, **{entry: 0 for entry in other.entries if entry[0] in (_USER, _GROUP)}}
+        entries = {
+            entry: (self.entries[entry] if entry in self.entries else self._permits(entry, self))
+            & other._permits(entry, self)
+            for entry in asked
+        }
+        if len(entries) > len(self.entries):  # named users or groups came in, which takes a mask
+            entries.setdefault((_MASK, _NO_ID), _ALL)
+        return replace(self, entries=entries)
+
+    def within(self, folder: Path) -> "Rights":
+        """These, without those of whom `folder` does not let through. Raises OSError."""
+        mode = folder.stat().st_mode
+        closed = {_OTHER} if not mode & stat.S_IXOTH else set()
+        if not mode & stat.S_IXGRP:
+            closed |= {_GROUP_OBJ, _USER, _GROUP}
+        return replace(
+            self,
+            entries={(tag, of): 0 if tag in closed else bits for (tag, of), bits in self.entries.items()},
+        )
+
+    def own(self, path: Path) -> None:
+        """Give the file at `path` this owner and group, and these attributes, but nobody a right yet. Raises OSError.
+
+        Only root may give a file away. So it stays ours where its group gives the owner the same right to it.
+        """
+        with _opened(path) as file:
+            status = os.fstat(file)
+            owner = status.st_uid if os.geteuid() and self._group_serves_owner() else self.owner
+            if (status.st_uid, status.st_gid) != (owner, self.group):
+                os.fchown(file, owner, self.group)
+            for name, value in self.attributes.items():
+                try:
+                    os.setxattr(file, name, value)
+                except OSError:
+                    if not name.startswith(_OF_THE_SYSTEM):
+                        raise
+
+    def open_up(self, path: Path) -> None:
+        """Give the file at `path` this mode and ACL. Raises OSError."""
+        with _opened(path) as file:
+            if len(self.entries) > len((_USER_OBJ, _GROUP_OBJ, _OTHER)):
+                packed = (_ENTRY.pack(tag, bits, of) for (tag, of), bits in sorted(self.entries.items()))
+                os.setxattr(file, _ACL, _VERSION + b"".join(packed))
+                return
+            if _acl(file):  # that of the folder's default
+                os.removexattr(file, _ACL)
+            user, group, others = (self.entries[tag, _NO_ID] for tag in (_USER_OBJ, _GROUP_OBJ, _OTHER))
+            mode = user << 6 | group << 3 | others
+            if (
+                stat.S_IMODE(os.fstat(file).st_mode) != mode
+            ):  # some file systems have one mode for all, and refuse
+                os.fchmod(file, mode)
+
+    def _group_serves_owner(self) -> bool:
+        """Whether the owner is in the group, and the group may do all that the owner may."""
+        try:
+            groups = os.getgrouplist(pwd.getpwuid(self.owner).pw_name, pwd.getpwuid(self.owner).pw_gid)
+        except KeyError:  # a user whom this machine does not know
+            return False
+        allowed = self.entries[_GROUP_OBJ, _NO_ID] & self.entries.get((_MASK, _NO_ID), _ALL)
+        return self.group in groups and not self.entries[_USER_OBJ, _NO_ID] & ~allowed
+
+    def _permits(self, entry: Entry, asked: "Rights") -> int:
+        """What the user or group that `entry` of the rights `asked` is about may do here."""
+        tag, of = entry
+        if tag in (_USER_OBJ, _MASK):
+            return _ALL
+        if tag == _GROUP_OBJ:
+            tag, of = _GROUP, asked.group
+        if (tag, of) == (_USER, self.owner):
+            return _ALL
+        if (tag, of) == (_GROUP, self.group):
+            tag, of = _GROUP_OBJ, _NO_ID
+        if (tag, of) not in self.entries or tag == _OTHER:
+            # whoever that is may be in the group of the file, which may have less than all others
+            return self.entries[_OTHER, _NO_ID] & self.entries[_GROUP_OBJ, _NO_ID]
+        return self.entries[tag, of] & self.entries.get((_MASK, _NO_ID), _ALL)
+
+
+def of(file: Path) -> Rights:
+    """Those of `file`. Raises OSError."""
+    status = file.stat()
+    entries = _acl(file) or _of_mode(status.st_mode)
+    attributes = {name: os.getxattr(file, name) for name in _names(file) if name != _ACL}
+    return Rights(status.st_uid, status.st_gid, entries, attributes)
+
+
+def of_a_new_file(folder: Path) -> Rights:
+    """Of a file in `folder` that only the owner of the folder may read and write, and its group where new files get that.
+
+    Raises OSError.
+    """
+    status = folder.stat()
+    mode = 0o660 if status.st_mode & stat.S_ISGID else 0o600
+    return Rights(status.st_uid, status.st_gid, _of_mode(mode), {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    # a descriptor is one file, whatever takes its path meanwhile
+    file = safe_open.no_link(path, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _of_mode(mode: int) -> dict[Entry, int]:
+    shifts = {_USER_OBJ: 6, _GROUP_OBJ: 3, _OTHER: 0}
+    return {(tag, _NO_ID): mode >> shift & _ALL for tag, shift in shifts.items()}
+
+
+def _acl(file: Path | int) -> dict[Entry, int]:
+    if _ACL not in _names(file):
+        return {}
+    packed = os.getxattr(file, _ACL)[len(_VERSION) :]
+    return {(tag, of): bits for tag, bits, of in _ENTRY.iter_unpack(packed)}
+
+
+def _names(file: Path | int) -> list[str]:
+    try:
+        return os.listxattr(file)
+    except OSError as error:
+        if error.errno == ENOTSUP:  # a file system that has none
+            return []
+        raise

@@ -1,0 +1,84 @@
+"""When each job last did all it should, and what its last failure was: one small JSON file a job in DODEKA_STATE."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from dodeka_db import safe_open
+from dodeka_db.errors import as_line
+from dodeka_db.settings import Settings
+
+log = logging.getLogger("dodeka_db")
+
+
+@dataclass(frozen=True)
+class Record:
+    """`passed` is when the job last did all it should; `failed`, with its `error`, when it has not since then.
+
+    `details` are the job's own, of JSON's types.
+    """
+
+    passed: datetime | None = None
+    failed: datetime | None = None
+    error: str = ""
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+def read(settings: Settings, job: str) -> Record:
+    """The record of `job`; an empty one if there is none, or one that makes no sense. OSError if unreadable."""
+    try:
+        with open(_file(settings, job), opener=safe_open.no_link) as file:
+            found = json.load(file)
+        return Record(
+            _time(found["passed"]), _time(found["failed"]), str(found["error"]), dict(found["details"])
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return Record()
+
+
+def passed(settings: Settings, job: str, details: Mapping[str, object] | None = None) -> None:
+    """Write down that `job` did all it should. What cannot be written is warned of."""
+    _write(settings, job, Record(passed=_now(), details=details or {}))
+
+
+@contextmanager
+def failures(settings: Settings, job: str) -> Iterator[None]:
+    """Write a failure of the block down as the job's, an interruption too."""
+    try:
+        yield
+    except BaseException as error:
+        before = Record()
+        with suppress(OSError):
+            before = read(settings, job)
+        _write(settings, job, Record(before.passed, _now(), as_line(error), before.details))
+        raise
+
+
+def _write(settings: Settings, job: str, record: Record) -> None:
+    file = _file(settings, job)
+    text = json.dumps(vars(record), default=datetime.isoformat)
+    new = file.with_suffix(f".{os.getpid()}")  # a run that gave up waiting writes while another one does
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(new, "w", opener=safe_open.no_link) as opened:
+            opened.write(f"{text}\n")
+        os.replace(new, file)
+    except OSError as error:
+        log.warning("%s cannot be written: %s", file, error.strerror)
+
+
+def _file(settings: Settings, job: str) -> Path:
+    return settings.state / "records" / f"{job}.json"
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text).astimezone() if text else None
+
+
+def _now() -> datetime:
+    return datetime.now().astimezone().replace(microsecond=0)

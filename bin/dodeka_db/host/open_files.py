@@ -1,0 +1,129 @@
+"""Who has a file open, by what Linux says of it and of every process in /proc."""
+
+import fcntl
+import os
+import signal
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from dodeka_db import safe_open
+
+UNSEEN = "another process"  # one of another user, whose files we may not look at
+
+
+def that_have_open(file: Path) -> list[str]:
+    """The other processes that have `file` open, as 'python3 (process 1234)'; UNSEEN if only the kernel knows of them.
+
+    The owner of a file is told by the kernel whether anybody has it open, whosever process it is. Who it is /proc shows,
+    to root of all, to others of their own processes (https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html).
+    """
+    try:
+        if is_alone(file):
+            return []
+        wanted = file.stat()
+    except FileNotFoundError:
+        return []
+    holders = [
+        process
+        for process in sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+        if any(os.path.samestat(opened, wanted) for opened in _open_files(process))
+    ]
+    others = [f"{_name(process)} (process {process})" for process in holders if process != os.getpid()]
+    return others if holders or is_alone(file) is not False else [UNSEEN]
+
+
+def has_open(process: int, file: Path) -> bool:
+    """Whether that process has `file` open, as far as we may see."""
+    try:
+        wanted = file.stat()
+    except FileNotFoundError:
+        return False
+    return any(os.path.samestat(opened, wanted) for opened in _open_files(process))
+
+
+def count_open(file: IO[bytes]) -> int:
+    """How many descriptors of ours lead to the file that `file` is open on."""
+    return sum(os.path.samestat(opened, os.fstat(file.fileno())) for opened in _open_files(os.getpid()))
+
+
+def group(process: int) -> list[int]:
+    """`process` and all others of its control group: of a unit's main process, all that the unit has started."""
+    its_own = _control_group(process)
+    others = (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != process)
+    return [process, *(other for other in others if its_own and _control_group(other) == its_own)]
+
+
+def databases(process: int) -> list[str] | None:
+    """The SQLite databases that `process` has open, by the names that Linux gives; of one that is deleted also the path by
+    which it can still be read. None where we may not look.
+    """
+    folder, found = f"/proc/{process}/fd", []
+    try:
+        descriptors = os.listdir(folder)
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        path = f"{folder}/{descriptor}"
+        with suppress(OSError):  # closed meanwhile
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                continue
+            with open(path, "rb") as file:
+                if file.read(16) == b"SQLite format 3\0":
+                    name = os.readlink(path)
+                    found.append(f"{name}: {path}" if name.endswith(" (deleted)") else name)
+    return sorted(set(found))
+
+
+def _control_group(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cgroup").read_text()
+    except OSError:
+        return ""  # it has ended
+
+
+def is_alone(file: Path) -> bool | None:
+    """Whether nobody has `file` open, not even we; None where the kernel does not tell. Raises OSError.
+
+    It gives a write lease to the owner of a file that nobody has open (https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html).
+    """
+    try:
+        descriptor = safe_open.no_link(file, os.O_RDONLY)
+    except FileNotFoundError:
+        raise
+    except OSError:  # not ours to read, or no file
+        return None
+    try:
+        # to whoever opens the file in these microseconds we answer at once, by giving the lease back
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None  # not ours, or a file system without leases
+    finally:
+        os.close(descriptor)
+
+
+def _open_files(process: int) -> list[os.stat_result]:
+    folder = f"/proc/{process}/fd"
+    found = []
+    try:
+        for descriptor in os.listdir(folder):
+            try:
+                found.append(os.stat(f"{folder}/{descriptor}"))
+            except OSError:
+                continue  # closed meanwhile, or on a file system that does not answer
+    except OSError:
+        pass  # ended meanwhile, or another user's
+    return found
+
+
+def _name(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    except OSError:
+        return "a program that has ended"

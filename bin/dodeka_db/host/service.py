@@ -1,0 +1,381 @@
+"""The systemd unit that has the database open: may we, how is it, stop, start as it was found, does it stay up."""
+
+import logging
+import os
+import stat
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dodeka_db import safe_open
+from dodeka_db.errors import BackupError, ServiceError
+from dodeka_db.host import open_files, programs
+from dodeka_db.settings import Environment, Settings
+from dodeka_db.sqlite import database
+
+log = logging.getLogger("dodeka_db")
+
+# longer than systemd itself waits before it kills (TimeoutStopSec, TimeoutStartSec: 90 s)
+PATIENCE_S = 120
+POLL_S = 0.25
+# for how long a start is tried that the machine has no process for, and how often
+RETRY_S = 30
+RETRY_EVERY_S = 1
+# how long after its start a unit has its database open; and for how long one is looked at that has not
+OPENS_S = 10
+LOOK_S = 2
+# of a mark: a run of the folder's owner reads it, and nobody else writes it
+_MARK_MODE = 0o644
+# the whole of an answer at the health address
+ANSWER_S = 2
+
+
+class DoesNotRun(ServiceError):
+    """systemd has started the unit, and it has ended: what it was started with may be the reason."""
+
+
+class DoesNotAnswer(ServiceError):
+    """The unit is active, but does not answer at its health address."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What systemd says of a unit: LoadState, ActiveState, MainPID (0: none), InvocationID (one for each start), Result, and
+    since when it is active, in s of time.monotonic().
+
+    https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html
+    """
+
+    load: str
+    state: str
+    process: int
+    invocation: str
+    result: str
+    since: float
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ("active", "reloading")
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody wanted it so: it has not failed, nor is it about to be started again."""
+        return self.state in ("inactive", "deactivating")
+
+    def was_started_since(self, before: "Condition") -> bool:
+        return self.invocation not in ("", before.invocation)
+
+
+class Service:
+    """A unit, and the command that manages units as words; no words: there is no service here.
+
+    The file `mark`, beside the database, exists from when we stop the unit until it is up again: where a run that was
+    killed has left it, the next run knows that the unit is to be started, whatever state folder it has.
+    """
+
+    def __init__(self, unit: str, systemctl: tuple[str, ...], mark: Path) -> None:
+        self.unit, self._systemctl, self._mark = unit, systemctl, mark
+        self._before: Condition | None = None
+        self.was_stopped = False  # when it was found
+
+    @property
+    def managed(self) -> bool:
+        return bool(self._systemctl)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether a restore has stopped the unit, and has not seen it up since."""
+        return self.managed and self._marked() is not None
+
+    def check(self) -> None:
+        """Raise ServiceError unless systemd knows the unit and lets us stop and start it.
+
+        Changes nothing. sudo asks for its password here, if it needs one, and not when the unit is down.
+        """
+        if not self.managed:
+            return
+        loaded = self.look().load
+        if loaded != "loaded":
+            raise ServiceError(
+                f"systemd does not know {self.unit} (it says {loaded or 'nothing'})",
+                "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
+            )
+        if os.path.basename(self._systemctl[0]) == "sudo" and not self._sudo_allows():
+            asked = programs.run(self._sudo[0], *self._sudo[1:], "-v")  # on the terminal, if there is one
+            if asked.exit_code or not self._sudo_allows():
+                reason = asked.failure if asked.exit_code else "its rules do not allow it"
+                raise ServiceError(
+                    f"sudo does not let us stop and start {self.unit}: {reason}",
+                    "see BACKUP.md, 'Set up a server'; nothing was changed",
+                )
+
+    def look(self) -> Condition:
+        """How the unit is now. Raises ServiceError."""
+        # anyone may ask: without sudo, whose rules may allow no more than stop and start
+        ask = (*self._systemctl[self._systemctl_at :], "show")
+        properties = "LoadState,ActiveState,MainPID,InvocationID,Result,ActiveEnterTimestampMonotonic"
+        shown = self._run(*ask, f"--property={properties}", self.unit, failing="could not ask about")
+        values = dict(line.partition("=")[::2] for line in shown.splitlines())
+        return Condition(
+            values.get("LoadState", ""),
+            values.get("ActiveState", ""),
+            int(values.get("MainPID") or 0),
+            values.get("InvocationID", ""),
+            values.get("Result", ""),
+            int(values.get("ActiveEnterTimestampMonotonic") or 0) / 1e6,
+        )
+
+    def strays_from(self, live: Path) -> str:
+        """What is wrong where the unit is active and does not have the database `live` open; empty if nothing, or if we may not see.
+
+        A unit that has no database open, because `live` is none that it could open, writes nowhere. Raises ServiceError.
+        """
+        now = self.look() if self.managed else None
+        if not now or not now.is_active or not now.process:
+            return ""
+        deadline = max(time.monotonic() + LOOK_S, now.since + OPENS_S)
+        while not open_files.has_open(now.process, live):
+            group = open_files.group(now.process)
+            opened = [open_files.databases(process) for process in group]
+            if any(open_files.has_open(process, live) for process in group):
+                return ""
+            if None in opened and not _nobody_has(live):  # another user's processes
+                return ""
+            if not any(opened) and database.is_damaged(live):
+                return ""
+            if time.monotonic() < deadline:
+                time.sleep(POLL_S)
+                continue
+            if self.look().process != now.process:
+                return ""
+            if None in opened:
+                return f"{self.unit} does not have {live} open"
+            others = sorted({name for names in opened for name in names or ()})
+            return f"{self.unit} does not have {live} open, but {', '.join(others) or 'no database at all'}"
+        return ""
+
+    def find(self) -> None:
+        """See how the unit is, for start() to leave it so: one that somebody has stopped stays stopped. Raises ServiceError."""
+        if self.managed:
+            self._before = self.look()
+            self.was_stopped = self._before.is_stopped and not self.is_marked
+
+    def stop(self) -> None:
+        """Stop the unit and make sure that its main process has ended; ServiceError if it has not."""
+        if not self.managed:
+            return
+        self._before = now = self.look()
+        if now.state == "inactive":
+            return
+        if not self.was_stopped:
+            self._write_mark(now)
+        self._run(*self._systemctl, "stop", self.unit, failing="could not stop")
+        # asking systemd would take longer than all that is done while the unit is down
+        if now.process and Path(f"/proc/{now.process}").exists():
+            raise ServiceError(
+                f"{self.unit} has not stopped: its process {now.process} is still there", self._hint
+            )
+
+    def start(self) -> None:
+        """Start the unit, as it was found.
+
+        Raises DoesNotRun if systemd has started it in vain, another ServiceError if it was never started: the start
+        limit, a right or a process was missing, and what it would have run with is not the reason.
+        """
+        if not self.managed or self.was_stopped:
+            return
+        before, deadline, has_reset = self._before or self.look(), time.monotonic() + RETRY_S, False
+        while True:
+            try:
+                self._run(*self._systemctl, "start", self.unit, failing="could not start")
+                break
+            except programs.CannotRun as error:
+                failure = ServiceError(f"could not start {self.unit}: {error.message}", error.hint)
+            except ServiceError as error:
+                now, failure = self.look(), error
+                if now.is_active:
+                    break
+                if now.was_started_since(before) and now.result != "resources":
+                    raise self._does_not_run(error.message) from error
+                if now.state == "failed" and not has_reset:
+                    self._reset(error)
+                    has_reset = True
+                    continue
+            if time.monotonic() >= deadline:
+                raise failure
+            time.sleep(RETRY_EVERY_S)
+        if has_reset:
+            log.info("its start limit did not let %s start: systemctl reset-failed", self.unit)
+
+    def watch(self, wait_s: int, health_url: str | None) -> None:
+        """Raise DoesNotRun or DoesNotAnswer unless the unit, just started, is up.
+
+        That is: it stays active, with one main process, for `wait_s` seconds; or, with a `health_url`,
+        until that answers with a 2xx within as many.
+        """
+        if not self.managed or self.was_stopped:
+            return
+        answer = self._watched(wait_s, health_url)
+        self._remove_mark()
+        if answer:
+            raise DoesNotAnswer(
+                f"{self.unit} does not answer at its health address within {wait_s} s ({answer})", self._hint
+            )
+
+    def is_not_watched(self) -> None:
+        """There is no time to watch() it: that it is active now has to do."""
+        with suppress(BackupError):
+            if self.is_marked and self.look().is_active:
+                self._remove_mark()
+
+    def _watched(self, wait_s: int, health_url: str | None) -> str:
+        """Watch it; what is wrong with the answer of `health_url`, if anything is. Raises DoesNotRun."""
+        deadline = time.monotonic() + wait_s
+        first = self.look()
+        while True:
+            now = self.look()
+            if not now.is_active:
+                raise self._does_not_run(f"{self.unit} does not stay up (it is {now.state})")
+            if now.process != first.process:
+                raise self._does_not_run(f"{self.unit} does not stay up (it was started again)")
+            answer = _health_problem(health_url) if health_url else ""
+            if (health_url and not answer) or time.monotonic() >= deadline:
+                return answer
+            time.sleep(POLL_S)
+
+    def _does_not_run(self, message: str) -> DoesNotRun:
+        """That, with the mark saying that the start which came to nothing was ours."""
+        with suppress(BackupError):
+            self._write_mark(self.look())
+        return DoesNotRun(message, self._hint)
+
+    def answers(self, health_url: str | None) -> bool:
+        """Whether the unit is active and its `health_url` answers with a 2xx, now."""
+        return (
+            self.managed
+            and bool(health_url)
+            and self.look().is_active
+            and not _health_problem(health_url or "")
+        )
+
+    def was_started_meanwhile(self) -> bool:
+        """Whether something else has started the unit since stop()."""
+        return self.managed and not self.was_stopped and self.look().is_active
+
+    def if_down(self) -> str:
+        """What a message ends with where the unit ran when it was found, and is not active now."""
+        if not self.managed or self.was_stopped:
+            return ""
+        how = f"to start it: sudo systemctl start {self.unit}"
+        try:
+            return "" if self.look().is_active else f": IT IS DOWN; {how}"
+        except BackupError as error:
+            return f": IT IS PERHAPS DOWN ({error.message}); {how}"
+
+    def was_left_stopped(self) -> bool:
+        """Whether a restore owes the unit a start: it is marked, and nobody has started it since.
+
+        If somebody has, the mark goes, also where the unit was stopped again after that, on purpose.
+        """
+        if not self.is_marked:
+            return False
+        now = self.look()
+        if now.is_active or (
+            now.state == "inactive" and now.was_started_since(replace(now, invocation=self._marked() or ""))
+        ):
+            self._remove_mark()
+            return False
+        self._before = now
+        return True
+
+    @property
+    def _sudo(self) -> tuple[str, ...]:
+        return self._systemctl[: self._systemctl_at]
+
+    @property
+    def _systemctl_at(self) -> int:
+        words = [os.path.basename(word) for word in self._systemctl]
+        return words.index("systemctl") if "systemctl" in words else 0
+
+    @property
+    def _hint(self) -> str:
+        return f"see: systemctl status {self.unit}"
+
+    def _sudo_allows(self) -> bool:
+        # -l asks whether it may be run, and does not run it; -n: without a word
+        program = self._systemctl[self._systemctl_at :]
+        return all(
+            programs.run(*self._sudo, "-n", "-l", *program, verb, self.unit).exit_code == 0
+            for verb in ("stop", "start")
+        )
+
+    def _write_mark(self, now: Condition) -> None:
+        try:
+            self._mark.unlink(missing_ok=True)  # a link, where somebody else owns the folder
+            with open(self._mark, "x", opener=safe_open.no_link) as file:
+                file.write(f"{now.invocation}\n")
+                os.fchmod(file.fileno(), _MARK_MODE)
+        except OSError as error:
+            raise BackupError(
+                f"{self._mark} cannot be written: {error.strerror}", "nothing was changed"
+            ) from error
+
+    def _marked(self) -> str | None:
+        """The invocation of the unit that a restore has stopped; None if there is no mark.
+
+        In a folder of another user one counts only as we write it. Else that user could have a unit started that an
+        administrator has stopped.
+        """
+        try:
+            with open(self._mark, errors="replace", opener=safe_open.no_link) as file:
+                status = os.fstat(file.fileno())
+                is_ours = (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.geteuid(), _MARK_MODE)
+                return file.read(1000).strip() if is_ours or safe_open.is_ours(self._mark.parent) else None
+        except OSError:
+            return None
+
+    def _remove_mark(self) -> None:
+        with suppress(OSError):  # the next run sees that the unit is active, and tries again
+            self._mark.unlink(missing_ok=True)
+
+    def _reset(self, refused: ServiceError) -> None:
+        words = (*(() if not self._sudo else (*self._sudo, "-n")), *self._systemctl[self._systemctl_at :])
+        try:
+            self._run(*words, "reset-failed", self.unit, failing="could not reset")
+        except ServiceError as error:
+            raise ServiceError(
+                refused.message, f"its start limit, perhaps: sudo systemctl reset-failed {self.unit}"
+            ) from error
+
+    def _run(self, *words: str, failing: str) -> str:
+        try:
+            done = programs.run(*words, timeout_s=PATIENCE_S)
+        except programs.TimedOut as error:
+            raise ServiceError(f"{failing} {self.unit} within {PATIENCE_S} s", self._hint) from error
+        except OSError as error:
+            raise ServiceError(f"{failing} {self.unit}: {error.strerror}", self._hint) from error
+        if done.exit_code:
+            raise ServiceError(f"{failing} {self.unit}: {done.failure}", self._hint)
+        return done.stdout.decode(errors="replace").strip()
+
+
+def of(settings: Settings, environment: Environment) -> Service:
+    """The service of an environment."""
+    live = environment.live
+    return Service(environment.unit, settings.systemctl, live.with_name(f"{live.name}.stopped"))
+
+
+def _nobody_has(file: Path) -> bool:
+    try:
+        return bool(open_files.is_alone(file))
+    except OSError:
+        return False
+
+
+def _health_problem(url: str) -> str:
+    from dodeka_db.host import http_probe  # what it imports takes time, and no backup needs it
+
+    return http_probe.problem(
+        url, ANSWER_S, direct=True
+    )  # the address is this server's own: no proxy of somebody's shell

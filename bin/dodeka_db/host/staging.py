@@ -1,0 +1,168 @@
+"""Private places on a real disk for the files of one run, gone when the run is over."""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from dodeka_db import safe_open
+from dodeka_db.errors import BackupError, SetupError
+from dodeka_db.interrupts import shielded
+from dodeka_db.settings import Settings
+from dodeka_db.sqlite import database
+
+MARK = ".of-dodeka-backup"
+_PREFIX = "dodeka-"
+# what a killed run leaves: ours, of restic, of SQLite
+_LEFT = re.compile(rf"{_PREFIX}.*|restic-(temp|check-cache)-.*|etilqs_.*", re.DOTALL)
+# ours until the folder had a mark
+_OF_EARLIER = re.compile(r"tmp\w+|restic-.*", re.DOTALL)
+
+
+def state_folder(settings: Settings) -> Path:
+    """The folder DODEKA_STATE, made (0700) if there is none; SetupError if that is not possible, or the staging area is not ours.
+
+    SQLite's temporary files go into its staging area from here on.
+    """
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            settings.staging.mkdir(mode=0o700)
+    except OSError as error:
+        raise SetupError(
+            f"folder {settings.state} cannot be made: {error.strerror}", "set DODEKA_STATE to another one"
+        ) from error
+    with _opened(settings) as staging:
+        if not os.listdir(staging):
+            _mark(staging)
+    database.use_for_temporary_files(settings.staging)
+    return settings.state
+
+
+@contextmanager
+def folder(settings: Settings) -> Iterator[Path]:
+    """A new folder (0700), removed at the end; SetupError if it cannot be made. Under the lock: what a killed run left is
+    removed first.
+    """
+    state_folder(settings)
+    with _opened(settings) as staging:
+        names = os.listdir(staging)
+        for name in names:
+            if _LEFT.fullmatch(name) or (MARK not in names and _OF_EARLIER.fullmatch(name)):
+                _remove_in(staging, name)
+        _mark(staging)
+        made = None
+        try:
+            try:
+                with shielded():  # a signal waits until we know what to remove
+                    made = tempfile.mkdtemp(prefix=_PREFIX, dir=settings.staging)
+            except OSError as error:
+                raise SetupError(
+                    f"no folder can be made in {settings.staging}: {error.strerror}",
+                    "free some room, or set DODEKA_STATE",
+                ) from error
+            yield Path(made)
+        finally:
+            if made:
+                with shielded():
+                    _remove_in(staging, os.path.basename(made))
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[int]:
+    """A descriptor of the staging area: whatever takes its name meanwhile, that folder is the one that was looked at."""
+    place = settings.staging
+    try:
+        staging = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        why = "it is a symbolic link" if place.is_symlink() else error.strerror
+        raise SetupError(f"{place} is no folder of ours: {why}", _ELSEWHERE) from error
+    try:
+        if problem := _not_ours(settings, staging):
+            raise SetupError(f"{place} is no folder of ours: {problem}", _ELSEWHERE)
+        yield staging
+    finally:
+        os.close(staging)
+
+
+def _not_ours(settings: Settings, staging: int) -> str:
+    """Why that folder is not ours; nothing if it is marked, new, or as an earlier version made it: beside our lock."""
+    names, status = os.listdir(staging), os.fstat(staging)
+    if status.st_uid != os.geteuid():
+        return "it belongs to another user"
+    if MARK in names:
+        return ""
+    for name in sorted(names):
+        if not (_LEFT.fullmatch(name) or _OF_EARLIER.fullmatch(name)):
+            return f"it holds {name}"
+    is_new = not names and not status.st_mode & 0o077
+    return "" if is_new or safe_open.is_regular(settings.state / "lock") else "no run has been there"
+
+
+def _mark(staging: int) -> None:
+    with suppress(OSError):  # a full disk, or one that has one mode for all files: the next run tries again
+        os.close(os.open(MARK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=staging))
+        if os.fstat(staging).st_mode & 0o077:
+            os.fchmod(staging, 0o700)
+
+
+def _remove_in(staging: int, name: str) -> None:
+    """Remove what has that name in that folder; of a link the link alone."""
+    try:
+        os.unlink(name, dir_fd=staging)
+    except OSError:
+        shutil.rmtree(name, ignore_errors=True, dir_fd=staging)
+
+
+@contextmanager
+def beside(live: Path) -> Iterator[IO[bytes]]:
+    """A new file (0600) in the folder of `live`, on its file system: one rename can put it in its place.
+
+    It is open, and locked by that until the end or until it is closed: so it is told from what a killed run left.
+    BackupError if it cannot be made.
+    """
+    made = None
+    try:
+        with shielded():
+            made = tempfile.NamedTemporaryFile(prefix=_prefix(live), dir=live.parent, delete=False)
+        fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield made
+    except OSError as error:
+        if made:
+            raise
+        raise BackupError(
+            f"no file can be made in {live.parent}: {error.strerror}", "nothing was changed"
+        ) from error
+    finally:
+        if made:
+            with shielded():
+                _remove(Path(made.name))
+                made.close()
+
+
+def remove_left_beside(live: Path) -> None:
+    """Remove what killed runs left of beside(live). To be called under the lock."""
+    for path in live.parent.glob(f"{_prefix(live)}*"):
+        try:
+            with open(path, "rb", opener=safe_open.no_link) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+        except OSError:
+            continue  # of a restore that waits for its answer, or has just had it; of another user; no file of ours
+
+
+def _prefix(live: Path) -> str:
+    return f"{live.name}.restoring-"
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+_ELSEWHERE = "nothing was removed; set DODEKA_STATE to a folder for these backups alone"

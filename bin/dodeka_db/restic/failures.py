@@ -1,0 +1,314 @@
+"""What restic's words mean: each failure of restic's as one of ours. The one place that knows its texts.
+
+restic has exit codes of its own from 0.17 on (https://restic.readthedocs.io/en/stable/075_scripting.html); what 0.14 to
+0.16 failed for, and what a disk or a server refuses any version, it says in words alone.
+"""
+
+import logging
+import os
+import re
+import shlex
+from pathlib import Path
+
+from dodeka_db import places
+from dodeka_db.errors import (
+    BackupError,
+    Refused,
+    RepositoryDamaged,
+    RepositoryFull,
+    RepositoryLocked,
+    RepositoryMissing,
+    SetupError,
+    SnapshotError,
+    Unreachable,
+    WrongPassword,
+)
+from dodeka_db.host.programs import Completed
+from dodeka_db.settings import Settings
+
+log = logging.getLogger("dodeka_db")
+
+DAMAGED = "BACKUP.md, 'Damaged'"
+_SEE_DAMAGED = f"see {DAMAGED}"
+# one line of what restic says while it tries an operation: `Load(<data/5f38800ed2>, 0, 0) failed: open …`
+TROUBLE = re.compile(
+    r"(?P<operation>\w+)\((?P<file>.*?)\) (?:returned error, (?P<retrying>retrying) after [\w.µ]+|failed): (?P<reason>.*)"
+)
+# restic < 0.17 talks to an ssh that has ended; the others are mistakes in the address
+_NO_POINT = re.compile(
+    r"connection lost|HTTP response to HTTPS client|unsupported protocol scheme|x509", re.I
+)
+_REFUSED = re.compile(
+    r"unauthorized|forbidden|access.?denied|access key id|request signature|permission denied|no credentials",
+    re.I,
+)
+_NO_ANSWER = re.compile(
+    r"dial tcp|connection (?:re|lost)|i/o timeout|no such host|network is|server misbehaving|HTTP response|x509|"
+    r"unexpected EOF|: EOF\b|unsupported protocol|tls:|ssh command|sftp session|rclone exited|HTTP to rclone",
+    re.I,
+)
+_FULL = re.compile(
+    r"(?P<path>/[^:\n]*): (?:no space left on device|disk quota exceeded)|no space left on device|disk quota"
+)
+_FILE = r"<?(?:data|index|snapshot|key)s?/"
+# a file of the repository that is not there, too short, or does not hold what was put into it
+_DAMAGE = re.compile(
+    rf"{_FILE}[^\n]*(?:no such file|does not exist|404|is too short|EOF)|"
+    r"decrypt|ciphertext|nonce is invalid|decompress|invalid data|invalid header|header length|"
+    r"(?:hash|ID) does not match|does not match (?:id|hash|real size)|"
+    r"not found in (?:the )?(?:repository|index)|packs from index missing|[Dd]ata seems to be missing|"
+    r"is too short|repository contains errors|LoadIndex returned errors|repository is damaged",
+)
+_SUMMARY = re.compile(r"repository contains errors|must be repaired")
+_INDEX = re.compile(r"<index/|LoadIndex|packs from index|pack size does not match")
+
+
+class LockUnreadable(RepositoryLocked):
+    """The content of a lock is damaged: nobody knows whose it is, and no waiting helps."""
+
+
+class RemovalRefused(Refused):
+    """The server lets us read and add, and remove nothing."""
+
+
+class IndexDamaged(RepositoryDamaged):
+    """A file of the repository's index is: no snapshot can be read until it is made anew."""
+
+
+def of(settings: Settings, verb: str, done: Completed) -> BackupError:
+    """What the restic that has ended with `done` failed for, on the repository of `settings`."""
+    where, said = settings.repository_shown, done.stderr
+    failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {short(done.failure)}")
+    if done.exit_code < 0:
+        return failed
+    if of_cache := _of_our_cache(settings, said):
+        return of_cache
+    if lock := re.search(r"<lock/([0-9a-f]+)>\)?: invalid data returned", said):
+        return lock_unreadable(settings, lock[1])
+    if done.exit_code == 11 or "already locked" in said:
+        holder = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
+        return RepositoryLocked(
+            f"repository {where} is locked{f' by {holder[1]}' if holder else ''}",
+            "wait for that run to end: BACKUP.md, 'Locked'",
+        )
+    if done.exit_code == 12 or "wrong password" in said:
+        return WrongPassword(
+            f"the password in {settings.password_file or 'the settings'} does not open repository {where}",
+            "put the right password back (BACKUP.md, 'Password')",
+        )
+    if settings.local_repository is None and (failure := _of_server(settings, done)):
+        return failure
+    if done.exit_code == 10 or "Is there a repository at the following location?" in said:
+        return missing(settings)
+    if "already contains keys" in said:
+        return cut_off(settings)
+    if failure := of_words(settings, said, short(done.failure)):
+        return _named(failure, done) if verb == "check" else failure
+    return failed
+
+
+def of_snapshot(settings: Settings, failure: BackupError) -> BackupError:
+    """The `failure` of a restic that was to read one snapshot: damage that stands in its way is that snapshot's."""
+    if type(failure) is not RepositoryDamaged:
+        return failure
+    reason = failure.message.partition(" is damaged: ")[2]
+    return SnapshotError(
+        f"the snapshot cannot be read from repository {settings.repository_shown}: {reason}",
+        f"choose another one, then {_SEE_DAMAGED}",
+    )
+
+
+def of_words(settings: Settings, said: str, reason: str) -> BackupError | None:
+    """What a disk or a repository fails for, by what restic `said` of it; `reason` goes into the message. None if unknown."""
+    where, folder = settings.repository_shown, settings.local_repository
+    if full := _FULL.search(said):
+        path = Path(full["path"] or "")
+        if path.is_absolute() and folder and not path.is_relative_to(folder):
+            return BackupError(
+                f"no room left for {path}, where restic keeps what it works with",
+                "free some there, or set DODEKA_STATE to another disk",
+            )
+        what = f"a quota on the disk of repository {where} is reached"
+        if "no space" in full[0]:
+            what = f"the disk of repository {where} is full"
+        return RepositoryFull(
+            what,
+            "free some (BACKUP.md, 'The volume is full'), then run this again",
+        )
+    if folder and "permission denied" in said:
+        return foreign(settings, reason)
+    if folder and "input/output error" in said:
+        return BackupError(f"the disk of repository {where} fails: {reason}", "see: dmesg")
+    if is_damage(said):
+        kind = IndexDamaged if _INDEX.search(said) else RepositoryDamaged
+        return kind(f"repository {where} is damaged: {reason}", _SEE_DAMAGED)
+    return None
+
+
+def of_attempt(settings: Settings, line: re.Match, reason: str) -> BackupError | None:
+    """Why restic need not try again what `line`, a match of TROUBLE, says; None where another attempt may do."""
+    if of_cache := _of_our_cache(settings, reason):
+        return of_cache
+    if "bucket does not exist" in reason:  # restic 0.18 and 0.19 go on trying
+        return missing(settings)
+    if settings.local_repository is None:
+        if _REFUSED.search(reason):
+            return (removal_refused if line["operation"] == "Remove" else refused)(settings, reason)
+        return unreachable(settings, reason) if line["retrying"] and _NO_POINT.search(reason) else None
+    # restic < 0.17 tries for minutes what only a repair can bring back; a lock may have gone meanwhile
+    if line["retrying"] and not line["file"].startswith("<lock/") or _FULL.search(reason):
+        said = f"{line['file']}: {reason}"
+        return of_words(settings, said, short(said))
+    return None
+
+
+def unreadable_snapshots(said: str) -> list[str]:
+    """The IDs, 8 digits or more, of the snapshots that restic passed over since it cannot read its own files of them."""
+    return re.findall(r'(?:could not load snapshot |Ignoring ")([0-9a-f]{8,64})', said)
+
+
+def without_damage(output: bytes) -> bytes:
+    """The JSON of `restic find`, which says in the middle of it what it could not read, and ends well."""
+    return re.sub(
+        rb"Unable to load tree [0-9a-f]+\n \.\.\. which belongs to snapshot [0-9a-f]+\n", b"", output
+    )
+
+
+def is_damage(said: str) -> bool:
+    """Whether restic names damage in what it `said`."""
+    return bool(_DAMAGE.search(said))
+
+
+def _of_our_cache(settings: Settings, said: str) -> SetupError | None:
+    """What to raise where a failure is one of the cache, which is a folder of ours: no server has a part in that."""
+    cache = settings.variables["RESTIC_CACHE_DIR"]
+    reasons = "permission denied|read-only file system|no space left on device|disk quota exceeded|input/output error"
+    # without a cache restic goes on, and clears up what it can
+    failed = rf"^(?!unable to open cache|error clearing).*{re.escape(cache)}(?:/\S*)?: ({reasons})"
+    match = re.search(failed, said, re.MULTILINE)
+    if not match:
+        return None
+    fix = "look at its disk, or set RESTIC_CACHE_DIR to another one"
+    if match[1] == "permission denied":
+        fix = f"sudo chown -R {places.user_name(os.geteuid())}: {shlex.quote(cache)}"
+    return SetupError(f"restic's cache {cache} cannot be used: {match[1]}", fix)
+
+
+def _of_server(settings: Settings, done: Completed) -> BackupError | None:
+    last = " ".join(done.stderr.strip().splitlines()[-4:])
+    if _REFUSED.search(last):
+        return refused(settings, done.failure)
+    # restic < 0.17 asks whether there is a repository whatever was wrong
+    is_there = "does not exist" in last or "unable to open config file" not in last
+    if not is_there or (_NO_ANSWER.search(last) and not is_damage(last)):
+        return unreachable(settings, done.failure)
+    return None
+
+
+def _named(failure: BackupError, done: Completed) -> BackupError:
+    """The failure of a check, which has said all that it found, with the packs in its message."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    for line in lines:
+        log.warning("restic: %s", line)
+    if not isinstance(failure, RepositoryDamaged):
+        return failure
+    text = "\n".join(lines)
+    # restic < 0.16 names a damaged pack by "want", later ones in the command that they suggest
+    packs = re.findall(r"want ([0-9a-f]{64}), got", text)
+    packs += re.findall(r"^pack ([0-9a-f]{64}) contains", text, re.MULTILINE)
+    missing_packs = re.findall(r"pack ([0-9a-f]+).*does not exist", text)
+    if packs:
+        what = f"pack {', '.join(pack[:8] for pack in packs)}"
+    elif missing_packs:
+        what = f"{len(missing_packs)} of its pack files are missing"
+    else:
+        what = next((line for line in lines if is_damage(line) and not _SUMMARY.search(line)), lines[-1])
+    shown = failure.message.partition(" is damaged: ")[0]
+    return type(failure)(f"{shown} is damaged: {short(what)}", failure.hint)
+
+
+def cut_off(settings: Settings) -> SetupError:
+    """There are keys, and nothing that they would open."""
+    return SetupError(
+        f"repository {settings.repository_shown} has keys, but no config: an init was cut off, or that file is lost",
+        "if nothing is in it, remove it and repeat; else bring its file config back",
+    )
+
+
+def missing(settings: Settings) -> RepositoryMissing:
+    """There is no repository at the place that the settings name."""
+    question = "is the backup volume mounted?" if settings.local_repository else "is its address right?"
+    return RepositoryMissing(
+        f"no restic repository at {settings.repository_shown}",
+        f"{question} (a first one: {settings.make('init')})",
+    )
+
+
+def foreign(settings: Settings, reason: str) -> SetupError:
+    """Files of a local repository are another user's: some restic was run as root."""
+    folder = settings.local_repository
+    of_whom = places.user_name(folder.stat().st_uid if folder.exists() else os.geteuid())
+    return SetupError(
+        f"repository {settings.repository_shown} has files that this user may not read or write: {short(reason)}",
+        f"sudo chown -R {of_whom}: {shlex.quote(str(folder))}",
+    )
+
+
+def lock_unreadable(settings: Settings, id: str) -> LockUnreadable:
+    """A lock whose content is damaged: restic < 0.17 passes over it, later ones do nothing while it is there."""
+    return LockUnreadable(
+        f"lock {id[:10]} of repository {settings.repository_shown} cannot be read, so nobody knows whose it is",
+        f"when no restic is at work there: {removal_of_lock(settings, id)}",
+    )
+
+
+def removal_of_lock(settings: Settings, id: str) -> str:
+    """What takes that one lock away."""
+    folder = settings.local_repository
+    if folder is None:
+        return f"remove locks/{id[:10]}* of it on its server"
+    names = [path.name for path in (folder / "locks").glob(f"{id}*")] or [f"{id}*"]
+    return f"rm {shlex.quote(str(folder / 'locks' / names[0]))}"
+
+
+def refused(settings: Settings, reason: str) -> BackupError:
+    """The repository's server does not let us; a local one is foreign()."""
+    if settings.local_repository:
+        return foreign(settings, reason)
+    return Refused(
+        f"the server of repository {settings.repository_shown} refuses us: {short(reason)}",
+        "check the credentials, and what they allow (BACKUP.md, 'Another repository')",
+    )
+
+
+def removal_refused(settings: Settings, reason: str) -> RemovalRefused:
+    """The repository's server lets us in, and nothing be removed: an append-only one."""
+    return RemovalRefused(
+        f"the server of repository {settings.repository_shown} lets nothing be removed: {short(reason)}",
+        "what has to go is removed from another machine: BACKUP.md, 'Prune from elsewhere'",
+    )
+
+
+def unreachable(settings: Settings, reason: str) -> Unreachable:
+    """Nothing comes from the repository's server, or from its disk."""
+    if settings.local_repository:
+        question = "is its disk well (dmesg)?"
+    elif "x509" in reason:
+        question = (
+            "is its certificate right, and the clock (timedatectl)? SSL_CERT_FILE names one of your own;"
+        )
+    elif settings.repository.startswith("sftp:"):
+        question = "does its ssh work by hand?"
+    else:
+        question = "are it and the network up?"
+    server = "" if settings.local_repository else "the server of "
+    return Unreachable(
+        f"{server}repository {settings.repository_shown} cannot be reached: {short(reason)}",
+        f"{question} then run this again",
+    )
+
+
+def short(text: str, limit: int = 300) -> str:
+    """`text` without its middle: what was tried stands at the beginning, and why it failed at the end."""
+    half = (limit - 3) // 2
+    return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"

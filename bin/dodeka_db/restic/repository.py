@@ -1,0 +1,577 @@
+"""A restic repository: what is in it, and what is done with it. The one place that knows restic's commands and JSON."""
+
+import logging
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from dodeka_db import places, safe_open, schedule
+from dodeka_db.errors import (
+    BackupError,
+    RepositoryDamaged,
+    RepositoryFull,
+    RepositoryMissing,
+    SetupError,
+    SnapshotError,
+)
+from dodeka_db.host import disks, programs
+from dodeka_db.restic import failures, runner
+from dodeka_db.restic.runner import Restic
+from dodeka_db.restic.stale_locks import Lock
+from dodeka_db.settings import ENVIRONMENTS, FORMATS, Environment, Settings
+
+log = logging.getLogger("dodeka_db")
+
+PRE_RESTORE = "pre-restore"
+# of the one snapshot that is there to be removed: no database's tag, and a time that makes it nobody's latest
+PROBE = "dodeka-probe"
+_PROBE_TIME = "2000-01-01 00:00:00"
+NO_COMPRESSION = (
+    "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
+)
+UPGRADE = "make restic ARGS='migrate upgrade_repo_v2' (BACKUP.md, 'Format')"
+_ABOUT_THE_CLOCK = "check the clock (timedatectl), or name one by its ID"
+RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
+PRE_RESTORE_MONTHS = 6
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot of an environment, as restic lists it.
+
+    `path` is that of the database's file, as it was stored; empty where it holds no file of that name.
+    """
+
+    id: str
+    time: datetime
+    environment: str
+    tags: tuple[str, ...]
+    host: str
+    path: str
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:8]
+
+    @property
+    def is_pre_restore(self) -> bool:
+        return PRE_RESTORE in self.tags
+
+    @property
+    def format(self) -> str:
+        """What the file is, one of settings.FORMATS."""
+        return "zst" if self.path.endswith(".zst") else "pages"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Of a repository: its ID, its format, which compresses from 2 on, and by what it cuts files into chunks."""
+
+    id: str
+    format: int
+    chunker_polynomial: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """One of the passwords that open a repository: whose it is, and where and when it was made."""
+
+    id: str
+    name: str
+    host: str
+    made: datetime
+    is_in_use: bool
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:8]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `store` did: the new snapshot's ID (8 digits or more), its file's path, how much it added.
+
+    Where `is_exact` is false, `added_bytes` is what there was to add before restic compressed it.
+    """
+
+    snapshot_id: str
+    path: str
+    added_bytes: int
+    is_exact: bool
+
+
+class Repository:
+    """A restic repository with its password. Making one checks that all places answer, and the password file.
+
+    With `locking` False it is only looked at, past all locks and without a cache; by who has seen that it answers.
+    """
+
+    def __init__(self, settings: Settings, locking: bool = True) -> None:
+        self._settings = settings
+        self._restic = Restic(settings, locking)
+        self.unreadable: list[str] = []
+        if locking:
+            places.check_answers(settings.places)
+        check_password_file(settings)
+
+    @property
+    def is_offsite(self) -> bool:
+        """Whether it is the second one."""
+        return self._settings.is_offsite
+
+    def config(self) -> Config | None:
+        """How the repository was made; None if there is none. Raises WrongPassword if another one is needed."""
+        try:
+            return self._restic.ask(
+                lambda found: Config(found["id"], int(found["version"]), found["chunker_polynomial"]),
+                "cat",
+                "config",
+            )
+        except RepositoryMissing:
+            return None
+
+    def init(self, like: Settings | None = None) -> None:
+        """Create it; with the chunking of the repository that `like` names, so that copies between them deduplicate.
+
+        The options are those of restic from 0.14 on (https://restic.readthedocs.io/en/stable/045_working_with_repos.html).
+        """
+        if like is None:
+            self._restic.run("init")
+        else:
+            self._restic.run("init", "--copy-chunker-params", source=like)
+
+    def copy_from(self, source: Settings, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+        """Copy those of `snapshots`, all that the repository of `source` has, that this one lacks; the damaged ones.
+
+        One call, as long as none that is to be copied is damaged.
+        """
+
+        def copy(some: Sequence[Snapshot]) -> None:
+            are_all = len(some) == len(snapshots)
+            self._copy(source, *(("--tag", "db_dodeka") if are_all else ("--", *(one.id for one in some))))
+
+        return self._each_whole(snapshots, copy)
+
+    def _copy(self, source: Settings, *which: str) -> None:
+        folder = source.local_repository
+        if not (folder and disks.is_read_only(folder)):
+            try:
+                self._restic.run("copy", *which, source=source)
+                return
+            except RepositoryFull as full:
+                if source.repository_shown not in full.message:
+                    raise
+        # a volume that fails or is full has no place for a lock, and is the one whose snapshots have to be elsewhere
+        self._restic.run("copy", "--no-lock", *which, source=source)
+
+    def keys(self) -> list[Key]:
+        """Who can open it, the oldest first."""
+        found = self._restic.ask(
+            lambda entries: [
+                Key(
+                    id=runner.object_id(entry["id"]),
+                    name=str(entry["userName"]),
+                    host=str(entry["hostName"]),
+                    made=runner.moment(entry["created"]),
+                    is_in_use=bool(entry["current"]),
+                )
+                for entry in _list(entries)
+            ],
+            *("key", "list", "--json"),
+        )
+        return sorted(found, key=lambda key: key.made)
+
+    def add_key(self, name: str, password_file: Path) -> None:
+        """Let the password in `password_file` open it too."""
+        self._restic.run("key", "add", "--new-password-file", str(password_file), "--user", name)
+
+    def remove_key(self, key: Key) -> None:
+        """Let that key open it no more."""
+        self._restic.run("key", "remove", key.id)
+
+    def store(self, file: BinaryIO, environment: Environment, extra_tags: tuple[str, ...] = ()) -> Stored:
+        """Store a finished file, from its start, as a new snapshot in the format that is set.
+
+        restic takes the end of its input for success, so `file` is a real file that is complete, never a
+        producer that could die half way. From standard input its path is the same on every machine.
+        """
+        name = environment.file_name(self._settings.format)
+        is_compressed = self._settings.format == "zst"
+        output = self._restic.run(
+            *("backup", "--json", "--stdin", "--stdin-filename", name),
+            *(("--compression", "off") if is_compressed else ()),
+            *("--tag", ",".join((*environment.tags, *extra_tags))),
+            stdin=file,
+        ).stdout
+        return self._restic.parsed(
+            lambda summary: _stored(summary, f"/{name}", is_compressed), _summary(output)
+        )
+
+    def listed(self) -> list[Snapshot]:
+        """Every environment's snapshots, the oldest first, also those that hold no database: one call.
+
+        Those that restic has, but cannot read its own files of, are `unreadable` from then on, by their IDs.
+        """
+        done = self._restic.run("snapshots", "--json", "--tag", "db_dodeka")
+        self.unreadable = failures.unreadable_snapshots(done.stderr)
+        found = self._restic.parsed(
+            lambda entries: [
+                _snapshot(entry, environment)
+                for entry in _list(entries)
+                for environment in ENVIRONMENTS
+                if {"db_dodeka", f"env_{environment}"} <= set(entry.get("tags") or ())
+            ],
+            done.stdout,
+        )
+        return sorted(found, key=lambda snapshot: snapshot.time)
+
+    def check_writable(self) -> None:
+        """Raise BackupError unless there is a repository that can be written, as far as a local one shows.
+
+        restic itself goes on trying on a read-only file system, for up to a quarter of an hour.
+        """
+        folder, shown = self._settings.local_repository, self._settings.repository_shown
+        if not folder:
+            return
+        if not (folder / "config").exists():
+            raise failures.missing(self._settings)
+        if disks.is_read_only(folder):
+            raise BackupError(
+                f"repository {shown} is on a file system that is mounted read-only",
+                f"dmesg says why; if the disk is well: sudo mount -o remount,rw {disks.mount_point(folder)}",
+            )
+        if not os.access(folder, os.W_OK):
+            raise SetupError(f"repository {shown} cannot be written", "run this as the user that owns it")
+
+    def snapshots(self) -> list[Snapshot]:
+        """Those that hold a database, the oldest first: one call, which reads nothing of what is in them. Warns of unreadable ones."""
+        found = [snapshot for snapshot in self.listed() if snapshot.path]
+        for snapshot_id in self.unreadable:
+            log.warning(
+                "snapshot %s is damaged, so it is not listed; see %s", snapshot_id[:8], failures.DAMAGED
+            )
+        return found
+
+    def sizes(self, snapshots: Sequence[Snapshot]) -> dict[str, int]:
+        """How many bytes the database's file has in each of `snapshots`, by the snapshot's ID.
+
+        `snapshots` knows no sizes before restic 0.17, `find` does: one call. One that is damaged is left out, and warned of.
+        """
+        found: dict[str, int] = {}
+
+        def look(some: Sequence[Snapshot]) -> None:
+            named = [word for snapshot in some for word in ("--snapshot", snapshot.id)]
+            found.update(self._sizes(*(("--tag", "db_dodeka") if len(some) == len(snapshots) else named)))
+
+        try:
+            damaged = self._each_whole(snapshots, look)
+        except failures.IndexDamaged as error:
+            log.warning("no size is known: %s", error)
+            return {}
+        for snapshot in snapshots:
+            if snapshot.id not in found and snapshot not in damaged:
+                damaged.append(snapshot)  # restic has named it among what it found, and gone on
+        for snapshot in damaged:
+            log.warning(
+                *(
+                    "snapshot %s of %s is damaged; see %s",
+                    snapshot.short_id,
+                    snapshot.environment,
+                    failures.DAMAGED,
+                )
+            )
+        return found
+
+    def _sizes(self, *among: str) -> dict[str, int]:
+        names = [f"dodeka-*{ending}" for ending in FORMATS.values()]
+        output = self._restic.run("find", "--json", *among, *names).stdout
+        return self._restic.parsed(
+            lambda entries: {
+                entry["snapshot"]: runner.count(entry["matches"][0].get("size", 0))
+                for entry in _list(entries)
+                if entry["matches"]
+            },
+            failures.without_damage(output),
+        )
+
+    def _each_whole(
+        self, snapshots: Sequence[Snapshot], work: Callable[[Sequence[Snapshot]], None]
+    ) -> list[Snapshot]:
+        """Do `work` for all `snapshots` that are whole, in as few calls as that takes; those that are damaged.
+
+        Raises what else `work` raises, and IndexDamaged, for then none can be read.
+        """
+        if not snapshots:
+            return []
+        try:
+            work(snapshots)
+            return []
+        except failures.IndexDamaged:
+            raise
+        except RepositoryDamaged:
+            if len(snapshots) == 1:
+                return list(snapshots)
+        half = len(snapshots) // 2
+        return self._each_whole(snapshots[:half], work) + self._each_whole(snapshots[half:], work)
+
+    def dump(self, snapshot: Snapshot, reader: Callable[[BinaryIO], None], cached: bool = True) -> None:
+        """Let `reader` have the file in `snapshot` as it comes; on a second try from its start again.
+
+        With `cached` False nothing comes from restic's cache, which has all but the file's own content. Raises
+        SnapshotError if it cannot be read to its end, and else what `reader` raises.
+        """
+        options = () if cached else ("--no-cache",)
+        self._restic.run("dump", *options, "--", snapshot.id, self._path_in(snapshot), reader=reader)
+
+    def _path_in(self, snapshot: Snapshot) -> str:
+        """Where the file is in the snapshot: one that was named by a relative path is at the top, whatever its own path."""
+        name = snapshot.path.rpartition("/")[2]
+        if snapshot.path == f"/{name}":
+            return snapshot.path
+        lines = self._restic.run("ls", "--json", "--", snapshot.id).stdout.splitlines()
+        paths = self._restic.parsed(
+            lambda entries: [
+                entry["path"] for entry in entries if entry.get("type") == "file" and entry["name"] == name
+            ],
+            b"[" + b",".join(lines) + b"]",
+        )
+        if not paths:
+            raise SnapshotError(f"snapshot {snapshot.short_id} does not hold {name}", "choose another one")
+        return paths[0]
+
+    def read_back(self, stored: Stored, file: BinaryIO) -> None:
+        """Compare what is in the repository with the `file` that was `stored`. Raises RepositoryDamaged.
+
+        restic backs up again what is in a damaged pack and says that all is well; only this finds it out, and
+        only past the cache.
+        """
+
+        def compare(output: BinaryIO) -> None:
+            file.seek(0)
+            while block := file.read(programs.READ_BYTES):
+                if output.read(len(block)) != block:
+                    raise SnapshotError("it is not what was stored")
+            if output.read(1):
+                raise SnapshotError("it is longer than what was stored")
+
+        try:
+            self._restic.run("dump", "--no-cache", "--", stored.snapshot_id, stored.path, reader=compare)
+        except SnapshotError as error:
+            raise RepositoryDamaged(
+                f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {error.message}",
+                f"see {failures.DAMAGED}",
+            ) from error
+
+    def forget(self, environment: Environment) -> int:
+        """Apply the retention policy to this environment's ordinary snapshots and prune; how many were removed.
+
+        Snapshots of one set of tags are one group, whatever host they are from: a server that gets another name goes on
+        with the same group. Pre-restore snapshots stay: forget_these() is for them.
+        """
+        return len(self._expired(environment, "--prune"))
+
+    def forget_these(self, snapshots: Sequence[Snapshot]) -> None:
+        """Forget these snapshots and prune."""
+        self._restic.run("forget", "--prune", "--", *(snapshot.id for snapshot in snapshots))
+
+    def forget_without_room(self, environment: Environment, snapshots: Sequence[Snapshot]) -> None:
+        """Do both on a disk that is full: no pack is written anew, so that only what is unused as a whole is given back.
+
+        Where there is no room for restic's lock either, the file of one of those snapshots goes first, past restic, which
+        would remove it as well.
+        """
+        ids = [*(one.id for one in snapshots), *self._expired(environment, "--dry-run", "--no-lock")]
+        folder = self._settings.local_repository
+        if ids:
+            try:
+                self._restic.run("forget", "--", *ids)
+            except RepositoryFull:
+                if not folder:
+                    raise
+                (folder / "snapshots" / ids[0]).unlink(missing_ok=True)
+                self._restic.run("forget", "--", *ids)
+        self._restic.run("prune", "--max-repack-size", "0")
+
+    def _expired(self, environment: Environment, *options: str) -> list[str]:
+        """The IDs that the policy does not keep, by a forget with `options`."""
+        keep = [word for period, count in RETENTION.items() for word in (f"--keep-{period}", str(count))]
+        output = self._restic.run(
+            *("forget", "--json", *options, "--group-by", "tags"),
+            *("--tag", f"db_dodeka,env_{environment.name}", "--keep-tag", PRE_RESTORE),
+            *keep,
+        ).stdout
+        # 0.14 and 0.18 print prune's progress behind the JSON, and nothing at all where there is no snapshot
+        first = output.partition(b"\n")[0] or b"[]"
+        return self._restic.parsed(
+            lambda groups: [
+                runner.object_id(one["id"]) for group in groups or () for one in group["remove"] or ()
+            ],
+            first,
+        )
+
+    def is_removable(self, folder: Path) -> bool:
+        """Whether a snapshot can be removed from here, proven on one of our own, made in `folder`, that holds no database.
+
+        Where it cannot, the same one is tried again the next time. What is in it never changes, so that nothing piles up.
+        """
+        if not (probes := self._probes()):
+            with open(folder / PROBE, "w+b") as file:
+                file.write(b"to be removed\n")
+                file.seek(0)
+                named = ("--stdin", "--stdin-filename", PROBE, "--tag", PROBE, "--time", _PROBE_TIME)
+                self._restic.run("backup", *named, stdin=file)
+            probes = self._probes()
+        try:
+            self._restic.run("forget", "--", *probes)
+        except failures.RemovalRefused:
+            return False
+        return not self._probes()
+
+    def _probes(self) -> list[str]:
+        output = self._restic.run("snapshots", "--json", "--tag", PROBE).stdout
+        return self._restic.parsed(
+            lambda entries: [str(one["id"]) for one in entries or () if one["tags"] == [PROBE]], output
+        )
+
+    def check(self, part: int, parts: int, folder: Path) -> None:
+        """Check the repository's structure, and read the data in one of `parts` parts of it, numbered from 1.
+
+        restic's cache for that is in `folder`: one that was killed leaves it there. Raises RepositoryDamaged,
+        having logged what restic says.
+        """
+        self._restic.run("check", f"--read-data-subset={part}/{parts}", "--cache-dir", str(folder))
+
+    def stored_bytes(self, environment: Environment) -> int:
+        """How many bytes of the repository the snapshots of `environment` need, what they share counted once."""
+        tags = f"db_dodeka,env_{environment.name}"
+        return self._restic.ask(
+            lambda stats: runner.count(stats["total_size"]),
+            *("stats", "--json", "--mode", "raw-data", "--tag", tags),
+        )
+
+    def locks(self) -> tuple[list[Lock], list[str]]:
+        """restic's own locks that are there now, and the IDs of those whose content cannot be read."""
+        return self._restic.locks()
+
+
+def _list(found: object) -> list:
+    if not isinstance(found, list):
+        raise TypeError(found)
+    return found
+
+
+def _snapshot(entry: dict, environment: str) -> Snapshot:
+    is_database = re.compile(
+        r"(.*/)?dodeka-[^/]*(" + "|".join(map(re.escape, FORMATS.values())) + ")"
+    ).fullmatch
+    return Snapshot(
+        id=runner.object_id(entry["id"]),
+        time=runner.moment(entry["time"]),
+        environment=environment,
+        tags=tuple(map(str, entry["tags"])),
+        host=str(entry["hostname"]),
+        path=next(filter(is_database, entry["paths"]), ""),
+    )
+
+
+def _summary(output: bytes) -> bytes:
+    """The line of a backup's output that is the summary; all of it where none is."""
+    return next((line for line in reversed(output.splitlines()) if b'"summary"' in line), output)
+
+
+def _stored(summary: dict, path: str, is_compressed: bool) -> Stored:
+    packed = summary.get("data_added_packed")  # from restic 0.17 on
+    added = summary["data_added"] if packed is None else packed
+    return Stored(
+        runner.object_id(summary["snapshot_id"]),
+        path,
+        runner.count(added),
+        is_compressed or packed is not None,
+    )
+
+
+def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
+    """The snapshot of `environment` that `wanted` names: an ID, its beginning, or `latest`.
+
+    `latest` is the newest that is neither a pre-restore one nor from the future. Raises SnapshotError if `wanted` is malformed,
+    unknown, ambiguous, or of another environment.
+    """
+    hint = f"see: {settings.make(f'snapshots ENV={environment}')}"
+    ours = [snapshot for snapshot in snapshots if snapshot.environment == environment]
+    if wanted == "latest":
+        ordinary = [snapshot for snapshot in of_the_past(ours) if not snapshot.is_pre_restore]
+        if not ordinary and any(not snapshot.is_pre_restore for snapshot in ours):
+            raise SnapshotError(f"all snapshots of {environment} are from the future", _ABOUT_THE_CLOCK)
+        if not ordinary:
+            first = "make offsite" if settings.is_offsite else settings.make(f"backup ENV={environment}")
+            raise SnapshotError(f"there is no snapshot of {environment} yet", first)
+        return ordinary[-1]
+    if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
+        raise SnapshotError(f"{wanted!r} is not a snapshot ID (4 to 64 of 0-9 and a-f) nor 'latest'", hint)
+    matches = [snapshot for snapshot in ours if snapshot.id.startswith(wanted)]
+    if len(matches) > 1:
+        ids = ", ".join(snapshot.short_id for snapshot in matches)
+        raise SnapshotError(f"{wanted} is the beginning of several snapshots: {ids}", "give more of the ID")
+    if matches:
+        return matches[0]
+    for snapshot in snapshots:
+        if snapshot.id.startswith(wanted):
+            raise SnapshotError(
+                f"snapshot {snapshot.short_id} is of {snapshot.environment}, not of {environment}",
+                f"to use it: FROM={snapshot.environment} (--from {snapshot.environment})",
+            )
+    raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
+
+
+def newest_pre_restore(settings: Settings, snapshots: list[Snapshot], environment: str) -> Snapshot:
+    """What the last restore of `environment` replaced; SnapshotError if there is no such snapshot of the past."""
+    kept = [s for s in of_the_past(snapshots) if s.environment == environment and s.is_pre_restore]
+    if not kept and any(s.environment == environment and s.is_pre_restore for s in snapshots):
+        raise SnapshotError(
+            f"all {PRE_RESTORE} snapshots of {environment} are from the future", _ABOUT_THE_CLOCK
+        )
+    if not kept:
+        raise SnapshotError(
+            f"there is nothing to undo: no {PRE_RESTORE} snapshot of {environment}",
+            f"see: {settings.make(f'snapshots ENV={environment}')}",
+        )
+    return kept[-1]
+
+
+def of_the_past(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """Those that a clock may have made that is right, give or take a little.
+
+    The others were made under a wrong clock, or by somebody who chose their time: none of them is the newest of anything.
+    """
+    limit = datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
+    return [snapshot for snapshot in snapshots if snapshot.time <= limit]
+
+
+def check_password_file(settings: Settings) -> None:
+    """Raise SetupError unless the password file is there, with something in it, for its owner alone."""
+    file = settings.password_file
+    if file is None:
+        return
+    try:
+        with open(file, "rb", opener=safe_open.regular) as opened:
+            status = os.fstat(opened.fileno())
+            empty = not opened.read(1)
+    except FileNotFoundError as error:
+        is_there = settings.local_repository and not settings.is_offsite
+        mounted = "is the backup volume mounted?" if is_there else "put it back"
+        raise SetupError(
+            f"password file {file} is missing", f"{mounted} (a first one: {settings.make('init')})"
+        ) from error
+    except OSError as error:
+        raise SetupError(
+            f"password file {file} cannot be read: {error.strerror}", "run this as the user that owns it"
+        ) from error
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise SetupError(f"password file {file} can be read by others", f"chmod 600 {file}")
+    if empty:
+        raise SetupError(f"password file {file} is empty", "put the repository's password back into it")
