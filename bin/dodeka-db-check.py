@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """Check the restic repository, and read a quarter of its data, another one each time (make check)."""
 
-import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
@@ -14,9 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.parser(__doc__, *OF_A_REPOSITORY).parse_args(argv)
     console.begin("both")
 
-    started = time.monotonic()
-    check.run(settings.load())
-    console.log.info("done: no errors, %.1f s", time.monotonic() - started)
+    check.run(settings.load().main)
+    console.done("no errors")
     return 0
 
 

@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """Take one snapshot of an environment's database, then apply the retention policy (make cron; what cron runs)."""
 
-import time
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
@@ -23,18 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
-    started = time.monotonic()
-    here = settings.load()
-    environment = here.environment(arguments.environment)
+    found = settings.load()
+    environment = found.environment(arguments.environment)
     with monitor.after(environment):
-        done = cron.run(here, environment)
-        seconds = time.monotonic() - started
-    console.log.info(
-        "done: %s, %d old snapshots removed, %.1f s",
-        console.summary(done.taken),
-        done.removed,
-        seconds,
-    )
+        done = cron.run(found, environment)
+    console.done(done.summary)
     return 0
 
 

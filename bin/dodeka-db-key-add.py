@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.flows import keys, offsite
+from dodeka_db.flows import keys
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,8 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console.begin("both")
 
-    here = settings.load()
-    key, file = keys.add(offsite.of(here) if arguments.offsite else here, arguments.name)
+    key, file = keys.add(settings.load().repository(arguments.offsite), arguments.name)
     console.log.info("done: key %s of %s opens the repository", key.short_id, key.name)
     console.log.info("its password is in %s: HAND IT OVER, THEN REMOVE THE FILE", file)
     return 0

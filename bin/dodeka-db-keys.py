@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.flows import offsite
-from dodeka_db.restic.repository import Repository
+from dodeka_db.flows import keys
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,8 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console.output_is_data()
 
-    here = settings.load()
-    console.show(*console.key_table(Repository(offsite.of(here) if arguments.offsite else here).keys()))
+    console.show(*keys.table(settings.load().repository(arguments.offsite)))
     return 0
 
 

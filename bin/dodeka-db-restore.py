@@ -6,9 +6,7 @@ from collections.abc import Sequence
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.flows import offsite
-from dodeka_db.flows.restore import restore
-from dodeka_db.restic.repository import Repository, resolve
+from dodeka_db.flows import restore, restore_question
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,22 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
-    here = settings.load()
-    target = here.environment(arguments.environment)
-    source = here.environment(arguments.source or arguments.environment)
-    origin = offsite.of(here) if arguments.offsite else here
-    repository = Repository(origin)
-    snapshots = repository.snapshots()
-    wanted = arguments.snapshot
-    if wanted is None:
-        choice = [snapshot for snapshot in snapshots if snapshot.environment == source.name]
-        shown = console.table(choice, repository.sizes(choice))
-        wanted = console.ask(*shown, f"Snapshot of {source.name} to restore (an ID, or 'latest'):")
-    snapshot = resolve(origin, snapshots, source.name, wanted)  # once, before anything is changed
-
-    restore(
-        *(here, target, repository, snapshot),
-        lambda change: console.confirm(console.describe(change), arguments.yes),
+    found = settings.load()
+    repository = found.repository(arguments.offsite)
+    source = arguments.source or arguments.environment
+    choice = restore.choose(repository, source, arguments.snapshot, lambda question: console.ask(*question))
+    restore.restore(
+        *(found, found.environment(arguments.environment), choice),
+        lambda change: console.confirm(restore_question.describe(change), arguments.yes),
     )
     return 0
 

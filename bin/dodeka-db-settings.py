@@ -5,12 +5,14 @@ from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
+from dodeka_db.formatting import columns
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     console.parser(__doc__).parse_args(argv)
     console.output_is_data()
-    console.show(*console.columns([("Setting", "Value", "From"), *settings.load().in_force()], "<<<"))
+
+    console.show(*columns([("Setting", "Value", "From"), *settings.load().in_force()], "<<<"))
     return 0
 
 

@@ -1,14 +1,12 @@
 #!/usr/bin/python3
 """List the snapshots of one environment or of all (make snapshots)."""
 
-import json
 from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.flows import offsite
-from dodeka_db.restic.repository import Repository, Snapshot
+from dodeka_db.flows import snapshots
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,30 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console.output_is_data()
 
-    here = settings.load()
-    repository = Repository(offsite.of(here) if arguments.offsite else here)
-    snapshots = [
-        snapshot
-        for snapshot in repository.snapshots()
-        if arguments.environment in (None, snapshot.environment)
-    ]
-    sizes = repository.sizes(snapshots)
-    if arguments.json:
-        described = [_as_json(snapshot, sizes.get(snapshot.id)) for snapshot in snapshots]
-        console.show(*json.dumps(described, indent=2).splitlines())
-    else:
-        console.show(*console.table(snapshots, sizes))
+    found, sizes = snapshots.listed(settings.load().repository(arguments.offsite), arguments.environment)
+    console.show(*(snapshots.as_json if arguments.json else snapshots.as_table)(found, sizes))
     return 0
-
-
-def _as_json(snapshot: Snapshot, size: int | None) -> dict[str, object]:
-    return {
-        **vars(snapshot),
-        "stored_bytes": size,
-        "short_id": snapshot.short_id,
-        "format": snapshot.format,
-        "time": snapshot.time.isoformat(),
-    }
 
 
 if __name__ == "__main__":

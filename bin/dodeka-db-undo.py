@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import OF_A_REPOSITORY
-from dodeka_db.flows.restore import undo
+from dodeka_db.flows import restore, restore_question
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,9 +16,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
-    here = settings.load()
-    target = here.environment(arguments.environment)
-    undo(here, target, lambda change: console.confirm(console.describe(change), arguments.yes))
+    found = settings.load()
+    restore.undo(
+        *(found, found.environment(arguments.environment)),
+        lambda change: console.confirm(restore_question.describe(change), arguments.yes),
+    )
     return 0
 
 

@@ -21,7 +21,7 @@ import bench_backup
 import bench_restore
 from bench_backup import PIPELINES, SNAPSHOTS, Costs
 from bench_restore import Downtime
-from dodeka_db.console import size
+from dodeka_db.formatting import size
 from sites import RESTIC, ROOT
 
 DOCS = ROOT / "docs"

@@ -25,11 +25,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import sites
-from dodeka_db import console, errors, settings
+from dodeka_db import errors, settings
 from dodeka_db.errors import BackupError, SetupError, SnapshotError
-from dodeka_db.flows.incoming import Incoming
-from dodeka_db.restic import repository, runner, stale_locks
-from dodeka_db.sqlite import database, sample_data, zstd_frames
+from dodeka_db.flows import keys, snapshots
+from dodeka_db.flows.download import Incoming
+from dodeka_db.formatting import columns, size
+from dodeka_db.restic import json_values, repository, stale_locks
+from dodeka_db.restic.snapshots import Snapshot, resolve
+from dodeka_db.sqlite import header, integrity, sample_data, zstd_frames
+from dodeka_db.sqlite.export import export_compacted
+from dodeka_db.sqlite.row_counts import row_counts
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 LONGEST_S = 30
@@ -81,9 +86,9 @@ def test_a_settings_file(folder, content):
     file.write_bytes(content if isinstance(content, bytes) else content.encode(errors="surrogatepass"))
     with bounded(SetupError):
         found = settings.load({"DODEKA_BACKUP_ENV": str(file), "HOME": str(folder)})
-        assert all(line.isprintable() for line in console.columns(list(found.in_force()), "<<<"))
-        assert isinstance(found.masked("x"), str)
-        _ = found.places, found.local_repository, found.offsite
+        assert all(line.isprintable() for line in columns(list(found.in_force()), "<<<"))
+        assert isinstance(found.main.masked("x"), str)
+        _ = found.main.places, found.main.folder, found.offsite
 
 
 # --- snapshot IDs
@@ -98,13 +103,13 @@ def test_a_snapshot_id(folder, wanted):
     here = settings.load({"DODEKA_BACKUP_ENV": "/dev/null", "HOME": str(folder)})
     listed = [snapshot(id=letter * 64) for letter in "0a"]
     with bounded(SnapshotError):
-        assert repository.resolve(here, listed, "production", wanted) in listed
+        assert resolve(here.main, listed, "production", wanted) in listed
 
 
-def snapshot(**changed: object) -> repository.Snapshot:
-    one = repository.Snapshot(
+def snapshot(**changed: object) -> Snapshot:
+    one = Snapshot(
         "0" * 64,
-        runner.moment("2026-01-01T00:00:00Z"),
+        json_values.moment("2026-01-01T00:00:00Z"),
         "production",
         ("db",),
         "host",
@@ -120,7 +125,7 @@ def export(folder: Path) -> bytes:
     source, target = folder / "members.sqlite", folder / "export.sqlite"
     if not target.exists():
         sample_data.create(source, members=20)
-        database.export(source, target)
+        export_compacted(source, target)
     return target.read_bytes()
 
 
@@ -144,20 +149,20 @@ def receive(folder: Path, content: bytes, write: Callable[[io.BytesIO, Incoming]
         Path(f"{target}{suffix}").unlink(missing_ok=True)
     pages = None
     with open(target, "xb", buffering=0) as file:
-        incoming = Incoming(file, "it", "x")
+        incoming = Incoming(file, target, "it", "x")
         incoming.start_over()
         try:
             write(io.BytesIO(content), incoming)
         finally:
-            head = target.read_bytes()[: database.HEADER_BYTES] if target.stat().st_size < 10**8 else b""
-            if len(head) == database.HEADER_BYTES:
-                header = database.header_of(head, "it")
-                pages = header.pages * header.page_bytes
+            head = target.read_bytes()[: header.HEADER_BYTES] if target.stat().st_size < 10**8 else b""
+            if len(head) == header.HEADER_BYTES:
+                told = header.header_of(head, "it")
+                pages = told.pages * told.page_bytes
             assert pages is None or target.stat().st_size <= pages
-    found = database.verify(target, "it")
+    found = integrity.verify(target, "it")
     if found.defects:
-        database.reindex(target, "it")
-    database.row_counts(target)
+        integrity.reindex(target, "it")
+    row_counts(target)
     assert all(errors.plain(line).isprintable() for line in found.lines())
 
 
@@ -201,9 +206,9 @@ def test_names_in_a_database(folder, names):
             except (sqlite3.Error, UnicodeEncodeError):
                 continue
     with bounded(BackupError):
-        found = database.verify(file, "it")
-        rows = [(name, str(count), "-") for name, count in database.row_counts(file).items()]
-        lines = console.columns([("table", "rows", "live"), *rows], "<>>")
+        found = integrity.verify(file, "it")
+        rows = [(name, str(count), "-") for name, count in row_counts(file).items()]
+        lines = columns([("table", "rows", "live"), *rows], "<>>")
         assert all(errors.plain(line).isprintable() for line in (*lines, *found.lines()))
 
 
@@ -287,16 +292,16 @@ def asked(folder: Path, fake: Path, answer: bytes) -> None:
             "DODEKA_LOCK_WAIT_S": "0",
         }
     )
-    of_it = repository.Repository(here)
+    of_it = repository.Repository(here.main)
     environment = here.environment("production")
     for look in (
-        lambda: console.table(of_it.listed(), {"a" * 64: 1}),
-        lambda: [console.size(size) for size in of_it.sizes([snapshot()]).values()],
-        lambda: console.key_table(of_it.keys()),
+        lambda: snapshots.as_table(of_it.listed(), {"a" * 64: 1}),
+        lambda: [size(count) for count in of_it.sizes([snapshot()]).values()],
+        lambda: keys.table(here.main),
         lambda: of_it.config(),
-        lambda: console.size(of_it.stored_bytes(environment)),
+        lambda: size(of_it.stored_bytes(environment)),
         lambda: of_it.forget(environment),
-        lambda: stale_locks.can_be_unlocked(of_it.locks()[0]),
+        lambda: stale_locks.can_be_removed(of_it.locks()[0]),
         lambda: [one.is_stale for one in of_it.locks()[0]],
     ):
         with bounded(BackupError):

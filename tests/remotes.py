@@ -326,8 +326,8 @@ IMPATIENT = """
 import runpy, sys
 sys.path.insert(0, {bin!r})
 from dodeka_db.host import programs
-from dodeka_db.restic import runner
-runner.LOOK_S, runner.GIVE_UP_S, programs.PATIENCE_S = {patience_s}, {patience_s}, 2
+from dodeka_db.restic import server_watch
+server_watch.LOOK_S, server_watch.GIVE_UP_S, programs.PATIENCE_S = {patience_s}, {patience_s}, 2
 sys.argv = [{script!r}, *sys.argv[1:]]
 runpy.run_path({script!r}, run_name="__main__")
 """

@@ -194,11 +194,11 @@ class Server:
         return self.run("sh", "-c", script, **options).stdout
 
     def python(self, expression: str, *, user: str = "backend") -> str:
-        """The value of an expression over our modules `database`, `sample_data` and `Path`."""
+        """The value of an expression over our module `sample_data` and `Path`."""
         clone = PROJECT if self.path(PROJECT / "bin").exists() else CLONE
         code = (
             f"import sys; sys.path.insert(0, '{clone}/bin')\n"
-            "from pathlib import Path; from dodeka_db.sqlite import database, sample_data\n"
+            "from pathlib import Path; from dodeka_db.sqlite import sample_data\n"
             f"print({expression})"
         )
         return self.run(str(clone / ".venv/bin/python"), "-c", code, user=user).stdout.strip()

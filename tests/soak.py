@@ -26,7 +26,7 @@ from pathlib import Path
 
 import sites
 from dodeka_db.host import staging
-from dodeka_db.restic.repository import RETENTION
+from dodeka_db.restic import retention_policy
 from dodeka_db.settings import FORMATS
 from sites import RESTIC, ROOT, Site
 
@@ -104,12 +104,12 @@ class Neighbour(threading.Thread):
 def expected(times: list[datetime]) -> set[datetime]:
     """What the policy keeps of these, by the words of `restic forget`: the newest of each of the newest periods."""
     newest_first = sorted(times, reverse=True)
-    kept = set(newest_first[: RETENTION["last"]])
+    kept = set(newest_first[: retention_policy.KEEP["last"]])
     for period, form in PERIODS.items():
         newest = {}
         for moment in newest_first:
             newest.setdefault(f"{moment:{form}}", moment)
-        kept |= set(list(newest.values())[: RETENTION[period]])
+        kept |= set(list(newest.values())[: retention_policy.KEEP[period]])
     return kept
 
 

@@ -378,7 +378,7 @@ def test_which_locks_may_be_unlocked():
         ([lock(dead, "elsewhere", minutes=31)], True),
         ([lock(dead, "elsewhere"), lock(dead)], True),
     ):
-        assert stale_locks.can_be_unlocked(found) == may, found
+        assert stale_locks.can_be_removed(found) == may, found
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process namespaces")

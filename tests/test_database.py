@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 from dodeka_db.errors import BackupError, DatabaseError
-from dodeka_db.sqlite import database, sample_data
+from dodeka_db.sqlite import header, integrity, sample_data
+from dodeka_db.sqlite.checkpoint import check_access, checkpoint_and_close
+from dodeka_db.sqlite.export import copy_pages, export_compacted
+from dodeka_db.sqlite.failures import CannotExport, DatabaseInUse, NotWhole
+from dodeka_db.sqlite.row_counts import row_counts
 from sites import ROOT
 
 
@@ -25,7 +29,7 @@ def db(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture(params=[database.export, database.copy], ids=["export", "copy"])
+@pytest.fixture(params=[export_compacted, copy_pages], ids=["export", "copy"])
 def export(request):
     """Either way to a copy of a database that is in use."""
     return request.param
@@ -42,10 +46,10 @@ def rows(path: Path, sql: str = "SELECT * FROM sqlite_master") -> list:
 
 
 def corrupt_page(path: Path, number: int) -> None:
-    header = database.read_header(path)
+    found = header.read_header(path)
     with open(path, "r+b") as file:
-        file.seek((number - 1) * header.page_bytes)
-        file.write(random.Random(number).randbytes(header.page_bytes))
+        file.seek((number - 1) * found.page_bytes)
+        file.write(random.Random(number).randbytes(found.page_bytes))
 
 
 def leave_in_wal(path: Path) -> None:
@@ -77,7 +81,7 @@ os.kill(os.getpid(), 9)
 def make_staged(folder: Path) -> Path:
     """A database of 10 members that is to take the place of folder/db.sqlite."""
     sample_data.create(folder / "other" / "db.sqlite", members=10, seed=9)
-    database.export(folder / "other" / "db.sqlite", folder / "db.sqlite.restoring-x")
+    export_compacted(folder / "other" / "db.sqlite", folder / "db.sqlite.restoring-x")
     return folder / "db.sqlite.restoring-x"
 
 
@@ -86,7 +90,7 @@ def test_an_export_has_every_row_also_those_in_the_wal(db, target, export):
         writer.execute("PRAGMA wal_autocheckpoint=0")
         writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
         export(db, target)
-    database.verify(target, "the export")
+    integrity.verify(target, "the export")
     assert rows(target, "SELECT key FROM users WHERE key = 'in-the-wal'")
     assert sample_data.digest(target) == sample_data.digest(db)
 
@@ -161,7 +165,7 @@ def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_ref
     for number in range(12):
         target = tmp_path / f"export-{number}"
         export(path, target)
-        database.verify(target, "the export")
+        integrity.verify(target, "the export")
         queued = {key for (key,) in rows(target, "SELECT key FROM outbox WHERE key LIKE '%-%'")}
         counted = {key for (key,) in rows(target, "SELECT key FROM counters WHERE key LIKE '%-%'")}
         assert queued == counted
@@ -207,9 +211,9 @@ def test_a_corrupt_database_is_an_error(db, target, export):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for number in range(3, 40):
         corrupt_page(db, number)
-    with pytest.raises(database.CannotExport if export is database.export else DatabaseError):
+    with pytest.raises(CannotExport if export is export_compacted else DatabaseError):
         export(db, target)
-        database.verify(target, "the copy")  # pages are copied as they are
+        integrity.verify(target, "the copy")  # pages are copied as they are
 
 
 def test_an_index_of_other_values_than_the_table_s_is_found_in_the_export(db, target):
@@ -222,8 +226,10 @@ def test_an_index_of_other_values_than_the_table_s_is_found_in_the_export(db, ta
         connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (a)' WHERE name = 'i'")
         connection.execute("PRAGMA writable_schema=RESET")
     shutil.copy(db, target)
-    assert "row 1 missing from index i" in database.verify(target, "the copy").defects
-    database.verify(target, "the copy", quick=True)  # which need not find it: that is what the drills are for
+    assert "row 1 missing from index i" in integrity.verify(target, "the copy").defects
+    integrity.verify(
+        target, "the copy", quick=True
+    )  # which need not find it: that is what the drills are for
 
 
 def test_an_unfinished_transaction_in_a_rollback_journal_is_an_error(tmp_path, target, export):
@@ -249,35 +255,35 @@ def test_no_room_for_the_export(db, small_disk, export):
 
 class TestVerify:
     def test_whole(self, db, target):
-        database.export(db, target)
-        assert database.verify(target, "the copy").lines() == []
+        export_compacted(db, target)
+        assert integrity.verify(target, "the copy").lines() == []
         assert [path.name for path in target.parent.glob("export*")] == ["export.sqlite"]
 
     def test_pages_missing_at_the_end(self, db, target):
-        database.export(db, target)
+        export_compacted(db, target)
         os.truncate(target, target.stat().st_size - 4096)
         with pytest.raises(DatabaseError, match="the copy has .* bytes where its header says"):
-            database.verify(target, "the copy")
+            integrity.verify(target, "the copy")
 
     def test_pages_too_many(self, db, target):
-        database.export(db, target)
+        export_compacted(db, target)
         os.truncate(target, target.stat().st_size + 4096)
         with pytest.raises(DatabaseError, match="where its header says"):
-            database.verify(target, "the copy")
+            integrity.verify(target, "the copy")
 
     def test_a_corrupt_page(self, db, target):
-        database.export(db, target)
+        export_compacted(db, target)
         corrupt_page(target, 20)
         with pytest.raises(DatabaseError, match="is damaged"):
-            database.verify(target, "the copy")
+            integrity.verify(target, "the copy")
 
     def test_a_row_that_refers_to_none(self, target):
         with closing(sqlite3.connect(target)) as connection, connection:
             connection.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
             connection.execute("CREATE TABLE child (parent REFERENCES parent)")
             connection.execute("INSERT INTO child VALUES (1)")
-        findings = database.verify(target, "the copy")
-        assert findings == database.Findings({("child", "parent"): 1}, (), "")
+        findings = integrity.verify(target, "the copy")
+        assert findings == integrity.Findings({("child", "parent"): 1}, (), "")
 
     def test_no_tables(self, target):
         with closing(sqlite3.connect(target)) as connection:
@@ -286,20 +292,20 @@ class TestVerify:
             with closing(sqlite3.connect(target)) as connection:
                 connection.execute("PRAGMA user_version=1")
         with pytest.raises(DatabaseError, match="holds no tables"):
-            database.verify(target, "the copy")
+            integrity.verify(target, "the copy")
 
 
 class TestFold:
     def test_commits_that_their_writer_did_not_live_to_fold_in(self, db):
         leave_in_wal(db)
-        database.fold(db)
+        checkpoint_and_close(db)
         assert not Path(f"{db}-wal").exists() and not Path(f"{db}-shm").exists()
         assert rows(db, "SELECT key FROM users WHERE key = 'in-the-wal'")
 
     def test_an_unfinished_transaction_is_rolled_back(self, tmp_path):
         path = tmp_path / "db.sqlite"
         leave_hot_journal(path)
-        database.fold(path)
+        checkpoint_and_close(path)
         assert not Path(f"{path}-journal").exists()
         assert rows(path, "SELECT count(*) FROM t") == [(0,)]
 
@@ -310,22 +316,22 @@ class TestFold:
             other.execute(f"PRAGMA journal_mode={mode}")
             other.execute("BEGIN" if doing == "reading" else "BEGIN IMMEDIATE")
             other.execute("SELECT * FROM users").fetchone()
-            with pytest.raises(database.DatabaseInUse, match="still open in another process"):
-                database.fold(db)
+            with pytest.raises(DatabaseInUse, match="still open in another process"):
+                checkpoint_and_close(db)
 
     def test_in_wal_mode_an_idle_connection_is_enough(self, db):
         with closing(sqlite3.connect(db, isolation_level=None)) as idle:
             idle.execute("SELECT * FROM users").fetchone()
-            with pytest.raises(database.DatabaseInUse, match="still open in another process"):
-                database.fold(db)
+            with pytest.raises(DatabaseInUse, match="still open in another process"):
+                checkpoint_and_close(db)
 
     @pytest.mark.parametrize("content", [None, b"", b"rubbish" * 99, b"SQLite format 3\0" + b"\xff" * 9000])
     def test_what_is_no_whole_database(self, tmp_path, content):
         path = tmp_path / "db.sqlite"
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(database.NotWhole):
-            database.fold(path)
+        with pytest.raises(NotWhole):
+            checkpoint_and_close(path)
         assert (path.read_bytes() if path.exists() else None) == content
 
 
@@ -335,7 +341,7 @@ class TestRowCounts:
             connection.execute('CREATE TABLE "odd "" name" (a)')
             connection.execute("CREATE VIEW v AS SELECT * FROM users")
             connection.execute("CREATE TABLE numbered (a INTEGER PRIMARY KEY AUTOINCREMENT)")
-        counts = database.row_counts(db)
+        counts = row_counts(db)
         assert set(counts) == {*sample_data.TABLES, 'odd " name', "numbered"}
         assert (counts["users"], counts["outbox"], counts['odd " name']) == (300, 15, 0)
 
@@ -343,7 +349,7 @@ class TestRowCounts:
         with closing(sqlite3.connect(db, isolation_level=None)) as writer:
             writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
             writer.execute("BEGIN IMMEDIATE")
-            assert database.row_counts(db)["users"] == 301
+            assert row_counts(db)["users"] == 301
 
 
 class TestMatchJournalMode:
@@ -352,43 +358,43 @@ class TestMatchJournalMode:
         staged = make_staged(tmp_path)
         with closing(sqlite3.connect(db)) as connection:
             connection.execute(f"PRAGMA journal_mode={mode}")
-        database.match_journal_mode(staged, db)
+        header.match_journal_mode(staged, db)
         assert rows(staged, "PRAGMA journal_mode") == [(mode.lower(),)]
         assert not Path(f"{staged}-wal").exists()
 
     def test_for_a_copy_of_pages_too(self, db, tmp_path):
-        database.copy(db, tmp_path / "staged")
-        assert database.read_header(tmp_path / "staged").wal
+        copy_pages(db, tmp_path / "staged")
+        assert header.read_header(tmp_path / "staged").wal
         with closing(sqlite3.connect(db)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
-        database.match_journal_mode(tmp_path / "staged", db)
-        assert not database.read_header(tmp_path / "staged").wal
+        header.match_journal_mode(tmp_path / "staged", db)
+        assert not header.read_header(tmp_path / "staged").wal
 
     def test_what_is_not_in_its_database_is_no_rest_to_leave_behind(self, db, tmp_path):
         staged = make_staged(tmp_path)
-        database.match_journal_mode(staged, db)
-        database.row_counts(staged)  # leaves an empty one
-        database.match_journal_mode(staged, db)
+        header.match_journal_mode(staged, db)
+        row_counts(staged)  # leaves an empty one
+        header.match_journal_mode(staged, db)
         leave_in_wal(staged)
         with pytest.raises(BackupError, match="-wal could not be brought into its database"):
-            database.match_journal_mode(staged, db)
+            header.match_journal_mode(staged, db)
 
     def test_wal_where_there_is_no_database(self, tmp_path):
         staged = make_staged(tmp_path)
-        database.match_journal_mode(staged, tmp_path / "none")
-        assert database.read_header(staged).wal
+        header.match_journal_mode(staged, tmp_path / "none")
+        assert header.read_header(staged).wal
 
 
 SCRIPT = """
 import resource, sqlite3, sys, tempfile
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from dodeka_db.sqlite import database
+from dodeka_db.sqlite.export import copy_pages, export_compacted
 from dodeka_db.errors import BackupError
 tempfile.TemporaryFile().close()
 {first}
 try:
-    database.export(Path(sys.argv[2]), Path(sys.argv[3]))
+    export_compacted(Path(sys.argv[2]), Path(sys.argv[3]))
 except BackupError as error:
     print(error)
 """
@@ -446,7 +452,7 @@ class TestReasons:
         for suffix in ("-wal", "-shm"):
             Path(f"{of_root}{suffix}").chmod(0o644)
         with self.nobody(), pytest.raises(DatabaseError, match="Permission denied; run this as the user"):
-            database.fold(of_root)
+            checkpoint_and_close(of_root)
 
     def test_a_disk_that_is_mounted_read_only(self, of_root, target, export):
         subprocess.run(["mount", "--bind", of_root.parent, of_root.parent], check=True)
@@ -455,7 +461,7 @@ class TestReasons:
             with pytest.raises(DatabaseError, match="Read-only file system; its disk is mounted read-only"):
                 export(of_root, target)
             with pytest.raises(DatabaseError, match="cannot be written: Read-only file system; its disk is"):
-                database.check_access(of_root)
+                check_access(of_root)
         finally:
             subprocess.run(["umount", of_root.parent], check=True)
 

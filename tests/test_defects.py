@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dodeka_db.sqlite import database, sample_data
+from dodeka_db.sqlite import header, sample_data
+from dodeka_db.sqlite.failures import THIS_SQLITE
 from sites import Site
 from test_database import rows
 
@@ -76,7 +77,7 @@ def damage_index(path: Path) -> None:
     )
     ((root,),) = rows(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'i'")
     with open(path, "r+b") as file:
-        file.seek((root - 1) * database.read_header(path).page_bytes)
+        file.seek((root - 1) * header.read_header(path).page_bytes)
         file.write(b"\xff" * 1000)
 
 
@@ -367,7 +368,7 @@ def test_a_schema_that_this_sqlite_cannot_run_goes_the_whole_way(site, kind, for
     is_copied = format == "zst" and words
     output = site.ok("cron", "production", DODEKA_FORMAT=format)
     compacting = re.findall(
-        rf"warning: {database.THIS_SQLITE} cannot compact database {site.database()}: {words}.*;"
+        rf"warning: {THIS_SQLITE} cannot compact database {site.database()}: {words}.*;"
         " the snapshot holds its pages, with what is left of deleted rows\n",
         output,
     )
@@ -415,7 +416,7 @@ def test_a_format_of_a_newer_sqlite_is_named_with_this_one_and_not_called_damage
     for format in FORMATS:
         done = site.run("backup", "production", DODEKA_FORMAT=format)
         assert done.returncode == 3
-        said = f"database {site.database()} is no database that {database.THIS_SQLITE} can read: "
+        said = f"database {site.database()} is no database that {THIS_SQLITE} can read: "
         assert said in done.stderr and "damaged" not in done.stderr
     site.ok("restore", "production", "--snapshot", "latest", "--yes")
     assert sample_data.count(site.database()) == 400

@@ -11,7 +11,7 @@ import pytest
 import pages
 from dodeka_db import errors, interrupts, schedule
 from dodeka_db.host import installed
-from dodeka_db.restic import repository
+from dodeka_db.restic import retention_policy
 from server import PROJECT, ROOT, Server
 
 BACKUP = (ROOT / "BACKUP.md").read_text()
@@ -159,7 +159,7 @@ def test_sudo_s_rules_of_one_user_for_all():
 
 
 def test_the_retention():
-    assert [int(row[1]) for row in rows(BACKUP, "keep")] == list(repository.RETENTION.values())
+    assert [int(row[1]) for row in rows(BACKUP, "keep")] == list(retention_policy.KEEP.values())
 
 
 def test_the_schedule():
@@ -203,7 +203,7 @@ def test_the_figures_of_the_formats_are_the_benchmark_s():
 
 def test_the_readme_names_every_file_of_the_scripts():
     tree = README[README.index("```\nMakefile") :].split("```")[1]
-    named = set(re.findall(r"^ +([\w.-]+\.(?:py|sh)) ", tree, re.MULTILINE))
+    named = set(re.findall(r"^[│ ]+([\w.-]+\.(?:py|sh)) ", tree, re.MULTILINE))
     files = {path.name for path in (ROOT / "bin").rglob("*") if path.suffix in (".py", ".sh")}
     assert named == files - {"__init__.py"}
 

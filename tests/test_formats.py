@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dodeka_db.flows import backup
+from dodeka_db.flows import take_snapshot
 from dodeka_db.restic import repository
-from dodeka_db.sqlite import database, sample_data
+from dodeka_db.sqlite import integrity, sample_data
+from dodeka_db.sqlite.export import size_bytes
 from sites import RESTIC, ROOT, Site
 
 FORMATS = ("zst", "pages")
@@ -114,7 +115,7 @@ def test_one_more_snapshot_of_pages_costs_what_changed(site):
     change(site, "one row")
     take(site, "pages")
     # the table's last page and one of its index: two of restic's chunks, compressed, of 17 MB
-    assert site.repository_bytes() - before < database.size_bytes(site.database()) / 4
+    assert site.repository_bytes() - before < size_bytes(site.database()) / 4
 
 
 def test_deleted_rows_are_in_pages_and_not_in_zst(site):
@@ -209,7 +210,7 @@ def large(site) -> Site:
     """Production too large for a full check at each backup."""
     site.database().unlink()
     sample_data.create(site.database(), members=16_000)
-    assert database.size_bytes(site.database()) > backup.FULL_CHECK_BYTES
+    assert size_bytes(site.database()) > take_snapshot.FULL_CHECK_BYTES
     return site
 
 
@@ -224,7 +225,7 @@ def test_a_large_one_has_its_indexes_checked_by_the_drill_and_rebuilt_by_a_resto
     assert said in large.ok("verify", "production")
     output = large.ok("restore", "production", "--snapshot", damaged, "--yes", DODEKA_FORMAT=format)
     assert "\nIts indexes were damaged, and are rebuilt: " in output and "missing from index i" in output
-    database.verify(large.database(), "it")
+    integrity.verify(large.database(), "it")
     lose_an_index_row_again(large.database())
     # what is replaced is stored, so that an undo brings it back
     output = large.ok("restore", "production", "--snapshot", whole, "--yes", DODEKA_FORMAT=format)
@@ -257,7 +258,7 @@ def test_a_backup_that_is_asked_to_end_leaves_nothing_behind(large, format):
 
 def test_pages_need_less_room_than_zst(site, small_disk):
     """For the database and what restic has of it in temporary files, not for a second one."""
-    size = database.size_bytes(site.database())
+    size = size_bytes(site.database())
     subprocess.run(["mount", "-o", f"remount,size={size * 8 // 5 // 1024}k", small_disk], check=True)
     state = str(small_disk / "state")
     done = site.run("backup", "production", DODEKA_STATE=state, RESTIC_CACHE_DIR=str(site.folder / "cache"))

@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 from dodeka_db.errors import SnapshotError
-from dodeka_db.sqlite import database, sample_data, zstd_frames
+from dodeka_db.sqlite import sample_data, zstd_frames
+from dodeka_db.sqlite.export import export_compacted
 
 PAGE = 4096
 
@@ -22,7 +23,7 @@ PAGE = 4096
 def export(tmp_path_factory) -> bytes:
     folder = tmp_path_factory.mktemp("export")
     sample_data.create(folder / "db.sqlite", members=6000)
-    database.export(folder / "db.sqlite", folder / "export.sqlite")
+    export_compacted(folder / "db.sqlite", folder / "export.sqlite")
     content = (folder / "export.sqlite").read_bytes()
     assert (
         len(content) > zstd_frames.FIRST_FRAME_BYTES + 20 * zstd_frames.FRAME_BYTES

@@ -24,7 +24,11 @@ from dodeka_db.errors import BackupError, DatabaseError, SetupError
 from dodeka_db.flows import leftovers, restore
 from dodeka_db.host import http_probe, job_records, open_files, service, staging
 from dodeka_db.restic.repository import Repository
-from dodeka_db.sqlite import database, sample_data
+from dodeka_db.sqlite import connection, header, integrity, sample_data
+from dodeka_db.sqlite.checkpoint import checkpoint_and_close
+from dodeka_db.sqlite.export import export_compacted
+from dodeka_db.sqlite.failures import DatabaseInUse
+from dodeka_db.sqlite.row_counts import row_counts
 from hostile import with_journal_of
 from sites import ROOT, Site
 
@@ -52,7 +56,7 @@ def test_files_of_ours_by_their_names_alone_are_not_enough(site):
     theirs = site.folder / "srv" / "staging"
     (theirs / "tmpabcdefgh").mkdir(parents=True)
     with pytest.raises(SetupError, match="no run has been there"):
-        staging.state_folder(settings_with(site, DODEKA_STATE=str(theirs.parent)))
+        staging.state_folder(settings_with(site, DODEKA_STATE=str(theirs.parent)).main)
     assert (theirs / "tmpabcdefgh").exists()
 
 
@@ -88,8 +92,8 @@ def test_only_what_carries_our_mark_is_removed(site, tmp_path):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "file").touch()
-    staging.state_folder(site.settings)
-    area = site.settings.staging
+    staging.state_folder(site.settings.main)
+    area = site.settings.main.staging
     (area / "dodeka-link").symlink_to(theirs)
     (area / "restic-temp-pack-1").symlink_to(theirs / "file")
     (area / "dodeka-folder").mkdir()
@@ -97,7 +101,7 @@ def test_only_what_carries_our_mark_is_removed(site, tmp_path):
     (area / "note").touch()
     (area / "restic-migrate-upgrade-repo-v2-1").mkdir()  # restic's copy of the repository's configuration
     os.mkfifo(area / "dodeka-pipe")
-    with staging.folder(site.settings) as folder:
+    with staging.folder(site.settings.main) as folder:
         assert sorted(site.staged()) == sorted([folder.name, "note", "restic-migrate-upgrade-repo-v2-1"])
     assert [path.name for path in theirs.iterdir()] == ["file"]
 
@@ -193,7 +197,7 @@ def test_a_record_that_is_no_file(site, victim, kind):
     assert in_time(site, "status").returncode in (1, 2)
     assert in_time(site, "cron", "production").returncode == 0
     assert victim.read_text() == "theirs"
-    assert job_records.read(site.settings, "cron-production").passed
+    assert job_records.read(site.state, "cron-production").passed
 
 
 @pytest.mark.parametrize("variable", ["DODEKA_BACKUP_ENV", "RESTIC_PASSWORD_FILE"])
@@ -266,27 +270,27 @@ def theirs(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "opens",
     [
-        database.fold,
+        checkpoint_and_close,
         leftovers.settle,
-        database.row_counts,
-        lambda db: database.verify(db, "it"),
-        lambda db: database.reindex(db, "it"),
-        lambda db: database.match_journal_mode(db, db.with_name("none")),
-        lambda db: database.export(db, db.with_name("export")),
+        row_counts,
+        lambda db: integrity.verify(db, "it"),
+        lambda db: integrity.reindex(db, "it"),
+        lambda db: header.match_journal_mode(db, db.with_name("none")),
+        lambda db: export_compacted(db, db.with_name("export")),
     ],
 )
 def test_a_journal_that_would_have_sqlite_remove_another_file(theirs, victim, monkeypatch, opens, mode, late):
     """It comes before we look, or between our look and SQLite's."""
     with closing(sqlite3.connect(theirs)) as connection:
         connection.execute(f"PRAGMA journal_mode={mode}")
-    checks = database._check_journals
+    checks = connection._check_journals
 
     def and_then(path: Path, shown: str) -> None:
         checks(path, shown)
         with_journal_of(theirs, victim)
 
     if late:
-        monkeypatch.setattr(database, "_check_journals", and_then)
+        monkeypatch.setattr(connection, "_check_journals", and_then)
     else:
         with_journal_of(theirs, victim)
     with suppress(DatabaseError):
@@ -312,14 +316,14 @@ def test_a_database_in_a_folder_of_another_user_is_folded_and_rebuilt(theirs):
         [sys.executable, "-c", reads, theirs], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as reader:
         reader.stdout.readline()
-        with pytest.raises(database.DatabaseInUse, match="still open in another process"):
-            database.fold(theirs)
+        with pytest.raises(DatabaseInUse, match="still open in another process"):
+            checkpoint_and_close(theirs)
         reader.kill()
     subprocess.run([sys.executable, "-c", script.replace("2", "3"), theirs], check=True)
-    database.fold(theirs)
-    database.reindex(theirs, "it")
+    checkpoint_and_close(theirs)
+    integrity.reindex(theirs, "it")
     assert sorted(os.listdir(theirs.parent)) == ["db.sqlite"]
-    assert database.verify(theirs, "it").lines() == []
+    assert integrity.verify(theirs, "it").lines() == []
     with closing(sqlite3.connect(theirs)) as connection:
         assert connection.execute("SELECT a FROM t ORDER BY a").fetchall() == [(1,), (2,), (3,)]
 
@@ -328,14 +332,14 @@ def test_a_database_in_a_folder_of_another_user_is_folded_and_rebuilt(theirs):
 def test_an_unfinished_transaction_in_a_folder_of_another_user_is_left_to_the_service(theirs, victim):
     with_journal_of(theirs, victim)
     with pytest.raises(DatabaseError, match="has an unfinished transaction in its journal") as failure:
-        database.fold(theirs)
+        checkpoint_and_close(theirs)
     assert failure.value.hint == "start its service once, which rolls it back"
 
 
 @of_another_user
 def test_another_file_under_the_name_when_sqlite_opens_it(theirs, victim, monkeypatch):
     with_journal_of(theirs, victim)
-    alone = database._alone
+    alone = connection._alone
 
     def and_then(path: Path, shown: str):
         file = alone(path, shown)
@@ -343,9 +347,9 @@ def test_another_file_under_the_name_when_sqlite_opens_it(theirs, victim, monkey
         path.write_bytes(path.with_name("other").read_bytes())
         return file
 
-    monkeypatch.setattr(database, "_alone", and_then)
+    monkeypatch.setattr(connection, "_alone", and_then)
     with pytest.raises(DatabaseError, match="is another file by now"):
-        database.fold(theirs)
+        checkpoint_and_close(theirs)
     assert victim.exists()
 
 
@@ -468,7 +472,7 @@ def evil(site: Site) -> Site:
         connection.execute(f'INSERT INTO "{EVIL}" VALUES (1)')
     tags = f"db,db_sqlite,db_dodeka,env_production,{EVIL}"
     export = site.folder / "export.zst"
-    database.export(site.database(), site.folder / "export")
+    export_compacted(site.database(), site.folder / "export")
     export.write_bytes(
         zstandard.ZstdCompressor(write_checksum=True).compress((site.folder / "export").read_bytes())
     )
@@ -513,7 +517,7 @@ def test_no_name_does_anything_to_a_terminal_or_a_log(evil, script, arguments, s
 
 
 def test_a_failure_on_record_is_shown_in_one_line(site):
-    with pytest.raises(BackupError), job_records.failures(site.settings, "cron-production"):
+    with pytest.raises(BackupError), job_records.failures(site.state, "cron-production"):
         raise BackupError(f"table {EVIL}")
     shown = site.run("status").stdout
     assert f"table {SHOWN}" in shown
@@ -570,7 +574,7 @@ def stored(site: Site, content: bytes, name: str = "dodeka-production.sqlite.zst
 def an_export(site: Site) -> bytes:
     target = site.folder / "an-export"
     target.unlink(missing_ok=True)
-    database.export(site.database(), target)
+    export_compacted(site.database(), target)
     return target.read_bytes()
 
 
@@ -690,8 +694,8 @@ def test_an_index_that_expands_to_any_amount_is_no_damage(site):
     file.write_bytes(export)
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from dodeka_db.sqlite import database\n"
-        "print(database.verify(Path(sys.argv[2]), 'it'))\n"
+        "from pathlib import Path; from dodeka_db.sqlite import integrity\n"
+        "print(integrity.verify(Path(sys.argv[2]), 'it'))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     said = subprocess.check_output([sys.executable, "-c", code, ROOT / "bin", file], text=True, timeout=120)
@@ -713,8 +717,8 @@ def test_nested_views_are_not_looked_into(site):
     began = time.monotonic()
     file = site.folder / "exported"
     file.write_bytes(an_export(site))
-    database.verify(file, "it")
-    database.row_counts(file)
+    integrity.verify(file, "it")
+    row_counts(file)
     assert time.monotonic() - began < 5
 
 

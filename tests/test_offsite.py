@@ -16,7 +16,7 @@ import pytest
 
 import pages
 from cheap_key import reseal
-from dodeka_db.restic import repository, runner
+from dodeka_db.restic import retention_policy, server_watch
 from dodeka_db.sqlite import sample_data
 from remotes import AppendOnly, Rest, execute, fill, impatient
 from sites import RESTIC, ROOT, Site
@@ -261,7 +261,7 @@ def test_an_append_only_server(twin, tmp_path):
         assert f"the server of repository {server.shown} lets nothing be removed: " in done.stderr
         assert "403 Forbidden" in done.stderr
         assert done.stderr.endswith("; if it is to be so (append-only): OFFSITE_RETENTION=none\n")
-        assert time.monotonic() - started < runner.GIVE_UP_S
+        assert time.monotonic() - started < server_watch.GIVE_UP_S
         assert not list((server.served / "locks").iterdir())
         assert len(twin.listed_there("demo", **at(server))) == 13
         said = twin.ok("offsite", OFFSITE_RETENTION="none", **at(server))
@@ -805,7 +805,7 @@ def test_the_page_s_prune_keeps_what_is_honest(twin):
 
     assert honest < left()
     keep = [
-        word for period, count in repository.RETENTION.items() for word in (f"--keep-{period}", str(count))
+        word for period, count in retention_policy.KEEP.items() for word in (f"--keep-{period}", str(count))
     ]
     output = twin.restic_there(
         "forget", "--dry-run", "--json", "--group-by", "tags", "--tag", "db_dodeka", *keep

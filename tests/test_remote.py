@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dodeka_db import schedule
-from dodeka_db.restic import runner
+from dodeka_db.restic import server_watch
 from remotes import IMPATIENT_S, KINDS, S3, Remote, Rest, execute, fill, impatient, rows
 from sites import RESTIC, Site
 
@@ -97,7 +97,7 @@ def test_a_wrong_credential(site, remote):
             assert done.returncode == 77
             assert "refuses us: " in done.stderr
             assert "; check the credentials, and what they allow (BACKUP.md, " in done.stderr
-        assert time.monotonic() - started < runner.LOOK_S
+        assert time.monotonic() - started < server_watch.LOOK_S
         assert remote.secret not in done.stdout + done.stderr
     record = (site.state / "records" / "cron-production.json").read_text()
     assert "refuses us" in record or "does its ssh work" in record
@@ -216,7 +216,7 @@ def test_a_server_that_comes_back_is_waited_for(site, rest):
     rest.relay.after(3_000_000, restart)
     done = site.run("cron", "production", **rest.variables)
     assert done.returncode == 0, done
-    assert re.search(r"warning: \S+ fails us: .*; trying for up to 300 s\n", done.stdout)
+    assert re.search(r"warning: lost contact with \S+: .*; retrying for up to 300 s\n", done.stdout)
     site.ok("verify", "production", **rest.variables)
 
 
@@ -286,7 +286,7 @@ def test_rclone_s_own_remotes(site, tmp_path):
 
 
 def test_the_scripts_patience_is_less_than_a_turn_of_cron():
-    assert runner.LOOK_S + runner.GIVE_UP_S < schedule.BACKUP_EVERY.total_seconds()
+    assert server_watch.LOOK_S + server_watch.GIVE_UP_S < schedule.BACKUP_EVERY.total_seconds()
 
 
 @pytest.mark.parametrize("password", ["hush/x", "hush@x", "hush x", "hush?x", "hush#x"])

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from dodeka_db.errors import SnapshotError
-from dodeka_db.restic.repository import Snapshot, resolve
+from dodeka_db.restic.snapshots import Snapshot, resolve
 from dodeka_db.settings import load
 from sites import RESTIC
 
@@ -29,42 +29,42 @@ class TestResolve:
     ]
 
     def test_latest_is_the_newest_ordinary_one_of_the_environment(self):
-        assert resolve(HERE, self.ALL, "production", "latest").short_id == "aaaa2222"
-        assert resolve(HERE, self.ALL, "demo", "latest").short_id == "dddd1111"
+        assert resolve(HERE.main, self.ALL, "production", "latest").short_id == "aaaa2222"
+        assert resolve(HERE.main, self.ALL, "demo", "latest").short_id == "dddd1111"
 
     def test_an_id_and_its_beginning(self):
-        assert resolve(HERE, self.ALL, "production", "aaaa1").short_id == "aaaa1111"
-        assert resolve(HERE, self.ALL, "production", "aaaa1111" + "0" * 56).short_id == "aaaa1111"
-        assert resolve(HERE, self.ALL, "production", "bbbb1111").is_pre_restore
+        assert resolve(HERE.main, self.ALL, "production", "aaaa1").short_id == "aaaa1111"
+        assert resolve(HERE.main, self.ALL, "production", "aaaa1111" + "0" * 56).short_id == "aaaa1111"
+        assert resolve(HERE.main, self.ALL, "production", "bbbb1111").is_pre_restore
 
     @pytest.mark.parametrize(
         "wanted", ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~1", "a" * 65]
     )
     def test_malformed(self, wanted):
         with pytest.raises(SnapshotError, match="is not a snapshot ID"):
-            resolve(HERE, self.ALL, "production", wanted)
+            resolve(HERE.main, self.ALL, "production", wanted)
 
     def test_ambiguous(self):
         with pytest.raises(SnapshotError, match="several snapshots: aaaa1111, aaaa2222"):
-            resolve(HERE, self.ALL, "production", "aaaa")
+            resolve(HERE.main, self.ALL, "production", "aaaa")
 
     def test_unknown(self):
         with pytest.raises(SnapshotError, match="no snapshot cccc0000 of production"):
-            resolve(HERE, self.ALL, "production", "cccc0000")
+            resolve(HERE.main, self.ALL, "production", "cccc0000")
 
     def test_of_another_environment(self):
         with pytest.raises(SnapshotError, match="dddd1111 is of demo, not of production"):
-            resolve(HERE, self.ALL, "production", "dddd")
+            resolve(HERE.main, self.ALL, "production", "dddd")
 
     def test_none_yet(self):
         with pytest.raises(SnapshotError, match="no snapshot of demo yet"):
-            resolve(HERE, self.ALL[:2], "demo", "latest")
+            resolve(HERE.main, self.ALL[:2], "demo", "latest")
 
     def test_the_next_step_is_one_for_the_repository_that_was_asked(self):
         for settings, wanted, command in (
-            (HERE, "cccc0000", "see: make snapshots ENV=demo"),
+            (HERE.main, "cccc0000", "see: make snapshots ENV=demo"),
             (HERE.offsite, "cccc0000", "see: make snapshots ENV=demo OFFSITE=1"),
-            (HERE, "latest", "make backup ENV=demo"),
+            (HERE.main, "latest", "make backup ENV=demo"),
             (HERE.offsite, "latest", "make offsite"),
         ):
             with pytest.raises(SnapshotError) as raised:

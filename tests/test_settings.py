@@ -32,19 +32,21 @@ def load(file: Path, **environ: str) -> settings.Settings:
 def test_the_defaults_are_the_server_s(file):
     loaded = load(file)
     assert loaded.backend == ROOT / "backend"
-    assert loaded.repository == "/mnt/backup/restic"
-    assert loaded.password_file == Path("/mnt/backup/.restic-password")
-    assert loaded.state == Path("/home/someone/.local/state/dodeka-backup")
+    assert loaded.main.address == "/mnt/backup/restic"
+    assert loaded.main.password_file == Path("/mnt/backup/.restic-password")
+    assert loaded.main.state == Path("/home/someone/.local/state/dodeka-backup")
     assert loaded.systemctl == (("systemctl",) if os.geteuid() == 0 else ("sudo", "systemctl"))
     assert loaded.environment("demo").database == ROOT / "backend/envs/demo/db.sqlite"
     assert loaded.environment("demo").unit == "dodeka-backend-demo"
-    assert loaded.variables["RESTIC_CACHE_DIR"] == "/home/someone/.local/state/dodeka-backup/restic-cache"
+    assert (
+        loaded.main.variables["RESTIC_CACHE_DIR"] == "/home/someone/.local/state/dodeka-backup/restic-cache"
+    )
 
 
 def test_the_environment_wins_over_the_file(file):
     file.write_text("DODEKA_FORMAT=zst\nRESTIC_REPOSITORY=/repo/of/file\n")
     loaded = load(file, DODEKA_FORMAT="pages", RESTIC_REPOSITORY="/repo/of/file")
-    assert (loaded.format, loaded.repository) == ("pages", "/repo/of/file")
+    assert (loaded.main.format, loaded.main.address) == ("pages", "/repo/of/file")
 
 
 @pytest.mark.parametrize(
@@ -106,8 +108,8 @@ def test_a_place_in_the_environment_that_is_not_the_file_s_is_refused(file, in_f
 def test_cron_gives_no_home(file):
     loaded = settings.load({"DODEKA_BACKUP_ENV": str(file)})
     home = Path(pwd.getpwuid(os.geteuid()).pw_dir) if "HOME" not in os.environ else Path(os.environ["HOME"])
-    assert loaded.state == home / ".local/state/dodeka-backup"
-    assert loaded.variables["HOME"] == str(home)
+    assert loaded.main.state == home / ".local/state/dodeka-backup"
+    assert loaded.main.variables["HOME"] == str(home)
 
 
 def test_the_file_is_read_as_a_shell_reads_it(file):
@@ -131,7 +133,7 @@ def test_the_file_is_read_as_a_shell_reads_it(file):
     }
     for line, value in lines.items():
         file.write_text(f"{line}\n")
-        assert load(file).variables.get("V", "") == value == in_a_shell("sh", file, [line])[0], line
+        assert load(file).main.variables.get("V", "") == value == in_a_shell("sh", file, [line])[0], line
 
 
 PIECES = [
@@ -189,7 +191,7 @@ def test_a_line_means_what_it_means_to_a_shell_or_is_refused(file):
         )
         file.write_bytes(line.encode())
         try:
-            read[line] = load(file).variables.get("V", "")
+            read[line] = load(file).main.variables.get("V", "")
         except SetupError as error:
             assert f"settings file {file}, line 1: " in error.message
     assert len(read) > 250
@@ -256,17 +258,17 @@ def test_an_unknown_environment_is_a_usage_error(file):
     ],
 )
 def test_which_repositories_are_local(file, repository, local):
-    assert load(file, RESTIC_REPOSITORY=repository).local_repository == (Path(local) if local else None)
+    assert load(file, RESTIC_REPOSITORY=repository).main.folder == (Path(local) if local else None)
 
 
 def test_the_password_in_an_address_is_not_shown(file):
     loaded = load(file, RESTIC_REPOSITORY="rest:https://me:hush@host:8000/x")
-    assert loaded.repository_shown == "rest:https://me:***@host:8000/x"
+    assert loaded.main.shown == "rest:https://me:***@host:8000/x"
 
 
 def test_another_way_to_give_the_password(file):
     loaded = load(file, RESTIC_PASSWORD_COMMAND="pass show restic")
-    assert loaded.password_file is None and "RESTIC_PASSWORD_FILE" not in loaded.variables
+    assert loaded.main.password_file is None and "RESTIC_PASSWORD_FILE" not in loaded.main.variables
 
 
 def program(folder: Path, name: str, text: str = "") -> Path:
@@ -279,12 +281,12 @@ def program(folder: Path, name: str, text: str = "") -> Path:
 def test_a_user_s_own_restic_comes_first(file, tmp_path):
     others = program(tmp_path / "bin", "restic")
     environ = {"HOME": str(tmp_path / "home"), "PATH": str(others.parent)}
-    assert load(file, **environ).restic == str(others)
+    assert load(file, **environ).main.restic == str(others)
     own = program(tmp_path / "home/.local/bin", "restic")
-    assert load(file, **environ).restic == str(own)
+    assert load(file, **environ).main.restic == str(own)
     own.parent.chmod(0o777)
-    assert load(file, **environ).restic == str(others)
-    assert load(file, **environ, RESTIC="/opt/restic").restic == "/opt/restic"
+    assert load(file, **environ).main.restic == str(others)
+    assert load(file, **environ, RESTIC="/opt/restic").main.restic == "/opt/restic"
 
 
 def test_no_program_is_run_out_of_another_user_s_folder(site, tmp_path):
@@ -302,9 +304,9 @@ def test_no_program_is_run_out_of_another_user_s_folder(site, tmp_path):
         done = subprocess.run(words, env=environ, capture_output=True, text=True)
         assert done.returncode == (1 if script == "status" else 0), done
     assert not ran.exists(), ran.read_text()
-    assert load(Path("/dev/null"), **environ).restic == str(Path(RESTIC).parent / "restic")
+    assert load(Path("/dev/null"), **environ).main.restic == str(Path(RESTIC).parent / "restic")
     os.chown(home / ".local/bin", 0, 0)
-    assert load(Path("/dev/null"), **environ).restic == str(home / ".local/bin/restic")
+    assert load(Path("/dev/null"), **environ).main.restic == str(home / ".local/bin/restic")
 
 
 def test_restic_gets_no_secret_that_it_does_not_need(site):
@@ -331,7 +333,7 @@ def test_restic_gets_no_secret_that_it_does_not_need(site):
     assert not re.search(r"-secret|^(DODEKA|OFFSITE)_", found, re.MULTILINE)
     for needed in ("of-restic-s3", "of-restic-rest", "of-restic-ssh", "of-restic-proxy", "of-the-file"):
         assert needed in found
-    settings_there = load(Path("/dev/null"), **{**site.environ, **variables}).masked(
+    settings_there = load(Path("/dev/null"), **{**site.environ, **variables}).main.masked(
         "github-secret smtp-secret offsite-secret"
     )
     assert settings_there == "*** *** ***", "what restic does not get is no secret less"
@@ -393,11 +395,11 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
     example = load(file, HOME=os.path.expanduser("~"))
     assert set(example.health_urls) == set(example.ping_urls) == set(settings.ENVIRONMENTS)
     default = settings.load({"DODEKA_BACKUP_ENV": "/dev/null", "HOME": os.path.expanduser("~")})
-    assert example.repository == default.repository
-    assert example.password_file == default.password_file
-    assert example.state == default.state
-    assert example.format == default.format == "zst"
-    assert example.lock_wait_s == default.lock_wait_s
+    assert example.main.address == default.main.address
+    assert example.main.password_file == default.main.password_file
+    assert example.main.state == default.main.state
+    assert example.main.format == default.main.format == "zst"
+    assert example.main.lock_wait_s == default.main.lock_wait_s
     assert example.start_wait_s == default.start_wait_s
     assert example.systemctl == ("sudo", "systemctl")
     shown = re.findall(r"^#([A-Z_]+)=", text, re.MULTILINE)
@@ -441,7 +443,7 @@ def test_a_settings_file_that_others_can_read_is_refused(file, mode):
         load(file)
     assert str(caught.value) == f"settings file {file} can be read by others; chmod 600 {file}"
     file.chmod(0o600)
-    assert load(file).variables["AWS_SECRET_ACCESS_KEY"] == "hush-hush"
+    assert load(file).main.variables["AWS_SECRET_ACCESS_KEY"] == "hush-hush"
 
 
 def test_no_secret_that_is_known_stays_in_a_text(file):
@@ -455,7 +457,7 @@ def test_no_secret_that_is_known_stays_in_a_text(file):
         RESTIC_PASSWORD="the-password",
     )
     text = "https://me:hush@host:8000/x aws-secret aws-identity rclone-secret b2-secret the-password /mnt"
-    assert loaded.masked(text) == "https://me:***@host:8000/x *** aws-identity *** *** *** /mnt"
+    assert loaded.main.masked(text) == "https://me:***@host:8000/x *** aws-identity *** *** *** /mnt"
 
 
 def test_the_offsite_repository_is_opened_with_its_own_password_alone(file):
@@ -464,13 +466,13 @@ def test_the_offsite_repository_is_opened_with_its_own_password_alone(file):
         file, OFFSITE_REPOSITORY="sftp:offsite:restic", RESTIC_PASSWORD="main", RESTIC_KEY_HINT="0123abcd"
     )
     there = loaded.offsite
-    assert there.repository == there.variables["RESTIC_REPOSITORY"] == "sftp:offsite:restic"
+    assert there.address == there.variables["RESTIC_REPOSITORY"] == "sftp:offsite:restic"
     assert there.password_file == Path("/home/someone/.restic-offsite-password")
     assert there.variables["RESTIC_PASSWORD_FILE"] == str(there.password_file)
     assert not {"RESTIC_PASSWORD", "RESTIC_KEY_HINT"} & set(there.variables)
-    assert there.state == loaded.state / "offsite"
+    assert there.state == loaded.main.state / "offsite"
     assert there.retains and not load(file, OFFSITE_REPOSITORY="x:", OFFSITE_RETENTION="none").offsite.retains
-    assert loaded.as_source == {
+    assert loaded.main.as_source == {
         "RESTIC_FROM_REPOSITORY": "/mnt/backup/restic",
         "RESTIC_FROM_PASSWORD": "main",
         "RESTIC_FROM_KEY_HINT": "0123abcd",
@@ -507,13 +509,13 @@ def test_no_credential_of_an_address_that_is_called_is_shown(site):
     ):
         assert shown in printed
     loaded = load(Path("/dev/null"), **addresses)
-    assert loaded.masked("nonnumeric port: 'hush-hush@127.0.0.1'") == "nonnumeric port: '***@127.0.0.1'"
+    assert loaded.main.masked("nonnumeric port: 'hush-hush@127.0.0.1'") == "nonnumeric port: '***@127.0.0.1'"
 
 
 def test_the_longer_of_two_secrets_is_masked_whole(file):
     for _ in range(10):
         loaded = load(file, AWS_SECRET_ACCESS_KEY="hunter2-long", RESTIC_REST_PASSWORD="hunter2")
-        assert loaded.masked("hunter2-long and hunter2") == "*** and ***"
+        assert loaded.main.masked("hunter2-long and hunter2") == "*** and ***"
 
 
 @pytest.mark.parametrize(
@@ -536,14 +538,14 @@ def test_the_longer_of_two_secrets_is_masked_whole(file):
     ],
 )
 def test_what_looks_like_a_password_in_an_address_is_masked(file, text, masked):
-    assert load(file).masked(text) == masked
+    assert load(file).main.masked(text) == masked
 
 
 def test_a_repository_below_the_home_folder(file):
     loaded = load(file, HOME=os.environ["HOME"], RESTIC_REPOSITORY="~/restic", OFFSITE_REPOSITORY="~/there")
     home = Path(os.environ["HOME"])
-    assert (loaded.local_repository, loaded.offsite.local_repository) == (home / "restic", home / "there")
-    assert loaded.variables["RESTIC_REPOSITORY"] == str(home / "restic")
+    assert (loaded.main.folder, loaded.offsite.folder) == (home / "restic", home / "there")
+    assert loaded.main.variables["RESTIC_REPOSITORY"] == str(home / "restic")
 
 
 @pytest.mark.parametrize(
@@ -583,14 +585,14 @@ def test_what_restic_reads_is_not_taken_for_a_misspelling(file):
         *("RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD", "RESTIC_AWS_ASSUME_ROLE_ARN", "RESTIC_OF_TOMORROW"),
     )
     for name in names:
-        assert load(file, **{name: "/x"}).variables[name] == "/x"
+        assert load(file, **{name: "/x"}).main.variables[name] == "/x"
 
 
 def test_restic_is_not_handed_what_would_make_it_mean_something_else(file):
     names = ("RESTIC_HOST", "RESTIC_FROM_REPOSITORY", "RESTIC_FROM_PASSWORD_FILE")
     file.write_text("".join(f"{name}=x\n" for name in names))
     loaded = load(file, **dict.fromkeys(names, "y"))
-    assert not set(names) & set(loaded.variables)
+    assert not set(names) & set(loaded.main.variables)
 
 
 @pytest.mark.parametrize(
@@ -643,7 +645,7 @@ def test_restic_by_hand_ends_as_restic_does(site):
 def test_the_settings_file_itself_may_be_named_from_here(file, monkeypatch):
     monkeypatch.chdir(file.parent)
     file.write_text("DODEKA_FORMAT=pages\n")
-    assert load(Path(file.name)).format == "pages"
+    assert load(Path(file.name)).main.format == "pages"
 
 
 @pytest.mark.parametrize(
@@ -677,7 +679,7 @@ def test_a_value_in_the_environment_that_cannot_be_printed_is_refused_and_not_sh
 
 def test_other_programs_variables_may_hold_anything(file):
     loaded = load(file, PS1="\x1b[1m$", SOME_PASSWORD="caf\udce9", LINES_OF_TEXT="a\nb")
-    assert loaded.masked("caf\udce9") == "***"
+    assert loaded.main.masked("caf\udce9") == "***"
 
 
 @pytest.mark.parametrize("value", ["sudo 'systemctl", '"', " "])
@@ -716,7 +718,10 @@ def test_odd_values_are_one_line(site, variables, code, said):
 
 def test_an_empty_restic_is_the_default(file):
     file.write_text("RESTIC=\n")
-    assert load(file, RESTIC="", PATH="/nowhere").restic == load(Path("/dev/null"), PATH="/nowhere").restic
+    assert (
+        load(file, RESTIC="", PATH="/nowhere").main.restic
+        == load(Path("/dev/null"), PATH="/nowhere").main.restic
+    )
 
 
 def test_every_value_in_force_is_listed_with_where_it_was_set(site):

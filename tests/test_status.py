@@ -13,9 +13,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cheap_key import reseal
-from dodeka_db.flows import growth, status
+from dodeka_db.flows import growth, status_repository
+from dodeka_db.flows.status_lines import State
 from dodeka_db.host import installed, job_records
-from dodeka_db.restic.repository import Snapshot
+from dodeka_db.restic.snapshots import Snapshot
 from server import PROJECT, ROOT, Server
 from sites import Site
 
@@ -81,7 +82,7 @@ def look(server: Server, said: str = "", **variables: str) -> tuple[int, dict]:
 
 
 def counted(server: Server, environment: str) -> tuple[int, int]:
-    """How many snapshots there are, and how many of what restores replaced."""
+    """How many snapshots there are, and how many of them are pre-restore ones."""
     listed = json.loads(server.run(f"{PROJECT}/bin/dodeka-db-snapshots.py", environment, "--json").stdout)
     replaced = [one for one in listed if "pre-restore" in one["tags"]]
     return len(listed) - len(replaced), len(replaced)
@@ -109,7 +110,7 @@ class TestWell:
         assert not re.search(r"^(BAD|\?)|fix:", done.stdout, re.MULTILINE)
         (newest,) = [line for line in lines if re.match(r"ok +production +snapshots ", line)]
         kept, replaced = counted(server, "production")
-        said = rf"the newest, [0-9a-f]{{8}}, was taken \d+ \w+ ago; {kept} kept, and {replaced} of what"
+        said = rf"the newest, [0-9a-f]{{8}}, was taken \d+ \w+ ago; {kept} snapshots?, {replaced} pre-restore"
         assert re.search(said, newest)
         (volume,) = [line for line in lines if re.match(r"ok +volume ", line)]
         assert re.search(r"/mnt/backup, \d+\.\d MB free", volume)
@@ -350,7 +351,7 @@ CASES = {
     "more than retention keeps": (
         lambda server: stored_at(server, datetime.now() - timedelta(hours=1), 72),
         ["demo snapshots"],
-        "of what restores replaced: more than the retention keeps",
+        "pre-restore: more than the retention keeps",
         None,
     ),
     "a failed cron run": (fail_cron, ["demo cron"], "demo/db.sqlite is missing", None),
@@ -541,7 +542,7 @@ class TestElsewhere:
 
     def test_a_repository_that_cannot_be_reached(self, server):
         # newer restics go on trying for a while, and the status says so
-        said = r"(\S+ warning: rest:http://127\.0\.0\.1:9/ fails us: .*; trying for up to 60 s\n)?"
+        said = r"(\S+ warning: lost contact with rest:http://127\.0\.0\.1:9/: .*; retrying for up to 60 s\n)?"
         code, found = look(server, said, RESTIC_REPOSITORY="rest:http://127.0.0.1:9/")
         assert code == 2 and of_state(found, "bad") == []
         (line,) = [line for line in found["lines"] if line["subject"] == "repository"]
@@ -590,25 +591,25 @@ class TestElsewhere:
 
 def test_the_growth_per_day(site):
     demo = site.settings.environment("demo")
-    assert growth.bytes_per_day(site.settings, demo, 1000) is None
+    assert growth.bytes_per_day(site.state, demo, 1000) is None
 
     def samples(*ages_and_sizes: tuple[timedelta, int]) -> None:
         entries = [[before(age), size] for age, size in ages_and_sizes]
-        job_records.passed(site.settings, "size-demo", {"samples": entries})
+        job_records.passed(site.state, "size-demo", {"samples": entries})
 
     samples((timedelta(hours=2), 500))
-    assert growth.bytes_per_day(site.settings, demo, 1000) is None, "two hours say nothing of a day"
+    assert growth.bytes_per_day(site.state, demo, 1000) is None, "two hours say nothing of a day"
     samples((timedelta(days=20), 0), (timedelta(days=5), 500), (timedelta(days=1), 900))
-    assert growth.bytes_per_day(site.settings, demo, 1000) == pytest.approx(100, rel=0.01)
+    assert growth.bytes_per_day(site.state, demo, 1000) == pytest.approx(100, rel=0.01)
     samples((timedelta(days=2), 5000))
-    assert growth.bytes_per_day(site.settings, demo, 1000) == pytest.approx(-2000, rel=0.01)
+    assert growth.bytes_per_day(site.state, demo, 1000) == pytest.approx(-2000, rel=0.01)
 
 
 def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
     """The host makes no group of its own, and pre-restore snapshots are kept by a rule of their own, however many."""
     now = datetime.now().astimezone()
 
-    def state(count: int, *tags: str) -> status.State:
+    def state(count: int, *tags: str) -> State:
         entries = [
             Snapshot(
                 f"{number:064x}",
@@ -620,11 +621,13 @@ def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
             )
             for number in reversed(range(count))
         ]
-        return status._snapshots(site.settings, site.settings.environment("demo"), entries)[0]
+        return status_repository.snapshots(
+            site.settings.main, site.settings.environment("demo"), entries
+        ).state
 
-    assert state(60) is status.State.WELL
-    assert state(100) is status.State.BAD
+    assert state(60) is State.WELL
+    assert state(100) is State.BAD
     newest = Snapshot("f" * 64, now, "demo", ("env_demo",), "host", "/x")
     kept = [Snapshot(f"{n:064x}", now, "demo", ("env_demo", "pre-restore"), "host", "/x") for n in range(200)]
     demo = site.settings.environment("demo")
-    assert status._snapshots(site.settings, demo, [*kept, newest])[0] is status.State.WELL
+    assert status_repository.snapshots(site.settings.main, demo, [*kept, newest]).state is State.WELL

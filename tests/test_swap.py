@@ -13,7 +13,9 @@ import pytest
 
 from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.host import file_rights
-from dodeka_db.sqlite import database, sample_data, swap
+from dodeka_db.sqlite import header, kept_files, sample_data, swap
+from dodeka_db.sqlite.checkpoint import checkpoint_and_close
+from dodeka_db.sqlite.failures import DatabaseInUse
 from test_database import leave_in_wal, make_staged, rows
 
 
@@ -44,17 +46,17 @@ def test_the_old_wal_is_not_replayed_into_the_new_database_nor_lost(db, staged, 
     assert names(tmp_path) == ["db.sqlite", kept.name]
     assert sample_data.digest(db) == new
     assert rows(kept, "SELECT key FROM users WHERE key = 'in-the-wal'")
-    assert swap.kept_files(db) == [kept]
+    assert kept_files.of(db) == [kept]
 
 
 def test_a_database_in_use_is_left_as_it_is(db, staged):
     before = sample_data.digest(db)
     with closing(sqlite3.connect(db, isolation_level=None)) as idle:
         idle.execute("SELECT * FROM users").fetchone()
-        with pytest.raises(database.DatabaseInUse):
+        with pytest.raises(DatabaseInUse):
             replace(db, staged)
-        assert swap.kept_files(db) == [], "it is the live one still"
-        assert swap.forget_unswapped(db)
+        assert kept_files.of(db) == [], "it is the live one still"
+        assert swap.remove_stale_link(db)
     assert sample_data.digest(db) == before
     assert staged.exists() and not list(db.parent.glob("*.pre-restore-*"))
 
@@ -63,7 +65,7 @@ def test_what_turns_out_to_be_damaged_only_now(db, staged):
     db.write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
     damaged = replace(db, staged)
     assert damaged.read_bytes().endswith(b"\xff" * 9000)
-    assert swap.kept_files(db) == []
+    assert kept_files.of(db) == []
 
 
 def test_a_damaged_database_is_kept_with_its_journals(db, staged, tmp_path):
@@ -78,14 +80,14 @@ def test_a_damaged_database_is_kept_with_its_journals(db, staged, tmp_path):
     assert Path(f"{damaged}-wal").read_bytes() == b"its wal"
     assert Path(f"{damaged}-journal").read_bytes() == b"its journal"
     assert sample_data.digest(db) == new
-    assert swap.kept_files(db) == []
+    assert kept_files.of(db) == []
 
 
 def test_a_damaged_database_whose_swap_was_cut_short_gets_its_journals_back(db, tmp_path):
     db.write_bytes(b"rubbish")
     Path(f"{db}-wal").write_bytes(b"its wal")
-    swap.set_aside(swap.keep(db).path, journals_of=db)
-    swap.forget_unswapped(db)
+    kept_files.set_aside(swap.keep(db).path, journals_of=db)
+    swap.remove_stale_link(db)
     assert names(tmp_path) == ["db.sqlite", "db.sqlite-wal"]
     assert Path(f"{db}-wal").read_bytes() == b"its wal"
 
@@ -101,7 +103,7 @@ def test_a_missing_database(tmp_path, staged):
 def test_the_way_back_is_the_same_and_keeps_what_it_takes_out(db, staged, mode, tmp_path):
     with closing(sqlite3.connect(db)) as connection:
         connection.execute(f"PRAGMA journal_mode={mode}")
-    database.match_journal_mode(staged, db)
+    header.match_journal_mode(staged, db)
     before = sample_data.digest(db)
     kept = replace(db, staged)
     leave_in_wal(db) if mode == "wal" else None  # what the service wrote meanwhile
@@ -117,7 +119,7 @@ def test_a_process_that_opened_the_old_one_after_it_was_checkpointed_keeps_its_j
     """It comes between fold() and the rename; what it commits from then on is in no other database."""
     new = sample_data.digest(staged)
     kept, its_rights = swap.keep(db), file_rights.of(db)
-    database.fold(db)
+    checkpoint_and_close(db)
     code = f"""
 import sqlite3
 db = sqlite3.connect({str(db)!r}, isolation_level=None)
@@ -128,7 +130,7 @@ db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
-        with pytest.raises(database.DatabaseInUse):
+        with pytest.raises(DatabaseInUse):
             swap.replace(db, staged, kept, False, its_rights)
         assert Path(f"{db}-wal").exists() and rows(db, "SELECT key FROM users WHERE key = 'in between'")
         assert swap.replace(db, staged, kept, False, its_rights, even_in_use=True) == kept.path
@@ -157,7 +159,7 @@ def test_killed_right_behind_the_rename_of_a_database_in_use(db, staged, monkeyp
         with pytest.raises(SystemExit):
             swap.replace(db, staged, kept, False, its_rights, even_in_use=True)
         assert Path(f"{db}-wal").samefile(f"{kept.path}-wal")
-        assert not swap.forget_unswapped(db)
+        assert not swap.remove_stale_link(db)
         assert not Path(f"{db}-wal").exists() and not Path(f"{db}-shm").exists()
         assert sample_data.digest(db) == new
     assert rows(kept.path, "SELECT key FROM users WHERE key = 'late'")
@@ -301,8 +303,8 @@ def test_names_are_never_taken_twice_and_tell_the_time(db):
     assert second != first
     second.rename(second.with_name(second.name.replace("pre-restore", "damaged")))
     assert swap.keep(db).path not in (first, second)
-    assert swap.kept_since(first) < swap.kept_since(second)
-    assert swap.kept_since(first).tzinfo
+    assert kept_files.since(first) < kept_files.since(second)
+    assert kept_files.since(first).tzinfo
 
 
 def test_one_kept_under_a_clock_that_was_wrong_is_not_the_last(db):
@@ -311,4 +313,4 @@ def test_one_kept_under_a_clock_that_was_wrong_is_not_the_last(db):
     files = [db.with_name(f"db.sqlite.pre-restore-{name}") for name in (*names, "99999999T999999Z")]
     for file in files:
         file.write_bytes(b"x")
-    assert swap.kept_files(db) == files[:3]
+    assert kept_files.of(db) == files[:3]

@@ -99,7 +99,7 @@ def test_no_job_touches_tmp(elsewhere):
 
 
 def test_what_a_killed_restic_left_is_removed(site):
-    settings = site.settings
+    settings = site.settings.main
     staging.state_folder(settings)
     (settings.staging / "restic-temp-pack-123").touch()
     with staging.folder(settings) as folder:
@@ -108,7 +108,7 @@ def test_what_a_killed_restic_left_is_removed(site):
 
 def test_each_repository_has_a_folder_of_its_own_for_them(elsewhere):
     settings = elsewhere.settings
-    assert settings.variables["TMPDIR"] == str(elsewhere.state / "staging")
+    assert settings.main.variables["TMPDIR"] == str(elsewhere.state / "staging")
     assert settings.offsite.variables["TMPDIR"] == str(elsewhere.state / "offsite" / "staging")
 
 
@@ -117,8 +117,9 @@ def test_sqlite_sorts_there_too(site):
     code = f"""
 import os, sqlite3, sys
 sys.path.insert(0, {str(ROOT / "bin")!r})
-from dodeka_db import settings, staging
-staging.state_folder(settings.load())
+from dodeka_db import settings
+from dodeka_db.host import staging
+staging.state_folder(settings.load().main)
 connection = sqlite3.connect(":memory:")
 connection.execute("CREATE TEMP TABLE t (a)")
 connection.execute("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)"
@@ -143,7 +144,7 @@ def test_a_folder_with_a_quote_in_its_name(site, tmp_path):
 
 def test_a_state_folder_of_somebody_else_is_said_to_be_that(site):
     site.ok("snapshots")
-    staging.state_folder(site.settings)
+    staging.state_folder(site.settings.main)
     (site.state / "staging").chmod(0o500)
     if os.geteuid() == 0:
         done = run(site, ("backup", "demo"), "setpriv", "--bounding-set=-all", "--inh-caps=-all")

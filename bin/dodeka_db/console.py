@@ -1,30 +1,25 @@
-"""What an operator reads and types: log lines, the snapshot table, questions, and how a script ends.
+"""The terminal: log lines, questions, and how a script begins and ends.
 
-The one place that prints. Much of it is what a database, a repository or a server says: each line goes through plain().
+The one place that prints. Much of what it prints is from a database, a repository or a server: each line goes through plain().
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NoReturn
+from datetime import datetime
+from typing import NoReturn
 
 from dodeka_db import interrupts
 from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_line, plain
 from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
 
-if TYPE_CHECKING:  # not every script needs what these import
-    from dodeka_db.flows.backup import Taken
-    from dodeka_db.flows.restore import Change
-    from dodeka_db.restic.repository import Key, Snapshot
-
 log = logging.getLogger("dodeka_db")
-# of a name or a path in a table
-MOST_LETTERS = 1000
-_environment = ""
+_environment, _began = "", 0.0
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
@@ -40,7 +35,8 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
 
 def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
     os.umask(0o077)
-    sys.stdout.reconfigure(errors="backslashreplace")  # in a locale that has not every letter
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # in a locale that has not every letter
     keep_to_trusted_programs()
     interrupts.install()
     handler = logging.StreamHandler(sys.stdout)
@@ -57,8 +53,8 @@ def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
     except interrupts.Interrupted as interruption:
         return _fail(as_line(interruption), interruption.exit_code)
     except BrokenPipeError:
-        nobody_reads()
-        return _fail("nobody reads what it prints any more, so it ended", BackupError.exit_code)
+        _print_nowhere()
+        return _fail("standard output was closed", BackupError.exit_code)
     except OSError as error:
         return _fail(as_line(error), BackupError.exit_code)
 
@@ -68,7 +64,7 @@ def show(*lines: str) -> None:
     try:
         print("\n".join(map(plain, lines)), flush=True)
     except BrokenPipeError:
-        nobody_reads()
+        _print_nowhere()
 
 
 def output_is_data() -> None:
@@ -78,7 +74,7 @@ def output_is_data() -> None:
             handler.setStream(sys.stderr)
 
 
-def nobody_reads() -> None:
+def _print_nowhere() -> None:
     """Print to nowhere from here on: whoever read our output has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -113,9 +109,14 @@ def offsite_option(parser: argparse.ArgumentParser) -> None:
 
 
 def begin(environment: str) -> None:
-    """From here on every log line is about `environment`."""
-    global _environment
-    _environment = environment
+    """From here on every log line is about `environment`, and done() counts the time."""
+    global _environment, _began
+    _environment, _began = environment, time.monotonic()
+
+
+def done(summary: str) -> None:
+    """The last line of a run that did all it should: what it did, and how long that took since begin()."""
+    log.info("done: %s, %.1f s", summary, time.monotonic() - _began)
 
 
 def ask(*question: str) -> str:
@@ -140,129 +141,6 @@ def confirm(question: Sequence[str], yes: bool = False) -> None:
     print("\n".join(map(plain, question)), flush=True)
     if not yes and ask("Type 'yes' to go on:") != "yes":
         raise NotConfirmed("not confirmed; nothing was changed")
-
-
-def describe(change: "Change") -> list[str]:
-    """What a restore is about to do, and how many rows come and go, in lines."""
-    target, origin = change.target, change.origin
-    lines = []
-    if origin.environment != target.name:
-        lines.append(f"{origin.environment.upper()}'S DATA GOES TO {target.name.upper()}.")
-    lines.append(f"This goes {_back(origin.time)} ({origin.time.astimezone():%A %d %B %Y %H:%M}).")
-    link = f", to which {target.database} links" if target.live != target.database else ""
-    lines.append(f"It puts {origin.shown} in the place of {target.live}{link}:")
-    lines += [f"  {line}" for line in _differences(change)]
-    if change.fixed:
-        lines.append(f"Its indexes were damaged, and are rebuilt: {change.fixed}")
-    return lines + [f"Not all is well with it: {line}" for line in change.findings.lines()]
-
-
-def _back(time: datetime) -> str:
-    return "to a time in the future" if ago(time) == "in the future" else f"back {ago(time)}"
-
-
-def _differences(change: "Change") -> list[str]:
-    if change.now is None:
-        kept = "; it is kept as it is" if change.damaged and change.target.database.exists() else ""
-        return [f"{change.problem}{kept}"]
-    lines = []
-    for table, then in change.then.items():
-        now, shown = change.now.get(table), _cell(table)
-        if then is None or (now is None and table in change.now):
-            lines.append(f"{shown}: SQLite cannot count its rows here")
-        elif now is None:
-            lines.append(f"{shown}: {_counted(then, 'row')}, a table that is not there now")
-        elif then != now:
-            more = f"{then - now} more" if then > now else f"{now - then} fewer"
-            lines.append(f"{shown}: {_counted(then, 'row')}, {more} than now")
-    for table, now in change.now.items():
-        if table not in change.then:
-            has = "rows that cannot be counted" if now is None else _counted(now, "row")
-            lines.append(f"{_cell(table)}: goes, a table that has {has} now")
-    return sorted(lines) or ["every table has as many rows as now"]
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def summary(taken: "Taken") -> str:
-    """What a backup did, in a few words."""
-    stored = taken.stored
-    at_most = "" if stored.is_exact else "at most "
-    return (
-        f"snapshot {taken.snapshot_id}, {size(taken.exported_bytes)} exported,"
-        f" repository grew by {at_most}{size(stored.added_bytes)}"
-    )
-
-
-def table(snapshots: Sequence["Snapshot"], sizes: Mapping[str, int]) -> list[str]:
-    """Snapshots as lines under each other: ID, when, how long ago, size by ID (a damaged one has none), format, tags."""
-    rows = [("ID", "When", "Ago", "Size", "Format", "Tags")]
-    for snapshot in snapshots:
-        rows.append(
-            (
-                snapshot.short_id,
-                when(snapshot.time),
-                ago(snapshot.time),
-                size(sizes[snapshot.id]) if snapshot.id in sizes else "?",
-                snapshot.format,
-                ",".join(snapshot.tags),
-            )
-        )
-    return columns(rows, "<<>><<")
-
-
-def key_table(keys: Sequence["Key"]) -> list[str]:
-    """Keys as lines under each other: ID, name, host, when it was made, whether it is the one in use."""
-    rows = [("ID", "Name", "Host", "Made", "")]
-    rows += [
-        (key.short_id, key.name, key.host, when(key.made), "in use here" if key.is_in_use else "")
-        for key in keys
-    ]
-    return columns(rows, "<<<<<")
-
-
-def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
-    """Rows of as many cells as `alignment` has letters, as lines under each other: `<` on the left, `>` on the right."""
-    rows = [[_cell(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignment, widths, strict=True))
-        for row in rows
-    )
-    return [line.rstrip() for line in lines]
-
-
-def _cell(text: str) -> str:
-    return plain(text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}...")
-
-
-def when(time: datetime) -> str:
-    return time.astimezone().strftime("%a %d %b %Y %H:%M")
-
-
-def ago(time: datetime) -> str:
-    """How long ago, in the largest unit that gives at least two of it: '26 hours'."""
-    age = datetime.now().astimezone() - time
-    if age < timedelta(0):
-        return "in the future"
-    for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if age.total_seconds() >= 2 * seconds:
-            return f"{int(age.total_seconds() // seconds)} {unit}"
-    return _counted(int(age.total_seconds()), "second")
-
-
-def size(count: int) -> str:
-    """Bytes in decimal units: '1.3 MB'."""
-    if count < 1000:
-        return f"{count} B"
-    value = float(count)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.5 or unit == "TB":
-            break
-    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
 
 
 def _fail(message: str, code: int) -> int:

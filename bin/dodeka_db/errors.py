@@ -124,10 +124,21 @@ class Busy(BackupError):
     exit_code = 75
 
 
+class CannotRun(BackupError):
+    """The machine has no process, thread or memory for what is to be done."""
+
+
 class Refused(BackupError):
     """The repository's server answers, and does not let us (EX_NOPERM of sysexits.h)."""
 
     exit_code = 77
+
+
+def no_process(what: str) -> CannotRun:
+    """The failure of `what`, for which the machine has no process or thread."""
+    return CannotRun(
+        f"{what} cannot be run: this machine has no process left for it, or no memory", "see: top"
+    )
 
 
 def plain(text: str) -> str:

@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from dodeka_db.errors import SetupError, Unreachable
-from dodeka_db.host import programs
+from dodeka_db.errors import SetupError, Unreachable, no_process
 
 # a look takes microseconds; a server that is busy, or a disk that has to start up, some seconds
 ANSWER_S = 30
@@ -28,7 +27,7 @@ def silent(places: Iterable[Path], answer_s: float = ANSWER_S) -> list[Path]:
         try:
             looks[place].start()
         except RuntimeError as error:  # no thread to be had
-            raise programs.no_process("a look at the volumes") from error
+            raise no_process("a look at the volumes") from error
     deadline = time.monotonic() + answer_s
     for look in looks.values():
         look.join(max(0, deadline - time.monotonic()))

@@ -9,13 +9,17 @@ import os
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 VENV = os.path.join(ROOT, ".venv")
 PACKAGES = ("sh", "zstandard")
 RESTARTED = "dodeka-restarted"
 
 
-def _enter():
+def _enter() -> None:
     if os.path.realpath(sys.prefix) == os.path.realpath(VENV):
         from importlib import util
 
@@ -34,7 +38,7 @@ def _enter():
         _fail("%s cannot be run: %s" % (python, error.strerror))
 
 
-def _fail(problem):
+def _fail(problem: str) -> "NoReturn":
     error = "%s; run: %smake -C %s setup" % (problem, "" if os.access(ROOT, os.W_OK) else "sudo ", ROOT)
     words = ["%s: error: %s\n" % (os.path.basename(sys.argv[0]), error)]
     stamp = []

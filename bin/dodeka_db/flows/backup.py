@@ -1,84 +1,42 @@
-"""Take one snapshot of an environment: export, check, compress, store, read back."""
+"""make backup: one snapshot of the live database of an environment."""
 
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 from dodeka_db.errors import BackupError, DatabaseError
-from dodeka_db.host import disks, programs, service, staging
-from dodeka_db.restic.repository import Repository, Stored
+from dodeka_db.flows import leftovers, stray_writes
+from dodeka_db.flows.take_snapshot import Taken, take_snapshot
+from dodeka_db.host import run_lock, service, staging
+from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment, Settings
-from dodeka_db.sqlite import database
-from dodeka_db.sqlite.database import CannotExport, Findings
 
 log = logging.getLogger("dodeka_db")
 
-# up to here a full integrity_check takes some 30 ms; above, the drills and restores do it
-FULL_CHECK_BYTES = 20_000_000
 
+def run(settings: Settings, environment: Environment) -> Taken:
+    """Take one snapshot of the environment's live database. Raises what a step raises.
 
-@dataclass(frozen=True)
-class Taken:
-    """A snapshot that was taken: what the repository says of it, the size of the export, and what is wrong with it."""
-
-    stored: Stored
-    exported_bytes: int
-    findings: Findings
-
-    @property
-    def snapshot_id(self) -> str:
-        return self.stored.snapshot_id[:8]
-
-
-def take_snapshot(
-    settings: Settings,
-    repository: Repository,
-    environment: Environment,
-    source: Path | None = None,
-    extra_tags: tuple[str, ...] = (),
-) -> Taken:
-    """Export the environment's database, store it as a new snapshot, and compare that with what was exported.
-
-    To be called under the lock. `source` is another database file that is to be stored as this environment's. What is wrong
-    with a database that can be read through is warned of.
-    Raises DatabaseError if there is nothing whole to export, BackupError if there is no room or it cannot be
-    stored, RepositoryDamaged if it does not read back.
+    With the snapshot safe it raises ServiceError while a service is down that a restore left stopped, and DatabaseError if
+    SQLite's check found defects in the database.
     """
-    programs.preload()
-    source = source or environment.database
-    repository.check_writable()
-    disks.for_export(settings, database.size_bytes(source)).check()
-    with staging.folder(settings) as folder:
-        export = folder / "export.sqlite"
-        log.info("exporting %s", source)
-        warnings = _export(settings, source, export)
-        if settings.format == "pages":
-            finished, findings = export, _verify(export, source)
-        else:
-            finished, findings = _check_and_compress(export, source)
-        for line in (*warnings, *(f"database {source}: {line}" for line in findings.lines())):
-            log.warning("%s", line)
-        exported_bytes = export.stat().st_size
-        if settings.local_repository:
-            disks.for_snapshot(settings.local_repository, finished.stat().st_size).check()
-
-        log.info("storing it in %s", settings.repository_shown)
-        with open(finished, "rb") as file:
-            stored = repository.store(file, environment, extra_tags)
-            log.info("reading it back")
-            repository.read_back(stored, file)
-    if source == environment.database:
-        _warn_of_strays(settings, environment)
-    return Taken(stored, exported_bytes, findings)
+    main = settings.main
+    with run_lock.held(staging.state_folder(main), f"backup of {environment.name}", main.lock_wait_s):
+        repository = Repository(main)
+        down = leftovers.recover(settings)
+        with run_lock.beside(environment.live, main.lock_wait_s):
+            taken = of_live(settings, repository, environment)
+    leftovers.fail_if_down(down)
+    fail_if_defective(taken, environment)
+    return taken
 
 
-def _warn_of_strays(settings: Settings, environment: Environment) -> None:
+def of_live(settings: Settings, repository: Repository, environment: Environment) -> Taken:
+    """take_snapshot() of the live database, with a warning where the service writes to another one."""
+    taken = take_snapshot(repository, environment, environment.database)
     with suppress(BackupError):  # that systemd does not answer, make status says
-        if stray := service.of(settings, environment).strays_from(environment.live):
+        if stray := stray_writes.found(service.of(settings, environment), environment.live):
             log.warning("%s: what it writes is in no snapshot; see BACKUP.md, 'Written elsewhere'", stray)
+    return taken
 
 
 def fail_if_defective(taken: Taken, environment: Environment) -> None:
@@ -89,42 +47,3 @@ def fail_if_defective(taken: Taken, environment: Environment) -> None:
             f" {taken.findings.defects_shown}",
             "REINDEX fixes an index, and no restore is needed: BACKUP.md, 'The database has defects'",
         )
-
-
-def _export(settings: Settings, source: Path, export: Path) -> list[str]:
-    """Export in the format that is set, or page for page where SQLite cannot compact the database; the warnings about that."""
-    if settings.format == "zst":
-        try:
-            database.export(source, export)
-            return []
-        except CannotExport as error:
-            reason = f"{error.message}; the snapshot holds its pages, with what is left of deleted rows"
-    database.copy(source, export)
-    return [] if settings.format == "pages" else [reason]
-
-
-def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
-    from dodeka_db.sqlite import zstd_frames  # zstandard, which pages do not need
-
-    log.info("compressing")
-    compressed = export.with_suffix(".sqlite.zst")
-    page_bytes = database.read_header(export).page_bytes
-    with ThreadPoolExecutor(1) as beside:
-        try:
-            checking = beside.submit(_verify, export, source)
-        except RuntimeError as error:  # no thread to be had
-            raise programs.no_process("the check of the export") from error
-        try:
-            with open(export, "rb", programs.READ_BYTES) as whole, open(compressed, "xb") as target:
-                zstd_frames.compress(whole, target, page_bytes)
-        except OSError as error:
-            raise BackupError(
-                f"cannot write {compressed}: {os.strerror(error.errno or 0)}",
-                "free some room, or set DODEKA_STATE",
-            ) from error
-        return compressed, checking.result()
-
-
-def _verify(export: Path, source: Path) -> Findings:
-    is_large = export.stat().st_size > FULL_CHECK_BYTES
-    return database.verify(export, f"database {source}", quick=is_large)

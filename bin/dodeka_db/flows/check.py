@@ -1,12 +1,14 @@
-"""The repository's own check, with a part of the data read each time: all of it within four checks."""
+"""make check: the repository's own check, with a part of the data read each time: all of it within four checks."""
 
 import logging
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from dodeka_db.flows import offsite
 from dodeka_db.host import job_records, run_lock, staging
+from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
-from dodeka_db.settings import Settings
 
 log = logging.getLogger("dodeka_db")
 JOB = "check"
@@ -15,39 +17,37 @@ PARTS = 4
 NEVER = datetime.fromtimestamp(0).astimezone()
 
 
-def run(settings: Settings) -> None:
+def run(main: RepositorySettings) -> None:
     """Check the structure, read the part of the data that was read longest ago, and write down how that ended.
 
     Raises RepositoryDamaged, and the next check reads the same part again.
     """
-    with job_records.failures(settings, JOB):
+    with job_records.failures(main.state, JOB):
         doing = "check of the repository"
         with (
-            offsite.without_copy(settings, doing),
-            run_lock.held(staging.state_folder(settings), doing, settings.lock_wait_s),
+            offsite.copying_excluded(main, doing),
+            run_lock.held(staging.state_folder(main), doing, main.lock_wait_s),
         ):
-            repository = Repository(settings)
-            read = _read(settings)
+            repository = Repository(main)
+            read = _read(main.state)
             part = min(range(1, PARTS + 1), key=lambda number: read.get(number, NEVER))
-            log.info(
-                "checking %s, and reading part %d of %d of its data", settings.repository_shown, part, PARTS
-            )
-            with staging.folder(settings) as folder:
+            log.info("checking %s, and reading part %d of %d of its data", main.shown, part, PARTS)
+            with staging.folder(main) as folder:
                 repository.check(part, PARTS, folder)
             read[part] = datetime.now().astimezone()
             details = {str(number): time.isoformat(timespec="seconds") for number, time in read.items()}
-            job_records.passed(settings, JOB, {"read": details})
+            job_records.passed(main.state, JOB, {"read": details})
 
 
-def all_read_since(settings: Settings) -> datetime | None:
-    """Since when every part has been read; None if some has not yet."""
-    read = _read(settings)
+def all_read_since(state: Path) -> datetime | None:
+    """Since when every part has been read, by the records in `state`; None if some has not yet."""
+    read = _read(state)
     return min(read.values()) if len(read) == PARTS else None
 
 
-def _read(settings: Settings) -> dict[int, datetime]:
+def _read(state: Path) -> dict[int, datetime]:
     """When each part was read; without those that a wrong clock has put into the future."""
-    found = job_records.read(settings, JOB).details.get("read")
+    found: Any = job_records.read(state, JOB).details.get("read")
     try:
         times = {int(number): datetime.fromisoformat(time).astimezone() for number, time in found.items()}
     except (AttributeError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What cron runs: a snapshot that is read back, then the retention policy."""
+"""make cron: a snapshot that is read back, then the retention policy."""
 
 import logging
 import time
@@ -9,13 +9,13 @@ from typing import TypeVar
 
 from dodeka_db import schedule
 from dodeka_db.errors import BackupError, RepositoryFull, as_line
-from dodeka_db.flows import growth, retention
-from dodeka_db.flows.backup import Taken, fail_if_defective, take_snapshot
+from dodeka_db.flows import backup, growth, retention
 from dodeka_db.flows.leftovers import fail_if_down, recover
+from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.host import job_records, run_lock, staging
 from dodeka_db.interrupts import Interrupted
 from dodeka_db.restic.repository import Repository
-from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
+from dodeka_db.settings import Environment, Settings
 
 log = logging.getLogger("dodeka_db")
 Result = TypeVar("Result")
@@ -28,6 +28,10 @@ class Done:
     taken: Taken
     removed: int
 
+    @property
+    def summary(self) -> str:
+        return f"{self.taken.summary}, {self.removed} old snapshots removed"
+
 
 def run(settings: Settings, environment: Environment) -> Done:
     """Take a snapshot and apply the retention policy, and write down how that ended.
@@ -38,12 +42,14 @@ def run(settings: Settings, environment: Environment) -> Done:
     """
     began, due = time.monotonic(), schedule.seconds_until_next(environment.name, datetime.now())
 
-    def wait_s() -> int:
-        return max(0, min(settings.lock_wait_s, due - int(time.monotonic() - began)))
+    main = settings.main
 
-    with job_records.failures(settings, job(environment)):
-        with run_lock.held(staging.state_folder(settings), f"cron run of {environment.name}", wait_s()):
-            repository = Repository(settings)
+    def wait_s() -> int:
+        return max(0, min(main.lock_wait_s, due - int(time.monotonic() - began)))
+
+    with job_records.failures(main.state, job(environment)):
+        with run_lock.held(staging.state_folder(main), f"cron run of {environment.name}", wait_s()):
+            repository = Repository(main)
             down = recover(settings)
             with run_lock.beside(environment.live, wait_s()):
                 taken, removed = _store(settings, repository, environment)
@@ -61,11 +67,11 @@ def run(settings: Settings, environment: Environment) -> Done:
                 taken,
                 "a look at all snapshots",
                 "done",
-                lambda: growth.sample(settings, repository, environment),
+                lambda: growth.sample(repository, environment),
             )
         fail_if_down(down)
-        fail_if_defective(taken, environment)
-        job_records.passed(settings, job(environment))
+        backup.fail_if_defective(taken, environment)
+        job_records.passed(main.state, job(environment))
     return Done(taken, removed)
 
 
@@ -83,16 +89,16 @@ def _is_copied(settings: Settings) -> bool:
 def _store(settings: Settings, repository: Repository, environment: Environment) -> tuple[Taken, int]:
     """The snapshot, and how many old ones had to make room for it: where there is none, the retention comes first."""
     try:
-        return take_snapshot(settings, repository, environment), 0
+        return backup.of_live(settings, repository, environment), 0
     except RepositoryFull as full:
         if _is_copied(settings):
             raise
         log.warning("%s: applying the retention policy first, then trying once more", full.message)
     removed = 0
     try:
-        for name in ENVIRONMENTS:
-            removed += retention.apply(repository, settings.environment(name))
-        return take_snapshot(settings, repository, environment), removed
+        for one in settings.environments:
+            removed += retention.apply(repository, one)
+        return backup.of_live(settings, repository, environment), removed
     except RepositoryFull as full:
         message = f"{full.message}, also after the retention policy, by which {removed} old snapshots went"
         raise RepositoryFull(message, "see BACKUP.md, 'The volume is full'") from full

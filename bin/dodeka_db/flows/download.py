@@ -1,16 +1,75 @@
-"""Get the database that is in a snapshot, of either format, out of the repository."""
+"""Get the database in a snapshot, of either format, out of the repository into a file."""
 
 import logging
 import shutil
-from typing import BinaryIO
+from io import RawIOBase
+from pathlib import Path
 
-from dodeka_db.flows.incoming import Incoming
-from dodeka_db.restic.repository import Repository, Snapshot
+from dodeka_db.errors import BackupError, SnapshotError
+from dodeka_db.host import disks
+from dodeka_db.restic.repository import Repository
+from dodeka_db.restic.snapshots import Snapshot
+from dodeka_db.sqlite import header
+from dodeka_db.sqlite.failures import NotWhole
+from dodeka_db.streams import Readable
 
 log = logging.getLogger("dodeka_db")
+_HINT = "choose another snapshot"
 
 
-def fetch(repository: Repository, snapshot: Snapshot, target: Incoming, cached: bool = True) -> None:
+class Incoming:
+    """A database on its way into the new `file` at `path`, which may stand beside a database that is in use: its disk must not
+    run full.
+
+    The file is one without a buffer, so that what is written is written. `shown` is what a message calls the database,
+    `remedy` what it says to do where there is no room. start_over() comes first, then write() for each block.
+    """
+
+    def __init__(self, file: RawIOBase, path: Path, shown: str, remedy: str) -> None:
+        self._file, self._path, self._shown, self._remedy = file, path, shown, remedy
+        self._head, self._written_bytes = b"", 0
+        self._database_bytes: int | None = None  # until the header has come
+
+    def start_over(self) -> None:
+        """Begin, or begin again, with an empty file."""
+        self._head, self._written_bytes, self._database_bytes = b"", 0, None
+        self._file.seek(0)
+        self._file.truncate()
+
+    def write(self, block: bytes, /) -> None:
+        """Append `block`. The first bytes of all are the database's header, which says how many will come.
+
+        Raises BackupError if there is no room for so many, or no more room; SnapshotError if it is no database, or
+        longer than its header says. What fails gives the room back.
+        """
+        if len(self._head) < header.HEADER_BYTES:
+            self._head += block[: header.HEADER_BYTES - len(self._head)]
+            if len(self._head) == header.HEADER_BYTES:
+                self._read_header()
+        self._written_bytes += len(block)
+        if self._database_bytes is not None and self._written_bytes > self._database_bytes:
+            self._file.truncate(0)
+            raise SnapshotError(f"{self._shown} is longer than its header says", _HINT)
+        rest = memoryview(block)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            self._file.truncate(0)
+            raise BackupError(
+                f"cannot write {self._path}: {error.strerror}", f"free some room, or {self._remedy}"
+            ) from error
+
+    def _read_header(self) -> None:
+        try:
+            found = header.header_of(self._head, self._shown)
+        except NotWhole as error:
+            raise SnapshotError(error.message, _HINT) from error
+        self._database_bytes = found.pages * found.page_bytes
+        disks.for_database(self._path.parent, self._database_bytes, self._remedy).check()
+
+
+def download(repository: Repository, snapshot: Snapshot, target: Incoming, cached: bool = True) -> None:
     """Write the database in `snapshot` to `target` as it comes.
 
     `cached` False: all of it comes from the repository itself, nothing from restic's cache on this machine.
@@ -18,7 +77,7 @@ def fetch(repository: Repository, snapshot: Snapshot, target: Incoming, cached: 
     Raises SnapshotError if it cannot be read or a checksum is wrong, and what Incoming raises: then restic is ended.
     """
 
-    def write(source: BinaryIO) -> None:
+    def write(source: Readable) -> None:
         target.start_over()
         if snapshot.format == "zst":
             from dodeka_db.sqlite import zstd_frames  # zstandard, which pages do not need

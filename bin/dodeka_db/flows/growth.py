@@ -2,11 +2,13 @@
 
 import logging
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 from dodeka_db.errors import BackupError, RepositoryDamaged, as_line
 from dodeka_db.host import job_records
 from dodeka_db.restic.repository import Repository
-from dodeka_db.settings import Environment, Settings
+from dodeka_db.settings import Environment
 
 log = logging.getLogger("dodeka_db")
 # a little less than a day, so that the first run of a day takes it
@@ -16,35 +18,35 @@ SHORTEST = timedelta(hours=12)
 KEPT_SAMPLES = 31
 
 
-def sample(settings: Settings, repository: Repository, environment: Environment) -> None:
+def sample(repository: Repository, environment: Environment) -> None:
     """Write the stored size down, if that was not done within a day. To be called under the lock.
 
     A figure for make status alone: that it cannot be had is a warning, and fails no run. But to count it restic walks through
     all snapshots: raises RepositoryDamaged if it cannot, for nothing else of every day would notice.
     """
     try:
-        _sample(settings, repository, environment)
+        _sample(repository, environment)
     except RepositoryDamaged:
         raise
     except (BackupError, OSError) as error:
         log.warning("the stored size is not known: %s", as_line(error))
 
 
-def _sample(settings: Settings, repository: Repository, environment: Environment) -> None:
+def _sample(repository: Repository, environment: Environment) -> None:
     now = datetime.now().astimezone()
-    samples = _samples(settings, environment)
+    samples = _samples(repository.settings.state, environment)
     if samples and timedelta(0) <= now - samples[-1][0] < SAMPLE_EVERY:
         return
     samples.append((now, repository.stored_bytes(environment)))
     kept = [[time.isoformat(), size] for time, size in samples[-KEPT_SAMPLES:]]
-    job_records.passed(settings, _job(environment), {"samples": kept})
+    job_records.passed(repository.settings.state, _job(environment), {"samples": kept})
 
 
-def bytes_per_day(settings: Settings, environment: Environment, stored_bytes: int) -> float | None:
+def bytes_per_day(state: Path, environment: Environment, stored_bytes: int) -> float | None:
     """The growth over the last week to `stored_bytes` now; None where there is no sample old enough yet."""
     now = datetime.now().astimezone()
     recent = [
-        (time, size) for time, size in _samples(settings, environment) if SHORTEST <= now - time <= LOOK_BACK
+        (time, size) for time, size in _samples(state, environment) if SHORTEST <= now - time <= LOOK_BACK
     ]
     if not recent:
         return None
@@ -52,8 +54,8 @@ def bytes_per_day(settings: Settings, environment: Environment, stored_bytes: in
     return (stored_bytes - size) / ((now - time) / timedelta(days=1))
 
 
-def _samples(settings: Settings, environment: Environment) -> list[tuple[datetime, int]]:
-    found = job_records.read(settings, _job(environment)).details.get("samples", [])
+def _samples(state: Path, environment: Environment) -> list[tuple[datetime, int]]:
+    found: Any = job_records.read(state, _job(environment)).details.get("samples", [])
     try:
         return [(datetime.fromisoformat(time).astimezone(), int(size)) for time, size in found]
     except (TypeError, ValueError):

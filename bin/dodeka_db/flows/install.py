@@ -21,7 +21,7 @@ from dodeka_db.errors import SetupError
 from dodeka_db.host import installed, programs, staging
 from dodeka_db.host.installed import LOGROTATE, ONE_USER, OWN, OWN_HOME, OWN_USER, POLKIT, SUDOERS, WEB_USER
 from dodeka_db.settings import ENVIRONMENTS, SETTINGS_FILE, Settings
-from dodeka_db.sqlite import swap
+from dodeka_db.sqlite import journals
 
 log = logging.getLogger("dodeka_db")
 # what only the timers need; copies of the passwords do not stay behind them
@@ -79,7 +79,7 @@ def _replace_crontab(here: Settings, yes: bool) -> None:
         if not yes:
             console.confirm(["Replace the crontab?"])
     if there:
-        kept = staging.state_folder(here) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
+        kept = staging.state_folder(here.main) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
         kept.write_text(there)
         log.info("crontab: the old one is kept as %s", kept)
     _run("crontab", "crontab", str(installed.CRONTAB))
@@ -99,11 +99,11 @@ def own_user(timers: bool) -> None:
     _write_settings(own)
     here = settings.load({"HOME": str(OWN_HOME)}, check_owner=False)
     _give_folders(here, web, own)
-    for name in ENVIRONMENTS:
-        _open_databases(here.environment(name), web, own)
+    for environment in here.environments:
+        _open_databases(environment, web, own)
         _write(
             "unit",
-            _drop_in(here.environment(name).unit),
+            _drop_in(environment.unit),
             "# what it makes, its group may read and write: the backups\n[Service]\nUMask=0007\n",
         )
     _write("sudo", SUDOERS, OWN.sudoers, 0o440, check=("visudo", "-cq", "-f"))
@@ -201,7 +201,7 @@ def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
             "/bin/bash",
         )
         _run("user", "useradd", *words, OWN_USER)
-        own = _user(OWN_USER)
+        own = pwd.getpwnam(OWN_USER)
     if web.pw_gid not in os.getgrouplist(OWN_USER, own.pw_gid):
         _run("group", "usermod", "--append", "--groups", grp.getgrgid(web.pw_gid).gr_name, OWN_USER)
     else:
@@ -237,7 +237,7 @@ def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd
         _give(folder, OWN_HOME, own.pw_uid, own.pw_gid, 0o700, (own.pw_uid,))
     with _opened(OWN.log_folder) as folder:
         _give(folder, OWN.log_folder, own.pw_uid, own.pw_gid, 0o750, (0, own.pw_uid))
-    repository, password_file = here.local_repository, here.password_file
+    repository, password_file = here.main.folder, here.main.password_file
     for path in filter(None, (repository, password_file)):
         if path.is_relative_to(web.pw_dir):
             raise SetupError(
@@ -265,11 +265,9 @@ def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd
         for name in names & expected - {"lost+found"}:
             with _opened(repository.parent / name, os.O_RDONLY | os.O_NONBLOCK, volume) as found:
                 if os.fstat(found).st_uid == web.pw_uid:
-                    path = str(
-                        repository.parent / name
-                    )  # nobody else reaches it any more: its folder is closed
-                    _run("backups", "chown", "-R", "-P", "--no-dereference", f"{OWN_USER}:", path)
-                    _run("backups", "chmod", "-R", "go=", path)
+                    closed = str(repository.parent / name)  # nobody else reaches it any more
+                    _run("backups", "chown", "-R", "-P", "--no-dereference", f"{OWN_USER}:", closed)
+                    _run("backups", "chmod", "-R", "go=", closed)
 
 
 def _open_databases(
@@ -291,7 +289,7 @@ def _open_databases(
                 status = os.fstat(file)
                 if stat.S_ISREG(status.st_mode):
                     # ours: the kernel tells only the owner of a file whether somebody has it open. Journals come and go
-                    owner = status.st_uid if found.endswith(swap.JOURNALS) else own.pw_uid
+                    owner = status.st_uid if found.endswith(journals.SUFFIXES) else own.pw_uid
                     _give(file, folder / found, owner, web.pw_gid, 0o660, (web.pw_uid, own.pw_uid))
 
 

@@ -1,4 +1,4 @@
-"""Who can open the repository: a key for a new maintainer, proven before it is handed over; the end of an old one."""
+"""make keys, key-add, key-remove: who can open the repository; a new key is proven before it is handed over."""
 
 import logging
 import re
@@ -6,16 +6,18 @@ from pathlib import Path
 
 from dodeka_db.errors import BackupError, SnapshotError, UsageError, as_line
 from dodeka_db.flows import offsite, verify
+from dodeka_db.formatting import columns, when
 from dodeka_db.host import password_files, run_lock, staging
 from dodeka_db.interrupts import shielded
-from dodeka_db.restic.repository import Key, Repository, of_the_past
-from dodeka_db.settings import Settings
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic.repository import Key, Repository
+from dodeka_db.restic.snapshots import newest
 
 log = logging.getLogger("dodeka_db")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
-def add(settings: Settings, name: str) -> tuple[Key, Path]:
+def add(settings: RepositorySettings, name: str) -> tuple[Key, Path]:
     """Add a key for `name`, prove it by a drill that has no other, and return it and the file with its password.
 
     Raises UsageError for a name that is none or is taken, SnapshotError if there is nothing to prove it by; with no
@@ -28,8 +30,8 @@ def add(settings: Settings, name: str) -> tuple[Key, Path]:
         before = repository.keys()
         if any(key.name == name for key in before):
             raise UsageError(f"there is a key of {name} already", f"see: {settings.make('keys')}")
-        ordinary = [one for one in of_the_past(repository.snapshots()) if not one.is_pre_restore]
-        if not ordinary:
+        snapshot = newest(repository.snapshots())
+        if not snapshot:
             first = "make offsite" if settings.is_offsite else settings.make("backup ENV=production")
             raise SnapshotError("there is no snapshot yet to prove a key by", f"first: {first}")
         file = _password_file(settings, name)
@@ -40,20 +42,20 @@ def add(settings: Settings, name: str) -> tuple[Key, Path]:
             repository.add_key(name, file)
             log.info("opening the repository with it alone")
             alone = settings.opened_with(file)
-            verify.prove(alone, Repository(alone), ordinary[-1])
+            verify.prove(Repository(alone), snapshot)
             (added,) = _of(repository, name)
         except BaseException:
-            _take_back(settings, repository, name, {key.id for key in before})
+            _take_back(repository, name, {key.id for key in before})
             raise
     return added, file
 
 
-def _password_file(settings: Settings, name: str) -> Path:
+def _password_file(settings: RepositorySettings, name: str) -> Path:
     """Where the password of a new key is until it is handed over."""
     return settings.state / f"key-{name}"
 
 
-def left_files(settings: Settings) -> list[Path]:
+def left_files(settings: RepositorySettings) -> list[Path]:
     """The passwords of new keys that lie there still."""
     return sorted(path for path in settings.state.glob("key-*") if path.is_file())
 
@@ -62,7 +64,8 @@ def _of(repository: Repository, name: str) -> list[Key]:
     return [key for key in repository.keys() if key.name == name]
 
 
-def _take_back(settings: Settings, repository: Repository, name: str, known: set[str]) -> None:
+def _take_back(repository: Repository, name: str, known: set[str]) -> None:
+    settings = repository.settings
     with shielded():
         try:
             for key in _of(repository, name):
@@ -74,11 +77,11 @@ def _take_back(settings: Settings, repository: Repository, name: str, known: set
             log.warning("the key is not taken back: %s; then: %s", as_line(error), command)
 
 
-def remove(settings: Settings, wanted: str) -> Key:
+def remove(settings: RepositorySettings, wanted: str) -> Key:
     """Remove the key of the name or ID `wanted`. UsageError if that is none, the last one or the one in use."""
     doing = "removal of a key"
     with (
-        offsite.without_copy(settings, doing),
+        offsite.copying_excluded(settings, doing),
         run_lock.held(staging.state_folder(settings), doing, settings.lock_wait_s),
     ):
         repository = Repository(settings)
@@ -107,3 +110,13 @@ def remove(settings: Settings, wanted: str) -> Key:
         if _NAME.fullmatch(key.name):
             _password_file(settings, key.name).unlink(missing_ok=True)
     return key
+
+
+def table(settings: RepositorySettings) -> list[str]:
+    """Its keys as lines under each other: ID, name, host, when it was made, whether it is the one in use."""
+    rows = [("ID", "Name", "Host", "Made", "")]
+    rows += [
+        (key.short_id, key.name, key.host, when(key.made), "in use here" if key.is_in_use else "")
+        for key in Repository(settings).keys()
+    ]
+    return columns(rows, "<<<<<")

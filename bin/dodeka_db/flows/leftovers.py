@@ -6,13 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, Busy, DatabaseError, ServiceError, as_line
-from dodeka_db.flows import backup
+from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.host import open_files, run_lock, service, staging
 from dodeka_db.host.service import DoesNotAnswer, Service
-from dodeka_db.restic.repository import PRE_RESTORE, Repository
-from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
-from dodeka_db.sqlite import database, swap
-from dodeka_db.sqlite.database import DatabaseInUse, NotWhole
+from dodeka_db.restic.repository import Repository
+from dodeka_db.restic.snapshots import PRE_RESTORE
+from dodeka_db.settings import Environment, Settings
+from dodeka_db.sqlite import journals, kept_files, swap
+from dodeka_db.sqlite.checkpoint import checkpoint_and_close, refuse_if_open
+from dodeka_db.sqlite.failures import DatabaseInUse, NotWhole
+from dodeka_db.sqlite.row_counts import row_counts
 
 log = logging.getLogger("dodeka_db")
 
@@ -35,9 +38,9 @@ def clean_up(settings: Settings) -> Down:
 
 
 def _clean_up(settings: Settings, saving: bool) -> Down:
-    down = []
-    for name in ENVIRONMENTS:
-        environment = settings.environment(name)
+    down: Down = []
+    for environment in settings.environments:
+        name = environment.name
         unit = service.of(settings, environment)
         try:
             with run_lock.beside(environment.live, wait_s=0):
@@ -71,26 +74,26 @@ def fail_if_down(down: Down) -> None:
 
 def _clean_up_files(live: Path, unit: Service) -> None:
     staging.remove_left_beside(live)
-    if any(open_files.that_have_open(kept) for kept in swap.kept_files(live)) and unit.is_marked:
+    if any(open_files.that_have_open(kept) for kept in kept_files.of(live)) and unit.is_marked:
         unit.stop()  # it was started before the rename, and runs on the replaced database
-    if swap.forget_unswapped(live) or unit.is_marked:
+    if swap.remove_stale_link(live) or unit.is_marked:
         settle(live)
-    for kept in swap.kept_files(live):
+    for kept in kept_files.of(live):
         settle(kept)
 
 
 def settle(path: Path) -> None:
     """Let SQLite finish or roll back what the last process to use the database at `path` left in its journals."""
-    if not any(Path(f"{path}{suffix}").exists() for suffix in swap.JOURNALS):
+    if not journals.exist(path):
         return
     try:
-        database.row_counts(path)
+        row_counts(path)
     except NotWhole:
         return  # what is damaged stays as it is, with its journals
     except DatabaseError:
         pass  # a reader cannot roll back
     try:
-        database.fold(path)
+        checkpoint_and_close(path)
     except DatabaseInUse:
         pass  # whoever has it open has done that
 
@@ -122,25 +125,19 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
     database. Raises BackupError or OSError, with the file in place.
     """
     became = {}
-    for kept in swap.kept_files(environment.live):
-        swap.refuse_if_open(kept)
+    for kept in kept_files.of(environment.live):
+        refuse_if_open(kept)
         settle(kept)
         try:
-            taken = backup.take_snapshot(
-                settings,
-                Repository(settings),
-                environment,
-                source=kept,
-                extra_tags=(PRE_RESTORE,),
-            )
+            taken = take_snapshot(Repository(settings.main), environment, kept, extra_tags=(PRE_RESTORE,))
         except NotWhole as error:
-            damaged = swap.set_aside(kept, journals_of=kept)
+            damaged = kept_files.set_aside(kept, journals_of=kept)
             log.warning("no %s snapshot: %s", PRE_RESTORE, error.message)
             log.warning("the damaged database is kept as it was: %s", damaged)
             became[kept] = f"damaged, and kept as it was: {damaged}"
         else:
-            swap.refuse_if_open(kept)  # since then
-            swap.remove(kept)
+            refuse_if_open(kept)  # since then
+            kept_files.remove(kept)
             became[kept] = f"snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
             log.info("%s is now %s", kept.name, became[kept])
     return became

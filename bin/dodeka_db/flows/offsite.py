@@ -1,4 +1,4 @@
-"""The second copy: the snapshots that are missing elsewhere, the newest of them read back, and the retention there."""
+"""make offsite: copy the missing snapshots to the off-site repository, read the newest back, apply the retention policy."""
 
 import logging
 from collections.abc import Iterator
@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from dodeka_db.errors import BackupError, RepositoryDamaged, SetupError, as_line
 from dodeka_db.flows import retention, verify
 from dodeka_db.host import job_records, run_lock, staging
+from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
-from dodeka_db.restic.repository import Config, Repository, Snapshot, of_the_past, resolve
+from dodeka_db.restic.repository import Config, Repository
+from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of, ordinary, resolve
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 log = logging.getLogger("dodeka_db")
@@ -28,12 +30,18 @@ class Done:
     removed: int | None
     is_removable: bool
 
-
-def of(settings: Settings) -> Settings:
-    """The settings of the off-site repository; SetupError if there is none."""
-    if settings.offsite is None:
-        raise SetupError("OFFSITE_REPOSITORY is not set", "see BACKUP.md, 'Off-site'")
-    return settings.offsite
+    @property
+    def summary(self) -> str:
+        """What was done, in a few words."""
+        read_back = " and ".join(f"{one.short_id} of {one.environment}" for one in self.read_back) or "none"
+        retention = "retention left to the server"
+        if self.removed is not None:
+            retention = f"{self.removed} old ones removed"
+        can = "can" if self.is_removable else "cannot"
+        return (
+            f"{self.copied} snapshots copied, {read_back} read back, {retention},"
+            f" off-site snapshots {can} be removed from here"
+        )
 
 
 def check_apart(one: Config | None, other: Config | None) -> None:
@@ -47,88 +55,91 @@ def check_apart(one: Config | None, other: Config | None) -> None:
 
 def last(settings: Settings) -> job_records.Record:
     """How the last copy ended; a good one to another place than today's off-site repository counts as none."""
-    record, shown = job_records.read(settings, JOB), of(settings).repository_shown
+    record, shown = job_records.read(settings.main.state, JOB), settings.repository(offsite=True).shown
     return record if record.details.get("to", shown) == shown else replace(record, passed=None)
 
 
 @contextmanager
-def without_copy(settings: Settings, doing: str) -> Iterator[None]:
+def copying_excluded(repository: RepositorySettings, doing: str) -> Iterator[None]:
     """While the block runs no copy begins; for one that is at work it waits. For what restic has to be alone for.
 
     To be entered before the lock that backups wait for. Raises Busy.
     """
-    if settings.offsite is None:
+    if repository.copied_to is None:
         yield
         return
-    with run_lock.held(staging.state_folder(settings.offsite), doing, settings.lock_wait_s):
+    with run_lock.held(staging.state_folder(repository.copied_to), doing, repository.lock_wait_s):
         yield
 
 
 def run(settings: Settings) -> Done:
-    """Copy what is missing, prove the newest of each environment there, apply the retention, see whether anything there can be
-    removed, write down how it ended.
+    """Copy the missing snapshots to the off-site repository, prove the newest of each environment there, apply the retention
+    policy, try whether a snapshot there can be removed, write down how it ended.
 
-    It holds no lock that backups wait for: however slow or dead the other server is, they go on. Only what restic has
-    to be alone for waits (without_copy) or, the retention, is left out (cron.py). Raises what a step raises.
+    It holds no lock that backups wait for: however slow or dead the off-site server is, they go on. Only what restic has
+    to be alone for waits (copying_excluded) or, the retention, is left out (cron.py). Raises what a step raises.
     """
-    there = of(settings)
+    main, offsite = settings.main, settings.repository(offsite=True)
     # one that finds another at work, as the hourly one does behind a long first copy, leaves the record to that
-    with run_lock.held(staging.state_folder(there), run_lock.COPY, settings.lock_wait_s):
-        with job_records.failures(settings, JOB):
-            here, elsewhere = Repository(settings), Repository(there)
-            with run_lock.held(staging.state_folder(settings), run_lock.COPY, settings.lock_wait_s):
-                pass  # a run that did not see us when it began has ended
-            check_apart(here.config(), elsewhere.config())
-            listed = here.listed()
-            before = {snapshot.id for snapshot in elsewhere.listed()}
-            log.info("copying what is missing to %s", there.repository_shown)
-            damaged = elsewhere.copy_from(settings, listed)
-            wanted = [one for one in listed if not one.is_pre_restore and one not in damaged]
-            snapshots = elsewhere.snapshots()
-            copied = sum(snapshot.id not in before for snapshot in snapshots)
-            proven = _prove(there, elsewhere, wanted, snapshots)
-            removed = _retain(there, elsewhere, copied)
-            if damaged:
-                ids = ", ".join(snapshot.short_id for snapshot in damaged)
-                raise RepositoryDamaged(
-                    f"{copied} snapshots are copied, but {ids} of {settings.repository_shown} cannot be: damaged",
-                    f"see {failures.DAMAGED}",
-                )
-            with staging.folder(there) as folder:
-                is_removable = elsewhere.is_removable(folder)
+    with run_lock.held(staging.state_folder(offsite), run_lock.COPY, main.lock_wait_s):
+        with job_records.failures(main.state, JOB):
+            done = _copy(settings, Repository(main), Repository(offsite))
             details = {
-                "to": there.repository_shown,
-                "snapshots": [one.short_id for one in proven],
-                "is_removable": is_removable,
+                "to": offsite.shown,
+                "snapshots": [one.short_id for one in done.read_back],
+                "is_removable": done.is_removable,
             }
-            job_records.passed(settings, JOB, details)
+            job_records.passed(main.state, JOB, details)
+    return done
+
+
+def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
+    main, offsite = source.settings, target.settings
+    with run_lock.held(staging.state_folder(main), run_lock.COPY, main.lock_wait_s):
+        pass  # a run that did not see us when it began has ended
+    check_apart(source.config(), target.config())
+    listed = source.listed()
+    before = {snapshot.id for snapshot in target.listed()}
+    log.info("copying the missing snapshots to %s", offsite.shown)
+    damaged = target.copy_from(main, listed)
+    wanted = [one for one in ordinary(listed) if one not in damaged]
+    snapshots = target.snapshots()
+    copied = sum(snapshot.id not in before for snapshot in snapshots)
+    proven = _prove(target, wanted, snapshots)
+    removed = _apply_retention(settings, target, copied)
+    if damaged:
+        ids = ", ".join(snapshot.short_id for snapshot in damaged)
+        raise RepositoryDamaged(
+            f"{copied} snapshots are copied, but {ids} of {main.shown} cannot be: damaged",
+            f"see {failures.DAMAGED}",
+        )
+    with staging.folder(offsite) as folder:
+        is_removable = target.is_removable(folder)
     return Done(copied, tuple(proven), removed, is_removable)
 
 
-def _prove(
-    there: Settings, elsewhere: Repository, wanted: list[Snapshot], snapshots: list[Snapshot]
-) -> list[Snapshot]:
+def _prove(target: Repository, wanted: list[Snapshot], snapshots: list[Snapshot]) -> list[Snapshot]:
     proven = []
     for name in ENVIRONMENTS:
-        ours = [snapshot for snapshot in of_the_past(wanted) if snapshot.environment == name]
-        if not ours:
+        last_here = newest(of(wanted, name))
+        if not last_here:
             continue
-        newest = resolve(there, snapshots, name, verify.NEWEST)
-        if newest.time < ours[-1].time:
+        copy = resolve(target.settings, snapshots, name, LATEST)
+        if copy.time < last_here.time:
             raise BackupError(
-                f"the newest snapshot of {name} is not in {there.repository_shown} after the copy"
+                f"the newest snapshot of {name} is not in {target.settings.shown} after the copy"
             )
-        verify.prove(there, elsewhere, newest)
-        proven.append(newest)
+        verify.prove(target, copy)
+        proven.append(copy)
     return proven
 
 
-def _retain(there: Settings, elsewhere: Repository, copied: int) -> int | None:
-    if not there.retains:
+def _apply_retention(settings: Settings, target: Repository, copied: int) -> int | None:
+    if not target.settings.retains:
         return None
     log.info("applying the retention policy there")
     try:
-        return sum(retention.apply(elsewhere, there.environment(name)) for name in ENVIRONMENTS)
+        return sum(retention.apply(target, environment) for environment in settings.environments)
     except (BackupError, OSError) as error:
         what = as_line(error)
         if isinstance(error, failures.RemovalRefused):

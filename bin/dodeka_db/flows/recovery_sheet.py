@@ -10,17 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dodeka_db import masking, repository_address
 from dodeka_db.errors import BackupError, SetupError, as_line
 from dodeka_db.flows import check, offsite, verify
 from dodeka_db.host import job_records, programs
+from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import runner
-from dodeka_db.restic.repository import Repository, Snapshot
+from dodeka_db.restic.repository import Repository
+from dodeka_db.restic.snapshots import Snapshot, ordinary
 from dodeka_db.settings import ENVIRONMENTS, ROOT, SETTINGS_FILE, Environment, Settings
-
-# what the backends of restic are given their credentials by
-_CREDENTIALS = re.compile(
-    r"(AWS|B2|AZURE|GOOGLE|OS|ST|RCLONE|RESTIC_REST)_(\w+_)?(ID|KEY|SAS|PASS|PASSWORD|SECRET|TOKEN|USER|USERNAME|CREDENTIALS)"
-)
 
 
 @dataclass(frozen=True)
@@ -53,21 +51,21 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
     for name in ENVIRONMENTS:
         environment = settings.environment(name)
         yield f"database of {name}", f"{environment.database}, of {environment.unit}"
-    yield "repository", settings.repository_shown
-    yield "its password", str(settings.password_file or "not in a file: see the settings")
+    yield "repository", settings.main.shown
+    yield "its password", str(settings.main.password_file or "not in a file: see the settings")
     if there := settings.offsite:
-        yield "off-site repository", there.repository_shown
+        yield "off-site repository", there.shown
         if there.options:
             yield "options of restic there", there.masked("; ".join(there.options))
         yield "off-site password", str(there.password_file)
     else:
         yield "off-site repository", "none"
-    named = settings.variables.get("DODEKA_BACKUP_ENV")
+    named = settings.main.variables.get("DODEKA_BACKUP_ENV")
     yield "settings", str(named or SETTINGS_FILE)
     if credentials := _credentials(settings):
         yield "credentials in them", ", ".join(credentials)
     if origin := _said("git", "-C", str(ROOT), "remote", "get-url", "origin"):
-        yield "these scripts", settings.masked(origin)
+        yield "these scripts", settings.main.masked(origin)
 
 
 def _said(*words: str) -> str:
@@ -80,23 +78,24 @@ def _said(*words: str) -> str:
 
 
 def _credentials(settings: Settings) -> list[str]:
-    return sorted(name for name in settings.variables if _CREDENTIALS.fullmatch(name))
+    return sorted(name for name in settings.main.variables if masking.is_credential(name))
 
 
-def _from_anywhere(settings: Settings) -> str:
+def _from_anywhere(repository: RepositorySettings) -> str:
     """The repository's address as another machine can use it, which does not have our ~/.ssh/config."""
-    match = re.fullmatch(r"sftp:(?P<host>[^:/]+):(?P<path>.+)", settings.repository)
+    match = repository_address.sftp_host_and_path(repository.address)
     if not match:
-        return settings.repository_shown
-    lines = _said("ssh", "-G", match["host"]).splitlines()
+        return repository.shown
+    host, path = match
+    lines = _said("ssh", "-G", host).splitlines()
     known = dict(line.split(" ", 1) for line in lines if " " in line)
     if not {"user", "hostname", "port"} <= known.keys():
-        return settings.repository_shown
-    return f"sftp://{known['user']}@{known['hostname']}:{known['port']}/{match['path']}"
+        return repository.shown
+    return f"sftp://{known['user']}@{known['hostname']}:{known['port']}/{path}"
 
 
 def _holders(settings: Settings) -> Iterator[tuple[str, str]]:
-    for title, repository in (("repository", settings), ("off-site repository", settings.offsite)):
+    for title, repository in (("repository", settings.main), ("off-site repository", settings.offsite)):
         if repository is None:
             continue
         try:
@@ -113,14 +112,16 @@ def _passed(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.offsite:
         jobs |= {"off-site copy": offsite.JOB}
     for title, job in jobs.items():
-        passed = (offsite.last(settings) if job == offsite.JOB else job_records.read(settings, job)).passed
+        passed = (
+            offsite.last(settings) if job == offsite.JOB else job_records.read(settings.main.state, job)
+        ).passed
         yield title, f"{passed:%a %d %b %Y %H:%M}" if passed else "never"
 
 
 def _versions(settings: Settings) -> dict[str, str]:
     revision = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     try:
-        version = ".".join(map(str, runner.version(settings)))
+        version = ".".join(map(str, runner.version(settings.main)))
     except BackupError as error:
         version = as_line(error)
     return {
@@ -134,15 +135,15 @@ def _versions(settings: Settings) -> dict[str, str]:
 def _newest(settings: Settings) -> dict[str, Snapshot]:
     """Of each environment that has one; nothing where that cannot be told."""
     try:
-        snapshots = Repository(settings).snapshots()
+        snapshots = Repository(settings.main).snapshots()
     except (BackupError, OSError):
         return {}
-    return {snapshot.environment: snapshot for snapshot in snapshots if not snapshot.is_pre_restore}
+    return {snapshot.environment: snapshot for snapshot in ordinary(snapshots)}
 
 
 def _commands(settings: Settings, newest: Mapping[str, Snapshot]) -> tuple[str, ...]:
     there = settings.offsite
-    lines = [f"export RESTIC_REPOSITORY={shlex.quote(_from_anywhere(settings))}"]
+    lines = [f"export RESTIC_REPOSITORY={shlex.quote(_from_anywhere(settings.main))}"]
     if there:
         lines.append(f"# or: export RESTIC_REPOSITORY={shlex.quote(_from_anywhere(there))}")
         if there.options:

@@ -1,10 +1,11 @@
-"""The retention policy, applied to the snapshots of one environment in either repository."""
+"""Apply the retention policy to the snapshots of one environment in either repository."""
 
 import logging
-from datetime import datetime, timedelta
 
 from dodeka_db.errors import RepositoryFull
-from dodeka_db.restic.repository import PRE_RESTORE_MONTHS, Repository, Snapshot, of_the_past
+from dodeka_db.restic import retention_policy
+from dodeka_db.restic.repository import Repository
+from dodeka_db.restic.snapshots import Snapshot, of, pre_restore
 from dodeka_db.settings import Environment
 
 log = logging.getLogger("dodeka_db")
@@ -16,22 +17,21 @@ def apply(repository: Repository, environment: Environment) -> int:
     None, with a warning, while one is from the future. Raises what restic's failure is.
     """
     listed = _listed(repository, environment)
-    future = [snapshot for snapshot in listed if snapshot not in of_the_past(listed)]
+    future = [snapshot for snapshot in listed if snapshot.is_from_the_future]
     if future:
         newest = future[-1]  # it counts as the latest: the policy would have the true latest removed
+        where = " in the off-site repository" if repository.settings.is_offsite else ""
         log.warning(
             "snapshot %s%s is from the future (%s): nothing is removed while it is there;"
-            " check the clock (timedatectl), then: make restic ARGS='forget %s'%s",
+            " check the clock (timedatectl), then: %s",
             newest.short_id,
-            " in the off-site repository" if repository.is_offsite else "",
+            where,
             newest.time.isoformat(timespec="seconds"),
-            newest.short_id,
-            " OFFSITE=1" if repository.is_offsite else "",
+            repository.settings.make(f"restic ARGS='forget {newest.short_id}'"),
         )
         return 0
-    # restic's own --keep-within counts from the newest one of a group, so the last of them would stay for ever
-    since = _months_before(datetime.now().astimezone(), PRE_RESTORE_MONTHS)
-    expired = [snapshot for snapshot in listed if snapshot.is_pre_restore and snapshot.time < since]
+    since = retention_policy.pre_restore_since()
+    expired = [snapshot for snapshot in pre_restore(listed) if snapshot.time < since]
     try:
         if expired:
             repository.forget_these(expired)
@@ -43,10 +43,4 @@ def apply(repository: Repository, environment: Environment) -> int:
 
 
 def _listed(repository: Repository, environment: Environment) -> list[Snapshot]:
-    return [snapshot for snapshot in repository.listed() if snapshot.environment == environment.name]
-
-
-def _months_before(moment: datetime, months: int) -> datetime:
-    """The same day of the month, or so many days later where that month is too short, as restic itself counts."""
-    year, month = divmod(moment.year * 12 + moment.month - 1 - months, 12)
-    return moment.replace(year=year, month=month + 1, day=1) + timedelta(days=moment.day - 1)
+    return of(repository.listed(), environment.name)

@@ -1,51 +1,52 @@
-"""The drill: a snapshot is proven to be a whole database, without touching anything that is in use."""
+"""make verify, the drill: prove that a snapshot is a whole database, without touching anything that is in use."""
 
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from dodeka_db import console
 from dodeka_db.errors import Busy, DatabaseError, SnapshotError
-from dodeka_db.flows.download import fetch
-from dodeka_db.flows.incoming import Incoming
+from dodeka_db.flows.download import Incoming, download
+from dodeka_db.formatting import columns, when
 from dodeka_db.host import job_records, run_lock, staging
-from dodeka_db.restic.repository import Repository, Snapshot, of_the_past, resolve
-from dodeka_db.settings import Environment, Settings
-from dodeka_db.sqlite import database
-from dodeka_db.sqlite.database import Findings, NotWhole
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic.repository import Repository
+from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of, resolve
+from dodeka_db.settings import Environment
+from dodeka_db.sqlite import integrity
+from dodeka_db.sqlite.failures import NotWhole
+from dodeka_db.sqlite.integrity import Findings
+from dodeka_db.sqlite.row_counts import row_counts
 
 log = logging.getLogger("dodeka_db")
-NEWEST = "latest"
 
 
-def run(settings: Settings, environment: Environment, wanted: str) -> Snapshot:
-    """Fetch a snapshot into a folder of its own, check it as a restore would, and return it.
+def run(settings: RepositorySettings, environment: Environment, wanted: str) -> str:
+    """Fetch a snapshot into a folder of its own, check it as a restore would, and say in words what is proven.
 
     `wanted` is its ID or `latest`. Logs the rows of each table beside those of the environment's live
     database, which is only read. How the newest one did is written down; what an older one is like says nothing
     of the backups of today. Raises SnapshotError if it is not a whole database.
     """
-    with job_records.failures(settings, job(environment)) if wanted == NEWEST else nullcontext():
+    with job_records.failures(settings.state, job(environment)) if wanted == LATEST else nullcontext():
         with run_lock.held(
             staging.state_folder(settings), f"drill of {environment.name}", settings.lock_wait_s
         ):
             repository = Repository(settings)
             snapshots = repository.snapshots()
             snapshot = resolve(settings, snapshots, environment.name, wanted)
-            rows, findings = prove(settings, repository, snapshot)
-        ordinary = [one for one in of_the_past(snapshots) if not one.is_pre_restore]
-        if snapshot == next((one for one in reversed(ordinary) if one.environment == environment.name), None):
+            rows, findings = prove(repository, snapshot)
+        if snapshot == newest(of(snapshots, environment.name)):
             defects = {"defects": findings.defects_shown} if findings.defects else {}
-            job_records.passed(settings, job(environment), {"snapshot": snapshot.short_id, **defects})
+            job_records.passed(settings.state, job(environment), {"snapshot": snapshot.short_id, **defects})
     try:
         with run_lock.beside(environment.live, settings.lock_wait_s):
-            live = database.row_counts(environment.database)
+            live = row_counts(environment.database)
     except (DatabaseError, Busy) as error:
         log.warning("nothing to compare it with: %s", error.message)
         live = {}
     for line in _beside(rows, live):
         log.info("%s", line)
-    return snapshot
+    return f"snapshot {snapshot.short_id} ({snapshot.format}) of {when(snapshot.time)} is a whole database"
 
 
 def job(environment: Environment) -> str:
@@ -53,36 +54,34 @@ def job(environment: Environment) -> str:
     return f"drill-{environment.name}"
 
 
-def prove(
-    settings: Settings, repository: Repository, snapshot: Snapshot
-) -> tuple[dict[str, int | None], Findings]:
+def prove(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, int | None], Findings]:
     """Fetch `snapshot`, nothing of it from restic's cache, and check it as a restore would.
 
     Returns the rows of each table, and what is wrong all the same, which is warned of too. To be called under the lock.
     Raises SnapshotError if it is not a database that can be read through.
     """
+    settings = repository.settings
     with staging.folder(settings) as folder:
         copy = folder / "drill.sqlite"
         shown = f"the database in snapshot {snapshot.short_id}"
         with open(copy, "xb", buffering=0) as file:
-            fetch(
-                repository, snapshot, Incoming(file, shown, "set DODEKA_STATE to another disk"), cached=False
-            )
+            incoming = Incoming(file, copy, shown, "set DODEKA_STATE to another disk")
+            download(repository, snapshot, incoming, cached=False)
         log.info("checking")
         try:
-            findings = database.verify(copy, shown)
+            findings = integrity.verify(copy, shown)
         except NotWhole as error:
             older = settings.make(f"verify ENV={snapshot.environment} SNAPSHOT=...")
             raise SnapshotError(error.message, f"an older one may be whole: {older}") from error
         for line in findings.lines():
             log.warning("%s: %s", shown, line)
-        return database.row_counts(copy), findings
+        return row_counts(copy), findings
 
 
 def _beside(rows: Mapping[str, int | None], live: Mapping[str, int | None]) -> list[str]:
     names = sorted({*rows, *live})
     lines = [(name, _shown(rows.get(name, "-")), _shown(live.get(name, "-"))) for name in names]
-    return console.columns([("table", "rows", "live"), *lines], "<>>")
+    return columns([("table", "rows", "live"), *lines], "<>>")
 
 
 def _shown(count: int | str | None) -> str:

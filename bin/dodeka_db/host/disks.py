@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, RepositoryFull
-from dodeka_db.settings import Settings
+from dodeka_db.repository_settings import RepositorySettings
 
 # a lock, a tree, an index, a snapshot, and their blocks
 SMALL_FILES_BYTES = 100_000
@@ -41,7 +41,7 @@ class Room:
             )
 
 
-def for_export(settings: Settings, database_bytes: int) -> Room:
+def for_export(repository: RepositorySettings, database_bytes: int) -> Room:
     """In the state folder lies a copy of the database, and beside that what restic has not stored yet.
 
     In the format zst that is its compressed form, some of it twice, in restic's temporary files; in pages only those,
@@ -49,10 +49,10 @@ def for_export(settings: Settings, database_bytes: int) -> Room:
     not to be filled up.
     """
     packs = min(database_bytes // 2, PACKS_BYTES)
-    needed = database_bytes + (database_bytes if settings.format == "zst" else packs)
-    free = _free(settings.state)
+    needed = database_bytes + (database_bytes if repository.format == "zst" else packs)
+    free = _free(repository.state)
     return Room(
-        "no room left for the export", settings.state, free, needed, "set DODEKA_STATE to another disk"
+        "no room left for the export", repository.state, free, needed, "set DODEKA_STATE to another disk"
     )
 
 

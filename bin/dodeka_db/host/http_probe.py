@@ -5,6 +5,7 @@ import http.client
 import threading
 import urllib.error
 import urllib.request
+from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 
@@ -59,7 +60,7 @@ def _opener(direct: bool) -> urllib.request.OpenerDirector:
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request, answer, *rest):  # noqa: ANN001, ANN002, ANN201  as urllib has it
+    def redirect_request(self, request: Any, answer: Any, *rest: Any) -> urllib.request.Request | None:
         answer.close()  # or all of it would be read, however much that is
         return super().redirect_request(request, answer, *rest)
 

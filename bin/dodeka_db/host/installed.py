@@ -13,7 +13,7 @@ from pathlib import Path
 from dodeka_db import places
 from dodeka_db.errors import SetupError
 from dodeka_db.host import programs
-from dodeka_db.settings import ENVIRONMENTS, ROOT, Settings
+from dodeka_db.settings import ROOT, Settings
 
 DEPLOY = ROOT / "deploy"
 CRONTAB = DEPLOY / "dodeka_crontab"
@@ -106,10 +106,10 @@ class SetUp:
         if settings.systemctl:
             credentials.append("Environment=DODEKA_SYSTEMCTL=systemctl")
         # a - in front: what is not there, a volume say, does not keep the job from saying so
-        places = [settings.local_repository, settings.offsite and settings.offsite.local_repository]
-        places += [settings.environment(name).live.parent for name in ENVIRONMENTS]
+        places = [settings.main.folder, settings.offsite and settings.offsite.folder]
+        places += [environment.live.parent for environment in settings.environments]
         writes = dict.fromkeys(
-            f"-{place}" for place in (*places, settings.state, OWN_HOME, self.log_folder) if place
+            f"-{place}" for place in (*places, settings.main.state, OWN_HOME, self.log_folder) if place
         )
         service, timer = ((DEPLOY / f"dodeka-backup.{kind}").read_text() for kind in ("service", "timer"))
         found = {}
@@ -145,7 +145,7 @@ def here() -> SetUp:
 def passwords(settings: Settings) -> dict[str, Path | None]:
     """The password files, by what systemd calls them when it hands them to a unit."""
     offsite = settings.offsite.password_file if settings.offsite else None
-    return dict(zip(CREDENTIAL_NAMES, (settings.password_file, offsite), strict=True))
+    return dict(zip(CREDENTIAL_NAMES, (settings.main.password_file, offsite), strict=True))
 
 
 def _job(line: str) -> Job:

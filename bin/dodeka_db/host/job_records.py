@@ -11,7 +11,6 @@ from pathlib import Path
 
 from dodeka_db import safe_open
 from dodeka_db.errors import as_line
-from dodeka_db.settings import Settings
 
 log = logging.getLogger("dodeka_db")
 
@@ -29,10 +28,10 @@ class Record:
     details: Mapping[str, object] = field(default_factory=dict)
 
 
-def read(settings: Settings, job: str) -> Record:
-    """The record of `job`; an empty one if there is none, or one that makes no sense. OSError if unreadable."""
+def read(state: Path, job: str) -> Record:
+    """The record of `job` in the folder `state`; an empty one if there is none, or one that makes no sense. OSError if unreadable."""
     try:
-        with open(_file(settings, job), opener=safe_open.no_link) as file:
+        with open(_file(state, job), opener=safe_open.no_link) as file:
             found = json.load(file)
         return Record(
             _time(found["passed"]), _time(found["failed"]), str(found["error"]), dict(found["details"])
@@ -41,26 +40,26 @@ def read(settings: Settings, job: str) -> Record:
         return Record()
 
 
-def passed(settings: Settings, job: str, details: Mapping[str, object] | None = None) -> None:
+def passed(state: Path, job: str, details: Mapping[str, object] | None = None) -> None:
     """Write down that `job` did all it should. What cannot be written is warned of."""
-    _write(settings, job, Record(passed=_now(), details=details or {}))
+    _write(state, job, Record(passed=_now(), details=details or {}))
 
 
 @contextmanager
-def failures(settings: Settings, job: str) -> Iterator[None]:
+def failures(state: Path, job: str) -> Iterator[None]:
     """Write a failure of the block down as the job's, an interruption too."""
     try:
         yield
     except BaseException as error:
         before = Record()
         with suppress(OSError):
-            before = read(settings, job)
-        _write(settings, job, Record(before.passed, _now(), as_line(error), before.details))
+            before = read(state, job)
+        _write(state, job, Record(before.passed, _now(), as_line(error), before.details))
         raise
 
 
-def _write(settings: Settings, job: str, record: Record) -> None:
-    file = _file(settings, job)
+def _write(state: Path, job: str, record: Record) -> None:
+    file = _file(state, job)
     text = json.dumps(vars(record), default=datetime.isoformat)
     new = file.with_suffix(f".{os.getpid()}")  # a run that gave up waiting writes while another one does
     try:
@@ -72,8 +71,8 @@ def _write(settings: Settings, job: str, record: Record) -> None:
         log.warning("%s cannot be written: %s", file, error.strerror)
 
 
-def _file(settings: Settings, job: str) -> Path:
-    return settings.state / "records" / f"{job}.json"
+def _file(state: Path, job: str) -> Path:
+    return state / "records" / f"{job}.json"
 
 
 def _time(text: str | None) -> datetime | None:

@@ -1,11 +1,14 @@
-"""Passwords that this project makes up."""
+"""Password files: a new one with a made-up password, and whether one that is there will do."""
 
 import base64
 import os
 import secrets
+import stat
 from pathlib import Path
 
+from dodeka_db import safe_open
 from dodeka_db.errors import SetupError
+from dodeka_db.repository_settings import RepositorySettings
 
 
 def make(file: Path, hint: str) -> None:
@@ -25,3 +28,28 @@ def make(file: Path, hint: str) -> None:
     except OSError as error:
         file.unlink(missing_ok=True)  # an empty one would stand in the way of the next try
         raise SetupError(f"password file {file} cannot be written: {error.strerror}", hint) from error
+
+
+def check(repository: RepositorySettings) -> None:
+    """Raise SetupError unless the password file of `repository`, if it has one, is there, not empty, for its owner alone."""
+    file = repository.password_file
+    if file is None:
+        return
+    try:
+        with open(file, "rb", opener=safe_open.regular) as opened:
+            status = os.fstat(opened.fileno())
+            empty = not opened.read(1)
+    except FileNotFoundError as error:
+        is_there = repository.folder and not repository.is_offsite
+        mounted = "is the backup volume mounted?" if is_there else "put it back"
+        raise SetupError(
+            f"password file {file} is missing", f"{mounted} (a first one: {repository.make('init')})"
+        ) from error
+    except OSError as error:
+        raise SetupError(
+            f"password file {file} cannot be read: {error.strerror}", "run this as the user that owns it"
+        ) from error
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise SetupError(f"password file {file} can be read by others", f"chmod 600 {file}")
+    if empty:
+        raise SetupError(f"password file {file} is empty", "put the repository's password back into it")

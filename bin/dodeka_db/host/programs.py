@@ -19,11 +19,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from dodeka_db import packages
-from dodeka_db.errors import BackupError, SetupError
+from dodeka_db.errors import SetupError, no_process
 from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
+from dodeka_db.streams import Readable
 
 if TYPE_CHECKING:  # it takes 0.1 s to import: not before it is needed
     import sh
@@ -36,10 +37,6 @@ FORK_PAUSES_S = (0.1, 0.2, 0.5, 1, 2)
 
 # a function of Go's and the line that it was in
 _STACK = re.compile(r"^\S+\n\s+\S+\.(?:go|s):\d+$", re.MULTILINE)
-
-
-class CannotRun(BackupError):
-    """The machine has no process or no memory for another program."""
 
 
 class TimedOut(Exception):
@@ -85,7 +82,7 @@ def run(
     *arguments: str,
     env: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
-    reader: Callable[[BinaryIO], None] | None = None,
+    reader: Callable[[Readable], None] | None = None,
     watch: Callable[[list[str], int], None] | None = None,
     timeout_s: float | None = None,
 ) -> Completed:
@@ -182,12 +179,6 @@ def _started(command: "sh.Command", *arguments: str, **options: object) -> "sh.R
     raise no_process(str(command))
 
 
-def no_process(what: str) -> CannotRun:
-    return CannotRun(
-        f"{what} cannot be run: this machine has no process left for it, or no memory", "see: top"
-    )
-
-
 def _kill_children() -> None:
     for child in Path("/proc/thread-self/children").read_text().split():
         os.kill(int(child), signal.SIGKILL)
@@ -204,6 +195,7 @@ class _Watcher(threading.Thread):
         self._objection: Exception | None = None
         self._read_bytes = 0
         self._counts = Path(f"/proc/{process}/io")
+        self._process: int | None
         try:
             self._process = os.pidfd_open(process)
         except ProcessLookupError:
@@ -251,16 +243,16 @@ class _Watcher(threading.Thread):
 class Output:
     """What a program prints, for its reader: has it come to its end?"""
 
-    def __init__(self, pipe: BinaryIO) -> None:
+    def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe, self.has_ended = pipe, False
 
-    def read(self, count: int = -1) -> bytes:
+    def read(self, count: int = -1, /) -> bytes:
         block = self._pipe.read(count)
         self.has_ended = count < 0 or len(block) < count
         return block
 
 
-def _listen(reader: Callable[[Output], None], pipe: BinaryIO) -> Exception | None:
+def _listen(reader: Callable[[Readable], None], pipe: IO[bytes]) -> Exception | None:
     """Let `reader` have the output; what it raised at the end of that, for the program may be the reason."""
     output = Output(pipe)
     try:
@@ -273,7 +265,7 @@ def _listen(reader: Callable[[Output], None], pipe: BinaryIO) -> Exception | Non
     return None
 
 
-def _drain(output: BinaryIO) -> None:
+def _drain(output: IO[bytes]) -> None:
     # past the buffer: whoever was interrupted may have been in it
     while os.read(output.fileno(), READ_BYTES):
         pass
@@ -298,7 +290,7 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _end(child: "sh.RunningCommand", draining: BinaryIO | None) -> None:
+def _end(child: "sh.RunningCommand", draining: IO[bytes] | None) -> None:
     if draining:  # stuck in writing to us, it could not end
         listener = threading.Thread(target=_drain, args=(draining,), daemon=True)
         listener.start()

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dodeka_db import safe_open
-from dodeka_db.errors import BackupError, ServiceError
-from dodeka_db.host import open_files, programs
+from dodeka_db.errors import BackupError, CannotRun, ServiceError
+from dodeka_db.host import programs
 from dodeka_db.settings import Environment, Settings
-from dodeka_db.sqlite import database
 
 log = logging.getLogger("dodeka_db")
 
@@ -22,9 +21,6 @@ POLL_S = 0.25
 # for how long a start is tried that the machine has no process for, and how often
 RETRY_S = 30
 RETRY_EVERY_S = 1
-# how long after its start a unit has its database open; and for how long one is looked at that has not
-OPENS_S = 10
-LOOK_S = 2
 # of a mark: a run of the folder's owner reads it, and nobody else writes it
 _MARK_MODE = 0o644
 # the whole of an answer at the health address
@@ -126,35 +122,6 @@ class Service:
             int(values.get("ActiveEnterTimestampMonotonic") or 0) / 1e6,
         )
 
-    def strays_from(self, live: Path) -> str:
-        """What is wrong where the unit is active and does not have the database `live` open; empty if nothing, or if we may not see.
-
-        A unit that has no database open, because `live` is none that it could open, writes nowhere. Raises ServiceError.
-        """
-        now = self.look() if self.managed else None
-        if not now or not now.is_active or not now.process:
-            return ""
-        deadline = max(time.monotonic() + LOOK_S, now.since + OPENS_S)
-        while not open_files.has_open(now.process, live):
-            group = open_files.group(now.process)
-            opened = [open_files.databases(process) for process in group]
-            if any(open_files.has_open(process, live) for process in group):
-                return ""
-            if None in opened and not _nobody_has(live):  # another user's processes
-                return ""
-            if not any(opened) and database.is_damaged(live):
-                return ""
-            if time.monotonic() < deadline:
-                time.sleep(POLL_S)
-                continue
-            if self.look().process != now.process:
-                return ""
-            if None in opened:
-                return f"{self.unit} does not have {live} open"
-            others = sorted({name for names in opened for name in names or ()})
-            return f"{self.unit} does not have {live} open, but {', '.join(others) or 'no database at all'}"
-        return ""
-
     def find(self) -> None:
         """See how the unit is, for start() to leave it so: one that somebody has stopped stays stopped. Raises ServiceError."""
         if self.managed:
@@ -190,7 +157,7 @@ class Service:
             try:
                 self._run(*self._systemctl, "start", self.unit, failing="could not start")
                 break
-            except programs.CannotRun as error:
+            except CannotRun as error:
                 failure = ServiceError(f"could not start {self.unit}: {error.message}", error.hint)
             except ServiceError as error:
                 now, failure = self.look(), error
@@ -364,13 +331,6 @@ def of(settings: Settings, environment: Environment) -> Service:
     """The service of an environment."""
     live = environment.live
     return Service(environment.unit, settings.systemctl, live.with_name(f"{live.name}.stopped"))
-
-
-def _nobody_has(file: Path) -> bool:
-    try:
-        return bool(open_files.is_alone(file))
-    except OSError:
-        return False
 
 
 def _health_problem(url: str) -> str:

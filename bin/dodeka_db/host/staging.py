@@ -4,17 +4,17 @@ import fcntl
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO
 
 from dodeka_db import safe_open
 from dodeka_db.errors import BackupError, SetupError
 from dodeka_db.interrupts import shielded
-from dodeka_db.settings import Settings
-from dodeka_db.sqlite import database
+from dodeka_db.repository_settings import RepositorySettings
 
 MARK = ".of-dodeka-backup"
 _PREFIX = "dodeka-"
@@ -24,33 +24,44 @@ _LEFT = re.compile(rf"{_PREFIX}.*|restic-(temp|check-cache)-.*|etilqs_.*", re.DO
 _OF_EARLIER = re.compile(r"tmp\w+|restic-.*", re.DOTALL)
 
 
-def state_folder(settings: Settings) -> Path:
+def state_folder(repository: RepositorySettings) -> Path:
     """The folder DODEKA_STATE, made (0700) if there is none; SetupError if that is not possible, or the staging area is not ours.
 
     SQLite's temporary files go into its staging area from here on.
     """
     try:
-        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        repository.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
-            settings.staging.mkdir(mode=0o700)
+            repository.staging.mkdir(mode=0o700)
     except OSError as error:
         raise SetupError(
-            f"folder {settings.state} cannot be made: {error.strerror}", "set DODEKA_STATE to another one"
+            f"folder {repository.state} cannot be made: {error.strerror}", "set DODEKA_STATE to another one"
         ) from error
-    with _opened(settings) as staging:
+    with _opened(repository) as staging:
         if not os.listdir(staging):
             _mark(staging)
-    database.use_for_temporary_files(settings.staging)
-    return settings.state
+    _use_for_sqlite(repository.staging)
+    return repository.state
+
+
+def _use_for_sqlite(folder: Path) -> None:
+    """From here on SQLite puts into `folder` what a sort or a statement does not keep in memory.
+
+    SQLITE_TMPDIR is read when the module is imported, and the pragma is deprecated, but has no successor.
+    """
+    # who may not write there fails by the next thing that has to be there
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(":memory:")) as connection:
+        quoted = str(folder).replace("'", "''")
+        connection.execute(f"PRAGMA temp_store_directory='{quoted}'")
 
 
 @contextmanager
-def folder(settings: Settings) -> Iterator[Path]:
+def folder(repository: RepositorySettings) -> Iterator[Path]:
     """A new folder (0700), removed at the end; SetupError if it cannot be made. Under the lock: what a killed run left is
     removed first.
     """
-    state_folder(settings)
-    with _opened(settings) as staging:
+    state_folder(repository)
+    with _opened(repository) as staging:
         names = os.listdir(staging)
         for name in names:
             if _LEFT.fullmatch(name) or (MARK not in names and _OF_EARLIER.fullmatch(name)):
@@ -60,10 +71,10 @@ def folder(settings: Settings) -> Iterator[Path]:
         try:
             try:
                 with shielded():  # a signal waits until we know what to remove
-                    made = tempfile.mkdtemp(prefix=_PREFIX, dir=settings.staging)
+                    made = tempfile.mkdtemp(prefix=_PREFIX, dir=repository.staging)
             except OSError as error:
                 raise SetupError(
-                    f"no folder can be made in {settings.staging}: {error.strerror}",
+                    f"no folder can be made in {repository.staging}: {error.strerror}",
                     "free some room, or set DODEKA_STATE",
                 ) from error
             yield Path(made)
@@ -74,23 +85,23 @@ def folder(settings: Settings) -> Iterator[Path]:
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[int]:
+def _opened(repository: RepositorySettings) -> Iterator[int]:
     """A descriptor of the staging area: whatever takes its name meanwhile, that folder is the one that was looked at."""
-    place = settings.staging
+    place = repository.staging
     try:
         staging = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         why = "it is a symbolic link" if place.is_symlink() else error.strerror
         raise SetupError(f"{place} is no folder of ours: {why}", _ELSEWHERE) from error
     try:
-        if problem := _not_ours(settings, staging):
+        if problem := _not_ours(repository, staging):
             raise SetupError(f"{place} is no folder of ours: {problem}", _ELSEWHERE)
         yield staging
     finally:
         os.close(staging)
 
 
-def _not_ours(settings: Settings, staging: int) -> str:
+def _not_ours(repository: RepositorySettings, staging: int) -> str:
     """Why that folder is not ours; nothing if it is marked, new, or as an earlier version made it: beside our lock."""
     names, status = os.listdir(staging), os.fstat(staging)
     if status.st_uid != os.geteuid():
@@ -101,7 +112,7 @@ def _not_ours(settings: Settings, staging: int) -> str:
         if not (_LEFT.fullmatch(name) or _OF_EARLIER.fullmatch(name)):
             return f"it holds {name}"
     is_new = not names and not status.st_mode & 0o077
-    return "" if is_new or safe_open.is_regular(settings.state / "lock") else "no run has been there"
+    return "" if is_new or safe_open.is_regular(repository.state / "lock") else "no run has been there"
 
 
 def _mark(staging: int) -> None:
@@ -120,7 +131,7 @@ def _remove_in(staging: int, name: str) -> None:
 
 
 @contextmanager
-def beside(live: Path) -> Iterator[IO[bytes]]:
+def beside(live: Path) -> Iterator[BufferedRandom]:
     """A new file (0600) in the folder of `live`, on its file system: one rename can put it in its place.
 
     It is open, and locked by that until the end or until it is closed: so it is told from what a killed run left.
@@ -129,7 +140,8 @@ def beside(live: Path) -> Iterator[IO[bytes]]:
     made = None
     try:
         with shielded():
-            made = tempfile.NamedTemporaryFile(prefix=_prefix(live), dir=live.parent, delete=False)
+            descriptor, name = tempfile.mkstemp(prefix=_prefix(live), dir=live.parent)
+            made = open(name, "r+b", opener=lambda *_: descriptor)
         fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield made
     except OSError as error:

@@ -10,7 +10,7 @@ import re
 import shlex
 from pathlib import Path
 
-from dodeka_db import places
+from dodeka_db import places, repository_address
 from dodeka_db.errors import (
     BackupError,
     Refused,
@@ -24,14 +24,14 @@ from dodeka_db.errors import (
     WrongPassword,
 )
 from dodeka_db.host.programs import Completed
-from dodeka_db.settings import Settings
+from dodeka_db.repository_settings import RepositorySettings
 
 log = logging.getLogger("dodeka_db")
 
 DAMAGED = "BACKUP.md, 'Damaged'"
 _SEE_DAMAGED = f"see {DAMAGED}"
 # one line of what restic says while it tries an operation: `Load(<data/5f38800ed2>, 0, 0) failed: open …`
-TROUBLE = re.compile(
+ATTEMPT = re.compile(
     r"(?P<operation>\w+)\((?P<file>.*?)\) (?:returned error, (?P<retrying>retrying) after [\w.µ]+|failed): (?P<reason>.*)"
 )
 # restic < 0.17 talks to an ssh that has ended; the others are mistakes in the address
@@ -75,16 +75,16 @@ class IndexDamaged(RepositoryDamaged):
     """A file of the repository's index is: no snapshot can be read until it is made anew."""
 
 
-def of(settings: Settings, verb: str, done: Completed) -> BackupError:
-    """What the restic that has ended with `done` failed for, on the repository of `settings`."""
-    where, said = settings.repository_shown, done.stderr
+def of(repository: RepositorySettings, verb: str, done: Completed) -> BackupError:
+    """What the restic that has ended with `done` failed for, on `repository`."""
+    where, said = repository.shown, done.stderr
     failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {short(done.failure)}")
     if done.exit_code < 0:
         return failed
-    if of_cache := _of_our_cache(settings, said):
+    if of_cache := _of_our_cache(repository, said):
         return of_cache
     if lock := re.search(r"<lock/([0-9a-f]+)>\)?: invalid data returned", said):
-        return lock_unreadable(settings, lock[1])
+        return lock_unreadable(repository, lock[1])
     if done.exit_code == 11 or "already locked" in said:
         holder = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
         return RepositoryLocked(
@@ -93,34 +93,34 @@ def of(settings: Settings, verb: str, done: Completed) -> BackupError:
         )
     if done.exit_code == 12 or "wrong password" in said:
         return WrongPassword(
-            f"the password in {settings.password_file or 'the settings'} does not open repository {where}",
+            f"the password in {repository.password_file or 'the settings'} does not open repository {where}",
             "put the right password back (BACKUP.md, 'Password')",
         )
-    if settings.local_repository is None and (failure := _of_server(settings, done)):
+    if repository.folder is None and (failure := _of_server(repository, done)):
         return failure
     if done.exit_code == 10 or "Is there a repository at the following location?" in said:
-        return missing(settings)
+        return missing(repository)
     if "already contains keys" in said:
-        return cut_off(settings)
-    if failure := of_words(settings, said, short(done.failure)):
+        return cut_off(repository)
+    if failure := of_words(repository, said, short(done.failure)):
         return _named(failure, done) if verb == "check" else failure
     return failed
 
 
-def of_snapshot(settings: Settings, failure: BackupError) -> BackupError:
+def of_snapshot(repository: RepositorySettings, failure: BackupError) -> BackupError:
     """The `failure` of a restic that was to read one snapshot: damage that stands in its way is that snapshot's."""
     if type(failure) is not RepositoryDamaged:
         return failure
     reason = failure.message.partition(" is damaged: ")[2]
     return SnapshotError(
-        f"the snapshot cannot be read from repository {settings.repository_shown}: {reason}",
+        f"the snapshot cannot be read from repository {repository.shown}: {reason}",
         f"choose another one, then {_SEE_DAMAGED}",
     )
 
 
-def of_words(settings: Settings, said: str, reason: str) -> BackupError | None:
+def of_words(repository: RepositorySettings, said: str, reason: str) -> BackupError | None:
     """What a disk or a repository fails for, by what restic `said` of it; `reason` goes into the message. None if unknown."""
-    where, folder = settings.repository_shown, settings.local_repository
+    where, folder = repository.shown, repository.folder
     if full := _FULL.search(said):
         path = Path(full["path"] or "")
         if path.is_absolute() and folder and not path.is_relative_to(folder):
@@ -136,7 +136,7 @@ def of_words(settings: Settings, said: str, reason: str) -> BackupError | None:
             "free some (BACKUP.md, 'The volume is full'), then run this again",
         )
     if folder and "permission denied" in said:
-        return foreign(settings, reason)
+        return foreign(repository, reason)
     if folder and "input/output error" in said:
         return BackupError(f"the disk of repository {where} fails: {reason}", "see: dmesg")
     if is_damage(said):
@@ -145,20 +145,20 @@ def of_words(settings: Settings, said: str, reason: str) -> BackupError | None:
     return None
 
 
-def of_attempt(settings: Settings, line: re.Match, reason: str) -> BackupError | None:
-    """Why restic need not try again what `line`, a match of TROUBLE, says; None where another attempt may do."""
-    if of_cache := _of_our_cache(settings, reason):
+def of_attempt(repository: RepositorySettings, line: re.Match[str], reason: str) -> BackupError | None:
+    """Why restic need not try again what `line`, a match of ATTEMPT, says; None where another attempt may do."""
+    if of_cache := _of_our_cache(repository, reason):
         return of_cache
     if "bucket does not exist" in reason:  # restic 0.18 and 0.19 go on trying
-        return missing(settings)
-    if settings.local_repository is None:
+        return missing(repository)
+    if repository.folder is None:
         if _REFUSED.search(reason):
-            return (removal_refused if line["operation"] == "Remove" else refused)(settings, reason)
-        return unreachable(settings, reason) if line["retrying"] and _NO_POINT.search(reason) else None
+            return (removal_refused if line["operation"] == "Remove" else refused)(repository, reason)
+        return unreachable(repository, reason) if line["retrying"] and _NO_POINT.search(reason) else None
     # restic < 0.17 tries for minutes what only a repair can bring back; a lock may have gone meanwhile
     if line["retrying"] and not line["file"].startswith("<lock/") or _FULL.search(reason):
         said = f"{line['file']}: {reason}"
-        return of_words(settings, said, short(said))
+        return of_words(repository, said, short(said))
     return None
 
 
@@ -179,9 +179,9 @@ def is_damage(said: str) -> bool:
     return bool(_DAMAGE.search(said))
 
 
-def _of_our_cache(settings: Settings, said: str) -> SetupError | None:
+def _of_our_cache(repository: RepositorySettings, said: str) -> SetupError | None:
     """What to raise where a failure is one of the cache, which is a folder of ours: no server has a part in that."""
-    cache = settings.variables["RESTIC_CACHE_DIR"]
+    cache = str(repository.cache)
     reasons = "permission denied|read-only file system|no space left on device|disk quota exceeded|input/output error"
     # without a cache restic goes on, and clears up what it can
     failed = rf"^(?!unable to open cache|error clearing).*{re.escape(cache)}(?:/\S*)?: ({reasons})"
@@ -194,14 +194,14 @@ def _of_our_cache(settings: Settings, said: str) -> SetupError | None:
     return SetupError(f"restic's cache {cache} cannot be used: {match[1]}", fix)
 
 
-def _of_server(settings: Settings, done: Completed) -> BackupError | None:
+def _of_server(repository: RepositorySettings, done: Completed) -> BackupError | None:
     last = " ".join(done.stderr.strip().splitlines()[-4:])
     if _REFUSED.search(last):
-        return refused(settings, done.failure)
+        return refused(repository, done.failure)
     # restic < 0.17 asks whether there is a repository whatever was wrong
     is_there = "does not exist" in last or "unable to open config file" not in last
     if not is_there or (_NO_ANSWER.search(last) and not is_damage(last)):
-        return unreachable(settings, done.failure)
+        return unreachable(repository, done.failure)
     return None
 
 
@@ -227,83 +227,83 @@ def _named(failure: BackupError, done: Completed) -> BackupError:
     return type(failure)(f"{shown} is damaged: {short(what)}", failure.hint)
 
 
-def cut_off(settings: Settings) -> SetupError:
+def cut_off(repository: RepositorySettings) -> SetupError:
     """There are keys, and nothing that they would open."""
     return SetupError(
-        f"repository {settings.repository_shown} has keys, but no config: an init was cut off, or that file is lost",
+        f"repository {repository.shown} has keys, but no config: an init was cut off, or that file is lost",
         "if nothing is in it, remove it and repeat; else bring its file config back",
     )
 
 
-def missing(settings: Settings) -> RepositoryMissing:
+def missing(repository: RepositorySettings) -> RepositoryMissing:
     """There is no repository at the place that the settings name."""
-    question = "is the backup volume mounted?" if settings.local_repository else "is its address right?"
+    question = "is the backup volume mounted?" if repository.folder else "is its address right?"
     return RepositoryMissing(
-        f"no restic repository at {settings.repository_shown}",
-        f"{question} (a first one: {settings.make('init')})",
+        f"no restic repository at {repository.shown}",
+        f"{question} (a first one: {repository.make('init')})",
     )
 
 
-def foreign(settings: Settings, reason: str) -> SetupError:
+def foreign(repository: RepositorySettings, reason: str) -> SetupError:
     """Files of a local repository are another user's: some restic was run as root."""
-    folder = settings.local_repository
-    of_whom = places.user_name(folder.stat().st_uid if folder.exists() else os.geteuid())
+    folder = repository.folder
+    owner = folder.stat().st_uid if folder and folder.exists() else os.geteuid()
     return SetupError(
-        f"repository {settings.repository_shown} has files that this user may not read or write: {short(reason)}",
-        f"sudo chown -R {of_whom}: {shlex.quote(str(folder))}",
+        f"repository {repository.shown} has files that this user may not read or write: {short(reason)}",
+        f"sudo chown -R {places.user_name(owner)}: {shlex.quote(str(folder))}",
     )
 
 
-def lock_unreadable(settings: Settings, id: str) -> LockUnreadable:
+def lock_unreadable(repository: RepositorySettings, id: str) -> LockUnreadable:
     """A lock whose content is damaged: restic < 0.17 passes over it, later ones do nothing while it is there."""
     return LockUnreadable(
-        f"lock {id[:10]} of repository {settings.repository_shown} cannot be read, so nobody knows whose it is",
-        f"when no restic is at work there: {removal_of_lock(settings, id)}",
+        f"lock {id[:10]} of repository {repository.shown} cannot be read, so nobody knows whose it is",
+        f"when no restic is at work there: {removal_of_lock(repository, id)}",
     )
 
 
-def removal_of_lock(settings: Settings, id: str) -> str:
+def removal_of_lock(repository: RepositorySettings, id: str) -> str:
     """What takes that one lock away."""
-    folder = settings.local_repository
+    folder = repository.folder
     if folder is None:
         return f"remove locks/{id[:10]}* of it on its server"
     names = [path.name for path in (folder / "locks").glob(f"{id}*")] or [f"{id}*"]
     return f"rm {shlex.quote(str(folder / 'locks' / names[0]))}"
 
 
-def refused(settings: Settings, reason: str) -> BackupError:
+def refused(repository: RepositorySettings, reason: str) -> BackupError:
     """The repository's server does not let us; a local one is foreign()."""
-    if settings.local_repository:
-        return foreign(settings, reason)
+    if repository.folder:
+        return foreign(repository, reason)
     return Refused(
-        f"the server of repository {settings.repository_shown} refuses us: {short(reason)}",
+        f"the server of repository {repository.shown} refuses us: {short(reason)}",
         "check the credentials, and what they allow (BACKUP.md, 'Another repository')",
     )
 
 
-def removal_refused(settings: Settings, reason: str) -> RemovalRefused:
+def removal_refused(repository: RepositorySettings, reason: str) -> RemovalRefused:
     """The repository's server lets us in, and nothing be removed: an append-only one."""
     return RemovalRefused(
-        f"the server of repository {settings.repository_shown} lets nothing be removed: {short(reason)}",
+        f"the server of repository {repository.shown} lets nothing be removed: {short(reason)}",
         "what has to go is removed from another machine: BACKUP.md, 'Prune from elsewhere'",
     )
 
 
-def unreachable(settings: Settings, reason: str) -> Unreachable:
+def unreachable(repository: RepositorySettings, reason: str) -> Unreachable:
     """Nothing comes from the repository's server, or from its disk."""
-    if settings.local_repository:
+    if repository.folder:
         question = "is its disk well (dmesg)?"
     elif "x509" in reason:
         question = (
             "is its certificate right, and the clock (timedatectl)? SSL_CERT_FILE names one of your own;"
         )
-    elif settings.repository.startswith("sftp:"):
+    elif repository_address.backend(repository.address) == "sftp":
         question = "does its ssh work by hand?"
     else:
         question = "are it and the network up?"
-    server = "" if settings.local_repository else "the server of "
+    server = "" if repository.folder else "the server of "
     return Unreachable(
-        f"{server}repository {settings.repository_shown} cannot be reached: {short(reason)}",
+        f"{server}repository {repository.shown} cannot be reached: {short(reason)}",
         f"{question} then run this again",
     )
 

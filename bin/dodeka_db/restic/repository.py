@@ -1,16 +1,14 @@
-"""A restic repository: what is in it, and what is done with it. The one place that knows restic's commands and JSON."""
+"""A restic repository: its contents, and what is done with them, in restic's commands."""
 
 import logging
 import os
-import re
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from dodeka_db import places, safe_open, schedule
+from dodeka_db import places
 from dodeka_db.errors import (
     BackupError,
     RepositoryDamaged,
@@ -19,53 +17,23 @@ from dodeka_db.errors import (
     SetupError,
     SnapshotError,
 )
-from dodeka_db.host import disks, programs
-from dodeka_db.restic import failures, runner
+from dodeka_db.host import disks, password_files
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic import failures, json_values, retention_policy, stale_locks
 from dodeka_db.restic.runner import Restic
+from dodeka_db.restic.snapshots import DATABASE, PRE_RESTORE, PROBE, Snapshot, from_json, tag_filter, tags_of
 from dodeka_db.restic.stale_locks import Lock
-from dodeka_db.settings import ENVIRONMENTS, FORMATS, Environment, Settings
+from dodeka_db.settings import FORMATS, Environment
+from dodeka_db.streams import Readable
 
 log = logging.getLogger("dodeka_db")
 
-PRE_RESTORE = "pre-restore"
-# of the one snapshot that is there to be removed: no database's tag, and a time that makes it nobody's latest
-PROBE = "dodeka-probe"
+# a time that makes the probe nobody's latest snapshot
 _PROBE_TIME = "2000-01-01 00:00:00"
 NO_COMPRESSION = (
     "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
 )
 UPGRADE = "make restic ARGS='migrate upgrade_repo_v2' (BACKUP.md, 'Format')"
-_ABOUT_THE_CLOCK = "check the clock (timedatectl), or name one by its ID"
-RETENTION = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
-PRE_RESTORE_MONTHS = 6
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One snapshot of an environment, as restic lists it.
-
-    `path` is that of the database's file, as it was stored; empty where it holds no file of that name.
-    """
-
-    id: str
-    time: datetime
-    environment: str
-    tags: tuple[str, ...]
-    host: str
-    path: str
-
-    @property
-    def short_id(self) -> str:
-        return self.id[:8]
-
-    @property
-    def is_pre_restore(self) -> bool:
-        return PRE_RESTORE in self.tags
-
-    @property
-    def format(self) -> str:
-        """What the file is, one of settings.FORMATS."""
-        return "zst" if self.path.endswith(".zst") else "pages"
 
 
 @dataclass(frozen=True)
@@ -111,18 +79,13 @@ class Repository:
     With `locking` False it is only looked at, past all locks and without a cache; by who has seen that it answers.
     """
 
-    def __init__(self, settings: Settings, locking: bool = True) -> None:
-        self._settings = settings
+    def __init__(self, settings: RepositorySettings, locking: bool = True) -> None:
+        self.settings = settings
         self._restic = Restic(settings, locking)
         self.unreadable: list[str] = []
         if locking:
             places.check_answers(settings.places)
-        check_password_file(settings)
-
-    @property
-    def is_offsite(self) -> bool:
-        """Whether it is the second one."""
-        return self._settings.is_offsite
+        password_files.check(settings)
 
     def config(self) -> Config | None:
         """How the repository was made; None if there is none. Raises WrongPassword if another one is needed."""
@@ -135,7 +98,7 @@ class Repository:
         except RepositoryMissing:
             return None
 
-    def init(self, like: Settings | None = None) -> None:
+    def init(self, like: RepositorySettings | None = None) -> None:
         """Create it; with the chunking of the repository that `like` names, so that copies between them deduplicate.
 
         The options are those of restic from 0.14 on (https://restic.readthedocs.io/en/stable/045_working_with_repos.html).
@@ -145,7 +108,7 @@ class Repository:
         else:
             self._restic.run("init", "--copy-chunker-params", source=like)
 
-    def copy_from(self, source: Settings, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    def copy_from(self, source: RepositorySettings, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         """Copy those of `snapshots`, all that the repository of `source` has, that this one lacks; the damaged ones.
 
         One call, as long as none that is to be copied is damaged.
@@ -153,18 +116,18 @@ class Repository:
 
         def copy(some: Sequence[Snapshot]) -> None:
             are_all = len(some) == len(snapshots)
-            self._copy(source, *(("--tag", "db_dodeka") if are_all else ("--", *(one.id for one in some))))
+            self._copy(source, *(("--tag", DATABASE) if are_all else ("--", *(one.id for one in some))))
 
         return self._each_whole(snapshots, copy)
 
-    def _copy(self, source: Settings, *which: str) -> None:
-        folder = source.local_repository
+    def _copy(self, source: RepositorySettings, *which: str) -> None:
+        folder = source.folder
         if not (folder and disks.is_read_only(folder)):
             try:
                 self._restic.run("copy", *which, source=source)
                 return
             except RepositoryFull as full:
-                if source.repository_shown not in full.message:
+                if source.shown not in full.message:
                     raise
         # a volume that fails or is full has no place for a lock, and is the one whose snapshots have to be elsewhere
         self._restic.run("copy", "--no-lock", *which, source=source)
@@ -174,13 +137,13 @@ class Repository:
         found = self._restic.ask(
             lambda entries: [
                 Key(
-                    id=runner.object_id(entry["id"]),
+                    id=json_values.object_id(entry["id"]),
                     name=str(entry["userName"]),
                     host=str(entry["hostName"]),
-                    made=runner.moment(entry["created"]),
+                    made=json_values.moment(entry["created"]),
                     is_in_use=bool(entry["current"]),
                 )
-                for entry in _list(entries)
+                for entry in json_values.entries(entries)
             ],
             *("key", "list", "--json"),
         )
@@ -200,12 +163,12 @@ class Repository:
         restic takes the end of its input for success, so `file` is a real file that is complete, never a
         producer that could die half way. From standard input its path is the same on every machine.
         """
-        name = environment.file_name(self._settings.format)
-        is_compressed = self._settings.format == "zst"
+        name = environment.file_name(self.settings.format)
+        is_compressed = self.settings.format == "zst"
         output = self._restic.run(
             *("backup", "--json", "--stdin", "--stdin-filename", name),
             *(("--compression", "off") if is_compressed else ()),
-            *("--tag", ",".join((*environment.tags, *extra_tags))),
+            *("--tag", ",".join((*tags_of(environment.name), *extra_tags))),
             stdin=file,
         ).stdout
         return self._restic.parsed(
@@ -217,17 +180,9 @@ class Repository:
 
         Those that restic has, but cannot read its own files of, are `unreadable` from then on, by their IDs.
         """
-        done = self._restic.run("snapshots", "--json", "--tag", "db_dodeka")
+        done = self._restic.run("snapshots", "--json", "--tag", DATABASE)
         self.unreadable = failures.unreadable_snapshots(done.stderr)
-        found = self._restic.parsed(
-            lambda entries: [
-                _snapshot(entry, environment)
-                for entry in _list(entries)
-                for environment in ENVIRONMENTS
-                if {"db_dodeka", f"env_{environment}"} <= set(entry.get("tags") or ())
-            ],
-            done.stdout,
-        )
+        found = self._restic.parsed(from_json, done.stdout)
         return sorted(found, key=lambda snapshot: snapshot.time)
 
     def check_writable(self) -> None:
@@ -235,11 +190,11 @@ class Repository:
 
         restic itself goes on trying on a read-only file system, for up to a quarter of an hour.
         """
-        folder, shown = self._settings.local_repository, self._settings.repository_shown
+        folder, shown = self.settings.folder, self.settings.shown
         if not folder:
             return
         if not (folder / "config").exists():
-            raise failures.missing(self._settings)
+            raise failures.missing(self.settings)
         if disks.is_read_only(folder):
             raise BackupError(
                 f"repository {shown} is on a file system that is mounted read-only",
@@ -266,7 +221,7 @@ class Repository:
 
         def look(some: Sequence[Snapshot]) -> None:
             named = [word for snapshot in some for word in ("--snapshot", snapshot.id)]
-            found.update(self._sizes(*(("--tag", "db_dodeka") if len(some) == len(snapshots) else named)))
+            found.update(self._sizes(*(("--tag", DATABASE) if len(some) == len(snapshots) else named)))
 
         try:
             damaged = self._each_whole(snapshots, look)
@@ -292,8 +247,8 @@ class Repository:
         output = self._restic.run("find", "--json", *among, *names).stdout
         return self._restic.parsed(
             lambda entries: {
-                entry["snapshot"]: runner.count(entry["matches"][0].get("size", 0))
-                for entry in _list(entries)
+                entry["snapshot"]: json_values.count(entry["matches"][0].get("size", 0))
+                for entry in json_values.entries(entries)
                 if entry["matches"]
             },
             failures.without_damage(output),
@@ -319,14 +274,20 @@ class Repository:
         half = len(snapshots) // 2
         return self._each_whole(snapshots[:half], work) + self._each_whole(snapshots[half:], work)
 
-    def dump(self, snapshot: Snapshot, reader: Callable[[BinaryIO], None], cached: bool = True) -> None:
+    def dump(self, snapshot: Snapshot, reader: Callable[[Readable], None], cached: bool = True) -> None:
         """Let `reader` have the file in `snapshot` as it comes; on a second try from its start again.
 
         With `cached` False nothing comes from restic's cache, which has all but the file's own content. Raises
         SnapshotError if it cannot be read to its end, and else what `reader` raises.
         """
+        self.dump_path(snapshot.id, self._path_in(snapshot), reader, cached)
+
+    def dump_path(
+        self, snapshot_id: str, path: str, reader: Callable[[Readable], None], cached: bool = True
+    ) -> None:
+        """The same, for the file at `path` in the snapshot of that ID."""
         options = () if cached else ("--no-cache",)
-        self._restic.run("dump", *options, "--", snapshot.id, self._path_in(snapshot), reader=reader)
+        self._restic.run("dump", *options, "--", snapshot_id, path, reader=reader)
 
     def _path_in(self, snapshot: Snapshot) -> str:
         """Where the file is in the snapshot: one that was named by a relative path is at the top, whatever its own path."""
@@ -334,7 +295,7 @@ class Repository:
         if snapshot.path == f"/{name}":
             return snapshot.path
         lines = self._restic.run("ls", "--json", "--", snapshot.id).stdout.splitlines()
-        paths = self._restic.parsed(
+        paths: list[str] = self._restic.parsed(
             lambda entries: [
                 entry["path"] for entry in entries if entry.get("type") == "file" and entry["name"] == name
             ],
@@ -343,29 +304,6 @@ class Repository:
         if not paths:
             raise SnapshotError(f"snapshot {snapshot.short_id} does not hold {name}", "choose another one")
         return paths[0]
-
-    def read_back(self, stored: Stored, file: BinaryIO) -> None:
-        """Compare what is in the repository with the `file` that was `stored`. Raises RepositoryDamaged.
-
-        restic backs up again what is in a damaged pack and says that all is well; only this finds it out, and
-        only past the cache.
-        """
-
-        def compare(output: BinaryIO) -> None:
-            file.seek(0)
-            while block := file.read(programs.READ_BYTES):
-                if output.read(len(block)) != block:
-                    raise SnapshotError("it is not what was stored")
-            if output.read(1):
-                raise SnapshotError("it is longer than what was stored")
-
-        try:
-            self._restic.run("dump", "--no-cache", "--", stored.snapshot_id, stored.path, reader=compare)
-        except SnapshotError as error:
-            raise RepositoryDamaged(
-                f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {error.message}",
-                f"see {failures.DAMAGED}",
-            ) from error
 
     def forget(self, environment: Environment) -> int:
         """Apply the retention policy to this environment's ordinary snapshots and prune; how many were removed.
@@ -386,7 +324,7 @@ class Repository:
         would remove it as well.
         """
         ids = [*(one.id for one in snapshots), *self._expired(environment, "--dry-run", "--no-lock")]
-        folder = self._settings.local_repository
+        folder = self.settings.folder
         if ids:
             try:
                 self._restic.run("forget", "--", *ids)
@@ -399,17 +337,16 @@ class Repository:
 
     def _expired(self, environment: Environment, *options: str) -> list[str]:
         """The IDs that the policy does not keep, by a forget with `options`."""
-        keep = [word for period, count in RETENTION.items() for word in (f"--keep-{period}", str(count))]
         output = self._restic.run(
             *("forget", "--json", *options, "--group-by", "tags"),
-            *("--tag", f"db_dodeka,env_{environment.name}", "--keep-tag", PRE_RESTORE),
-            *keep,
+            *("--tag", tag_filter(environment.name), "--keep-tag", PRE_RESTORE),
+            *retention_policy.options(),
         ).stdout
         # 0.14 and 0.18 print prune's progress behind the JSON, and nothing at all where there is no snapshot
         first = output.partition(b"\n")[0] or b"[]"
         return self._restic.parsed(
             lambda groups: [
-                runner.object_id(one["id"]) for group in groups or () for one in group["remove"] or ()
+                json_values.object_id(one["id"]) for group in groups or () for one in group["remove"] or ()
             ],
             first,
         )
@@ -448,35 +385,14 @@ class Repository:
 
     def stored_bytes(self, environment: Environment) -> int:
         """How many bytes of the repository the snapshots of `environment` need, what they share counted once."""
-        tags = f"db_dodeka,env_{environment.name}"
         return self._restic.ask(
-            lambda stats: runner.count(stats["total_size"]),
-            *("stats", "--json", "--mode", "raw-data", "--tag", tags),
+            lambda stats: json_values.count(stats["total_size"]),
+            *("stats", "--json", "--mode", "raw-data", "--tag", tag_filter(environment.name)),
         )
 
     def locks(self) -> tuple[list[Lock], list[str]]:
         """restic's own locks that are there now, and the IDs of those whose content cannot be read."""
-        return self._restic.locks()
-
-
-def _list(found: object) -> list:
-    if not isinstance(found, list):
-        raise TypeError(found)
-    return found
-
-
-def _snapshot(entry: dict, environment: str) -> Snapshot:
-    is_database = re.compile(
-        r"(.*/)?dodeka-[^/]*(" + "|".join(map(re.escape, FORMATS.values())) + ")"
-    ).fullmatch
-    return Snapshot(
-        id=runner.object_id(entry["id"]),
-        time=runner.moment(entry["time"]),
-        environment=environment,
-        tags=tuple(map(str, entry["tags"])),
-        host=str(entry["hostname"]),
-        path=next(filter(is_database, entry["paths"]), ""),
-    )
+        return stale_locks.read(self._restic)
 
 
 def _summary(output: bytes) -> bytes:
@@ -484,94 +400,12 @@ def _summary(output: bytes) -> bytes:
     return next((line for line in reversed(output.splitlines()) if b'"summary"' in line), output)
 
 
-def _stored(summary: dict, path: str, is_compressed: bool) -> Stored:
+def _stored(summary: dict[str, Any], path: str, is_compressed: bool) -> Stored:
     packed = summary.get("data_added_packed")  # from restic 0.17 on
     added = summary["data_added"] if packed is None else packed
     return Stored(
-        runner.object_id(summary["snapshot_id"]),
+        json_values.object_id(summary["snapshot_id"]),
         path,
-        runner.count(added),
+        json_values.count(added),
         is_compressed or packed is not None,
     )
-
-
-def resolve(settings: Settings, snapshots: list[Snapshot], environment: str, wanted: str) -> Snapshot:
-    """The snapshot of `environment` that `wanted` names: an ID, its beginning, or `latest`.
-
-    `latest` is the newest that is neither a pre-restore one nor from the future. Raises SnapshotError if `wanted` is malformed,
-    unknown, ambiguous, or of another environment.
-    """
-    hint = f"see: {settings.make(f'snapshots ENV={environment}')}"
-    ours = [snapshot for snapshot in snapshots if snapshot.environment == environment]
-    if wanted == "latest":
-        ordinary = [snapshot for snapshot in of_the_past(ours) if not snapshot.is_pre_restore]
-        if not ordinary and any(not snapshot.is_pre_restore for snapshot in ours):
-            raise SnapshotError(f"all snapshots of {environment} are from the future", _ABOUT_THE_CLOCK)
-        if not ordinary:
-            first = "make offsite" if settings.is_offsite else settings.make(f"backup ENV={environment}")
-            raise SnapshotError(f"there is no snapshot of {environment} yet", first)
-        return ordinary[-1]
-    if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
-        raise SnapshotError(f"{wanted!r} is not a snapshot ID (4 to 64 of 0-9 and a-f) nor 'latest'", hint)
-    matches = [snapshot for snapshot in ours if snapshot.id.startswith(wanted)]
-    if len(matches) > 1:
-        ids = ", ".join(snapshot.short_id for snapshot in matches)
-        raise SnapshotError(f"{wanted} is the beginning of several snapshots: {ids}", "give more of the ID")
-    if matches:
-        return matches[0]
-    for snapshot in snapshots:
-        if snapshot.id.startswith(wanted):
-            raise SnapshotError(
-                f"snapshot {snapshot.short_id} is of {snapshot.environment}, not of {environment}",
-                f"to use it: FROM={snapshot.environment} (--from {snapshot.environment})",
-            )
-    raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
-
-
-def newest_pre_restore(settings: Settings, snapshots: list[Snapshot], environment: str) -> Snapshot:
-    """What the last restore of `environment` replaced; SnapshotError if there is no such snapshot of the past."""
-    kept = [s for s in of_the_past(snapshots) if s.environment == environment and s.is_pre_restore]
-    if not kept and any(s.environment == environment and s.is_pre_restore for s in snapshots):
-        raise SnapshotError(
-            f"all {PRE_RESTORE} snapshots of {environment} are from the future", _ABOUT_THE_CLOCK
-        )
-    if not kept:
-        raise SnapshotError(
-            f"there is nothing to undo: no {PRE_RESTORE} snapshot of {environment}",
-            f"see: {settings.make(f'snapshots ENV={environment}')}",
-        )
-    return kept[-1]
-
-
-def of_the_past(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    """Those that a clock may have made that is right, give or take a little.
-
-    The others were made under a wrong clock, or by somebody who chose their time: none of them is the newest of anything.
-    """
-    limit = datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
-    return [snapshot for snapshot in snapshots if snapshot.time <= limit]
-
-
-def check_password_file(settings: Settings) -> None:
-    """Raise SetupError unless the password file is there, with something in it, for its owner alone."""
-    file = settings.password_file
-    if file is None:
-        return
-    try:
-        with open(file, "rb", opener=safe_open.regular) as opened:
-            status = os.fstat(opened.fileno())
-            empty = not opened.read(1)
-    except FileNotFoundError as error:
-        is_there = settings.local_repository and not settings.is_offsite
-        mounted = "is the backup volume mounted?" if is_there else "put it back"
-        raise SetupError(
-            f"password file {file} is missing", f"{mounted} (a first one: {settings.make('init')})"
-        ) from error
-    except OSError as error:
-        raise SetupError(
-            f"password file {file} cannot be read: {error.strerror}", "run this as the user that owns it"
-        ) from error
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise SetupError(f"password file {file} can be read by others", f"chmod 600 {file}")
-    if empty:
-        raise SetupError(f"password file {file} is empty", "put the repository's password back into it")

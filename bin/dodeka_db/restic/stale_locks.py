@@ -1,9 +1,16 @@
-"""restic's own locks in a repository: whose they are, and which of them nobody holds any more."""
+"""restic's own locks in a repository: whose they are, and the removal of those that nobody holds any more."""
 
 import socket
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dodeka_db.restic import failures, json_values, server_watch
+
+if TYPE_CHECKING:
+    from dodeka_db.restic.runner import Restic
 
 # from when on restic calls any lock stale; a live one is renewed every 5 minutes
 STALE = timedelta(minutes=30)
@@ -33,7 +40,39 @@ class Lock:
         return self.is_old or (self.is_of_this_host and not Path(f"/proc/{self.process}").exists())
 
 
-def can_be_unlocked(locks: list[Lock]) -> bool:
+def read(restic: "Restic") -> tuple[list[Lock], list[str]]:
+    """The locks that are there now, and the IDs of those whose content cannot be read. Raises BackupError."""
+    listed = restic.start("list", "--no-lock", "locks", timeout_s=server_watch.LOOK_S)
+    if listed.exit_code:
+        raise failures.of(restic.repository, "list", listed)
+    found, unreadable = [], []
+    for lock_id in listed.stdout.decode(errors="replace").split():
+        done = restic.start("cat", "--no-lock", "lock", lock_id, timeout_s=server_watch.LOOK_S)
+        if isinstance(failures.of(restic.repository, "cat", done), failures.LockUnreadable):
+            unreadable.append(lock_id)
+        elif not done.exit_code:  # else it is gone
+            found.append(restic.parsed(partial(_lock, lock_id), done.stdout))
+    return found, unreadable
+
+
+def remove(restic: "Restic") -> None:
+    """Have restic remove the locks that are stale, if there is one and that harms nobody. Raises BackupError."""
+    found, _ = read(restic)
+    if can_be_removed(found):
+        # never --remove-all; whether it helped shows now: restic 0.14 says that it did in any case
+        restic.start("unlock", timeout_s=None if restic.repository.folder else server_watch.LOOK_S)
+
+
+def _lock(lock_id: str, content: dict[str, Any]) -> Lock:
+    return Lock(
+        lock_id,
+        json_values.count(content["pid"]),
+        str(content["hostname"]),
+        json_values.moment(content["time"]),
+    )
+
+
+def can_be_removed(locks: list[Lock]) -> bool:
     """Whether `restic unlock` removes one of `locks`, and harms nobody.
 
     To see whether the process of a lock that is not old lives, it sends SIGHUP to the ID (0.14 to 0.19): after a reboot

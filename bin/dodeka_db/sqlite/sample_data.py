@@ -58,7 +58,7 @@ def insert(connection: sqlite3.Connection, table: str, key: str, value: object) 
 def count(path: Path, table: str = "users") -> int:
     """How many rows `table` has."""
     with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 def digest(path: Path) -> str:

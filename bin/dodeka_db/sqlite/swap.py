@@ -2,33 +2,25 @@
 
 At every instant `db.sqlite` is wholly the old database or wholly the new one, no journal of the old one can
 be replayed into the new one, and after a power cut the same holds, for the folder is synced between the
-steps that must not change places. The names of the replaced one, in the same folder:
-
-    db.sqlite.pre-restore-<time>   to become a snapshot, then to go
-    db.sqlite.damaged-<time>       cannot become one: stays, with its -wal and -journal, until somebody looks
+steps that must not change places.
 """
 
 import errno
 import filecmp
 import os
-import re
 import shutil
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from dodeka_db import safe_open, schedule
+from dodeka_db import safe_open
 from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.host import disks, file_rights, open_files, staging
 from dodeka_db.host.file_rights import Rights
-from dodeka_db.sqlite import database
-from dodeka_db.sqlite.database import DatabaseInUse, NotWhole
+from dodeka_db.sqlite import journals, kept_files
+from dodeka_db.sqlite.checkpoint import check_access, checkpoint_and_close, refuse_if_open
+from dodeka_db.sqlite.failures import DatabaseInUse, NotWhole
 
-KEPT = "pre-restore"
-DAMAGED = "damaged"
 LARGER_DISK = "move the databases to a larger disk; nothing was changed"
-JOURNALS = ("-wal", "-journal", "-shm")
 # how Linux says that a file system has no hard links (vfat, some of FUSE)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -44,30 +36,15 @@ class Kept:
     is_link: bool
 
 
-def kept_files(live: Path) -> list[Path]:
-    """The files that restores kept beside `live` and that are in no snapshot yet, the last one last; damaged ones apart."""
-    return [path for path in _beside(live, KEPT) if not _is_same(path, live)]
-
-
-def damaged_files(live: Path) -> list[Path]:
-    """The files that restores kept beside `live` and that cannot become a snapshot, the last one last."""
-    return _beside(live, DAMAGED)
-
-
-def kept_since(kept: Path) -> datetime:
-    """When `kept` was the live database last, by its name."""
-    return datetime.strptime(f"{kept.name[-16:-1]}+0000", "%Y%m%dT%H%M%S%z")
-
-
 def keep(live: Path) -> Kept:
     """Give what is at `live`, in use or not, a second name; none yet where the file system has no hard links.
 
     Raises BackupError, with nothing changed, where `live` cannot be replaced, for a right, a mount or too little room.
     """
-    kept = _new_name(live)
+    kept = kept_files.new_name(live)
     if not live.exists():
         return Kept(kept, is_link=False)
-    database.check_access(live)
+    check_access(live)
     if disks.is_mount_point(live):
         raise BackupError(
             f"{live} is a mount point itself, so no other file can take its place",
@@ -109,7 +86,7 @@ def replace(
         if not kept.is_link:
             _copy(live, path)
         if is_damaged:
-            path = set_aside(path, journals_of=live)
+            path = kept_files.set_aside(path, journals_of=live)
         its_rights.open_up(new)
         _sync(live.parent)
         if not even_in_use:
@@ -120,11 +97,11 @@ def replace(
                 )
         _refuse_if_not_kept(live, path)
         if kept.is_link:
-            _link_journals(live, path)
+            journals.link(live, path)
         new.rename(live)
     except (BackupError, OSError) as error:
-        _move_journals(path, live)
-        if not kept.is_link:  # forget_unswapped() would not know the copy
+        journals.move(path, live)
+        if not kept.is_link:  # remove_stale_link() would not know the copy
             path.unlink(missing_ok=True)
         if isinstance(error, BackupError):
             raise
@@ -141,7 +118,7 @@ def replace(
 def _checkpoint(live: Path, even_in_use: bool) -> None:
     try:
         refuse_if_open(live)
-        database.fold(live)
+        checkpoint_and_close(live)
     except DatabaseInUse:
         if not even_in_use:
             raise
@@ -153,72 +130,32 @@ def part(live: Path, replaced: Path) -> None:
     They are of a process that has opened the replaced one since it was checkpointed, and may go on with them: SQLite has
     them open. Where nobody has the new one open, any journal there is of the replaced one. Raises OSError.
     """
-    _unlink_journals(live, replaced)
-    if any(Path(f"{live}{suffix}").exists() for suffix in JOURNALS) and not open_files.that_have_open(live):
-        _move_journals(live, replaced)
+    journals.unlink(live, replaced)
+    if journals.exist(live) and not open_files.that_have_open(live):
+        journals.move(live, replaced)
 
 
-def set_aside(kept: Path, journals_of: Path) -> Path:
-    """Rename `kept`, if it is there, to say that it is damaged; the journals of the path given go with it."""
-    damaged = _as_damaged(kept)
-    if kept.exists():
-        kept.rename(damaged)
-    _move_journals(journals_of, damaged)
-    Path(f"{damaged}-shm").unlink(missing_ok=True)  # which SQLite makes anew
-    return damaged
-
-
-def is_damaged(path: Path) -> bool:
-    """Whether that is the name of a damaged database."""
-    return f".{DAMAGED}-" in path.name
-
-
-def remove(kept: Path) -> None:
-    """Remove what is kept at `kept`; itself last, for by its name a run that is killed here is recovered."""
-    _remove_journals(kept)
-    kept.unlink(missing_ok=True)
-
-
-def forget_unswapped(live: Path) -> bool:
+def remove_stale_link(live: Path) -> bool:
     """Remove the second name of what is still at `live`, of a swap that did not come to its rename; was there one?
 
     Of a swap that did come to it, the new database loses the journals of the replaced one.
     """
     found = False
-    for kept in (*_beside(live, KEPT), *_beside(live, DAMAGED)):
-        if _is_same(kept, live):
-            _move_journals(kept, live)
-            _unlink_journals(kept, live)
+    for kept in kept_files.all_beside(live):
+        if journals.is_same(kept, live):
+            journals.move(kept, live)
+            journals.unlink(kept, live)
             kept.unlink()
             found = True
         else:
-            _unlink_journals(live, kept)
+            journals.unlink(live, kept)
     return found
-
-
-def _new_name(live: Path) -> Path:
-    while True:
-        name = f"{live.name}.{KEPT}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        if not live.with_name(name).exists() and not _as_damaged(live.with_name(name)).exists():
-            return live.with_name(name)
-        time.sleep(0.1)
-
-
-def refuse_if_open(path: Path) -> None:
-    """Raise DatabaseInUse if a process has the database file `path` open: what that writes would be lost."""
-    if holders := open_files.that_have_open(path):
-        hint = (
-            f"find it with: sudo fuser -v {path}"
-            if open_files.UNSEEN in holders
-            else "end that, then run this again"
-        )
-        raise DatabaseInUse(f"database {path} is still open in {', '.join(holders)}", hint)
 
 
 def _refuse_if_not_kept(live: Path, kept: Path) -> None:
     # a copy is compared whole: somebody may have written while it was made
     if live.exists() and not (
-        _is_same(kept, live) or (kept.exists() and filecmp.cmp(live, kept, shallow=False))
+        journals.is_same(kept, live) or (kept.exists() and filecmp.cmp(live, kept, shallow=False))
     ):
         raise DatabaseError(
             f"{kept} is gone or another file, so {live} is not kept", "nothing was replaced; run this again"
@@ -237,60 +174,6 @@ def _copy(live: Path, kept: Path) -> None:
         its_rights.own(Path(unfinished.name))
         its_rights.open_up(Path(unfinished.name))
         Path(unfinished.name).rename(kept)
-
-
-def _beside(live: Path, kind: str) -> list[Path]:
-    pattern = re.compile(re.escape(f"{live.name}.{kind}-") + r"\d{8}T\d{6}Z")
-    try:
-        found = [path for path in live.parent.iterdir() if pattern.fullmatch(path.name) and _has_time(path)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    found = list(filter(safe_open.is_regular, found))  # all that a restore keeps
-    # one from the future was kept under a wrong clock, some time ago
-    limit = datetime.now(UTC) + schedule.CLOCK_TOLERANCE
-    return sorted(found, key=lambda path: (kept_since(path) <= limit, path))
-
-
-def _has_time(path: Path) -> bool:
-    try:
-        return bool(kept_since(path))
-    except ValueError:
-        return False
-
-
-def _as_damaged(kept: Path) -> Path:
-    return kept.with_name(kept.name.replace(f".{KEPT}-", f".{DAMAGED}-"))
-
-
-def _is_same(path: Path, live: Path) -> bool:
-    return live.exists() and path.exists() and path.samefile(live)
-
-
-def _link_journals(source: Path, target: Path) -> None:
-    for suffix in JOURNALS:
-        journal = Path(f"{source}{suffix}")
-        if journal.exists() and not Path(f"{target}{suffix}").exists():
-            os.link(journal, f"{target}{suffix}")
-
-
-def _unlink_journals(names: Path, others: Path) -> None:
-    """Remove those of `names` that have their second name at `others`."""
-    for suffix in JOURNALS:
-        if _is_same(Path(f"{names}{suffix}"), Path(f"{others}{suffix}")):
-            Path(f"{names}{suffix}").unlink()
-
-
-def _move_journals(source: Path, target: Path) -> None:
-    for suffix in JOURNALS:
-        journal = Path(f"{source}{suffix}")
-        # one that is there already is of somebody who went on with that database
-        if journal.exists() and not Path(f"{target}{suffix}").exists():
-            journal.rename(f"{target}{suffix}")
-
-
-def _remove_journals(live: Path) -> None:
-    for suffix in JOURNALS:
-        Path(f"{live}{suffix}").unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -11,11 +11,12 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 from dodeka_db import packages
 from dodeka_db.errors import SnapshotError
+from dodeka_db.streams import Readable, Writable
 
 zstandard = packages.load("zstandard")
 
@@ -52,7 +53,7 @@ def compress(source: BinaryIO, target: BinaryIO, page_bytes: int) -> None:
 def _compressed(
     frames: Iterator[bytes | bytearray], pool: ThreadPoolExecutor, at_a_time: int
 ) -> Iterator[bytes]:
-    waiting = deque()
+    waiting: deque[Future[bytes]] = deque()
     for frame in frames:
         waiting.append(pool.submit(_compress, frame))
         if len(waiting) > at_a_time:
@@ -78,10 +79,11 @@ def _cut(source: BinaryIO, page_bytes: int) -> Iterator[bytes | bytearray]:
 
 def _compress(frame: bytes | bytearray) -> bytes:
     # a compressor of its own: they are not to be shared between threads
-    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(frame)
+    compressed: bytes = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(frame)
+    return compressed
 
 
-def decompress(source: BinaryIO, target: BinaryIO) -> None:
+def decompress(source: Readable, target: Writable) -> None:
     """Decompress every frame of `source`, ours or `zstd`'s.
 
     Raises SnapshotError if there is no frame, if the last one is cut off (python-zstandard by itself

@@ -1,0 +1,274 @@
+"""Exchange the live database and the staged one under its service, watch the service, and save the replaced database.
+
+Where the service does not run with the new database, the two are exchanged back.
+"""
+
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from io import BufferedRandom
+from pathlib import Path
+
+from dodeka_db.errors import BackupError, ServiceError, as_line
+from dodeka_db.flows import leftovers
+from dodeka_db.flows.restore_question import Change
+from dodeka_db.flows.staged_database import rights_of_new
+from dodeka_db.host import file_rights, open_files
+from dodeka_db.host.file_rights import Rights
+from dodeka_db.host.service import DoesNotAnswer, DoesNotRun, Service
+from dodeka_db.interrupts import Interrupted, interruptible, shielded
+from dodeka_db.restic.snapshots import PRE_RESTORE
+from dodeka_db.settings import Environment, Settings
+from dodeka_db.sqlite import kept_files, swap
+from dodeka_db.sqlite.checkpoint import refuse_if_open
+from dodeka_db.sqlite.failures import DatabaseInUse
+from dodeka_db.sqlite.swap import Kept
+
+log = logging.getLogger("dodeka_db")
+
+# something else may start the unit again and again (Upholds=) while it is to be stopped
+STOPS = 3
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How the exchange of two databases ended: what is in place now, and what is not.
+
+    `done` says what is in place; `kept` is where `kept_shown`, the other database, is, None if there was none. `error` is
+    why the run fails all the same.
+    """
+
+    done: str
+    kept: Path | None
+    kept_shown: str = "the replaced database"
+    is_new: bool = True
+    error: BackupError | None = None
+
+    @property
+    def said(self) -> str:
+        return self.error.message if self.error else self.done
+
+    def failed(self, error: BackupError, message: str) -> "_Outcome":
+        """The same, with an error of the kind and the next step of `error`."""
+        return replace(self, error=type(error)(message, error.hint))
+
+
+def exchange(settings: Settings, service: Service, change: Change, staged: BufferedRandom) -> None:
+    target, origin = change.target, change.origin
+    outcome = None
+    try:
+        with shielded():  # signals wait, but where interruptible() lets them in
+            service.find()
+            answered = service.answers(target.health_url)
+            kept, began = _exchange(settings, service, change, Path(staged.name))
+            staged.close()  # or we ourselves would have the live database open
+            done = f"{target.name} has the data of {origin.shown}{_stays_stopped(service)}"
+            outcome = _Outcome(done, kept)
+            outcome = _start(settings, service, target, outcome, answered, began)
+        if origin.kept and outcome.is_new and not open_files.that_have_open(origin.kept):
+            kept_files.remove(origin.kept)  # it is the live database again
+        where = _save(settings, target, outcome)
+    except Interrupted as interruption:
+        if outcome:
+            interruption.note = _joined(outcome.said, _where(settings, target, outcome))
+        raise
+    if outcome.error:
+        raise type(outcome.error)(_joined(outcome.said, where), outcome.error.hint)
+    if outcome.kept and kept_files.is_damaged(outcome.kept):
+        log.warning("%s", where)
+    log.info("done: %s", outcome.done)
+
+
+def _exchange(
+    settings: Settings, service: Service, change: Change, staged: Path
+) -> tuple[Path | None, float]:
+    """From the old database under a running service to the new one under none.
+
+    Returns where the old one is, None if there was none, and when the service was stopped.
+    """
+    target, live = change.target, change.target.live
+    its_rights = rights_of_new(settings, target, change.origin, staged)
+    kept = swap.keep(live)
+    if service.managed:
+        log.info("stopping %s", service.unit)
+    log.info("replacing %s", live)
+    began = time.monotonic()
+    # until it is started again nothing is said: a terminal that is held (Ctrl-S) must not hold us
+    try:
+        with interruptible():
+            service.stop()
+        return _replace(service, live, staged, kept, change.damaged, its_rights), began
+    except BaseException as error:
+        try:
+            swap.remove_stale_link(live)
+        finally:
+            _start_again(settings, service, as_line(error))
+        if isinstance(error, BackupError):
+            raise type(error)(f"{error.message}{_stays_stopped(service)}", error.hint) from error
+        raise
+
+
+def _replace(
+    service: Service, live: Path, new: Path, kept: Kept, is_damaged: bool, its_rights: Rights
+) -> Path | None:
+    tries_left = STOPS
+    while True:
+        tries_left -= 1
+        try:
+            # what starts the unit again and again does not win: _part() stops it on the replaced database
+            return swap.replace(live, new, kept, is_damaged, its_rights, even_in_use=not tries_left)
+        except DatabaseInUse:
+            if not tries_left or not service.was_started_meanwhile():
+                raise
+            service.stop()
+
+
+def _start(
+    settings: Settings, service: Service, target: Environment, outcome: _Outcome, answered: bool, began: float
+) -> _Outcome:
+    """Start the service with the new database and watch it, or go back to the old one, if that is known to do better."""
+    old = outcome.kept
+    failure: BackupError
+    try:
+        service.start()
+        holders = _part(service, target.live, old) if old else []
+        with interruptible():
+            if service.managed and not service.was_stopped:
+                log.info("started %s, after %.1f s; watching it", service.unit, time.monotonic() - began)
+            service.watch(settings.start_wait_s, target.health_url)
+    except Interrupted:
+        service.is_not_watched()
+        raise
+    except DoesNotAnswer as error:
+        failure, why = error, "" if answered else "; it did not before either, so the new database stays"
+    except DoesNotRun as error:
+        failure, why = error, ""
+    except (BackupError, OSError) as error:
+        failure = error if isinstance(error, BackupError) else BackupError(as_line(error))
+        why = "; the data is not the reason, so the new database stays"
+    else:
+        if not holders:
+            return outcome
+        message = f"{outcome.done}, but {old} is still open in {', '.join(holders)}: what that writes is there alone"
+        return replace(outcome, error=DatabaseInUse(message, "end that; the next backup saves it"))
+    if old is None:
+        why = "; there was no database before, so the new one stays"
+    elif kept_files.is_damaged(old):
+        why = "; the old database was damaged, so the new one stays"
+    elif not why:
+        return _put_back(settings, service, target, outcome, old, failure)
+    return outcome.failed(failure, f"{outcome.done}, but {failure.message}{why}{service.if_down()}")
+
+
+def _part(service: Service, live: Path, replaced: Path) -> list[str]:
+    """Let nobody go on with the replaced database; who still has it open.
+
+    Something else may have started the unit between its stop and the rename: then it runs on that file.
+    """
+    holders = open_files.that_have_open(replaced)
+    if not holders:
+        return []
+    swap.part(live, replaced)
+    service.stop()
+    left = open_files.that_have_open(replaced)
+    service.start()
+    if left != holders:
+        log.warning(
+            "%s had opened the old database before it was replaced; %s was stopped and started once more",
+            *(", ".join(holders), service.unit),
+        )
+    return left
+
+
+def _put_back(
+    settings: Settings,
+    service: Service,
+    target: Environment,
+    outcome: _Outcome,
+    old: Path,
+    failure: BackupError,
+) -> _Outcome:
+    """Exchange the two again, since the service fails with the new database and the `old` one is known to do better."""
+    live = target.live
+    try:
+        kept = swap.keep(live)
+        service.stop()  # systemd may be trying it again and again
+        refuse_if_open(old)
+        leftovers.settle(old)
+        taken_out = _replace(service, live, old, kept, False, file_rights.of(old))
+    except (BackupError, OSError) as second:
+        problem = f"{failure.message}, and the old database could not be put back: {as_line(second)}"
+        with suppress(BackupError):
+            service.start()
+        with suppress(OSError):  # else the next run does it
+            swap.remove_stale_link(live)
+        return outcome.failed(failure, f"{outcome.done}, but {problem}{service.if_down()}")
+    back = f"{failure.message}; the old database is back"
+    try:
+        service.start()
+        if taken_out:
+            _part(service, live, taken_out)
+        service.watch(settings.start_wait_s, target.health_url)
+        said = "and it runs with that"
+    except (DoesNotRun, DoesNotAnswer) as second:
+        said = f"and with that {second.message}: the data was not the reason{service.if_down()}"
+    except (BackupError, OSError) as second:
+        said = f"and with that {as_line(second)}{service.if_down()}"
+    done = f"{back}, {said}"
+    return _Outcome(done, taken_out, "the new database, with what was written to it,", is_new=False).failed(
+        failure, done
+    )
+
+
+def _start_again(settings: Settings, service: Service, problem: str) -> None:
+    """Start the service with the database that it had, because of a `problem`. ServiceError if it does not come up."""
+    try:
+        service.start()
+        service.watch(settings.start_wait_s, health_url=None)
+    except BackupError as second:
+        raise ServiceError(f"{problem}; then {as_line(second)}{service.if_down()}") from second
+    if service.managed and not service.was_stopped:
+        log.info("started %s again", service.unit)
+
+
+def _stays_stopped(service: Service) -> str:
+    return f"; {service.unit} was stopped before, and stays stopped" if service.was_stopped else ""
+
+
+def _save(settings: Settings, target: Environment, outcome: _Outcome) -> str:
+    """Make a snapshot of the database that is not in place; where that is now. Raises BackupError if it could not be saved."""
+    if isinstance(outcome.error, DatabaseInUse):
+        return _where(settings, target, outcome)  # it is still being written to
+    if outcome.kept and not kept_files.is_damaged(outcome.kept):
+        log.info("saving %s", outcome.kept_shown)
+    try:
+        became = leftovers.store_kept(settings, target)
+    except (BackupError, OSError) as error:
+        kind = type(error) if isinstance(error, BackupError) else BackupError
+        message = f"{outcome.said}, but {outcome.kept_shown} is not saved: {as_line(error)}"
+        raise kind(message, _where(settings, target, outcome)) from error
+    if outcome.kept in became:
+        return f"{outcome.kept_shown} is {became[outcome.kept]}"
+    if outcome.kept and not outcome.kept.exists():
+        raise BackupError(
+            f"{outcome.said}, but something else removed {outcome.kept} before it was saved",
+            f"{outcome.kept_shown} is lost, but for the last snapshot of it:"
+            f" {settings.main.make(f'snapshots ENV={target.name}')}",
+        )
+    return _where(settings, target, outcome)
+
+
+def _where(settings: Settings, target: Environment, outcome: _Outcome) -> str:
+    kept = outcome.kept
+    if kept is None:
+        return ""
+    if not kept.exists():
+        return f"{outcome.kept_shown} is a snapshot tagged {PRE_RESTORE}"
+    if kept_files.is_damaged(kept):
+        return f"{outcome.kept_shown} is damaged, and kept as it was: {kept}"
+    return f"{outcome.kept_shown} is kept as {kept}; to put it back: {settings.main.make(f'undo ENV={target.name}')}"
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))

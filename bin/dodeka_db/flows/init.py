@@ -1,0 +1,155 @@
+"""make init: make the password file and the restic repository where there is none yet."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dodeka_db import places
+from dodeka_db.errors import Refused, SetupError, Unreachable, WrongPassword
+from dodeka_db.flows import cron, offsite
+from dodeka_db.formatting import when
+from dodeka_db.host import disks, job_records, password_files, run_lock, staging
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic import failures, runner
+from dodeka_db.restic.repository import NO_COMPRESSION, UPGRADE, Config, Repository
+from dodeka_db.settings import Settings
+
+log = logging.getLogger("dodeka_db")
+Confirm = Callable[[Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The repository that is to be made, and the other of the two, if that is set."""
+
+    settings: Settings
+    chosen: RepositorySettings
+    other: RepositorySettings | None
+
+
+def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> None:
+    """Make the repository `chosen` and its password file, once `confirm` does not raise where that seems to be a mistake.
+
+    One that is there already is left as it is. Raises BackupError with no password file made, unless the repository has been
+    made with it.
+    """
+    pair = _Pair(settings, chosen, settings.main if chosen.is_offsite else settings.offsite)
+    places.check_answers(chosen.places)
+    _check_folder(chosen)
+    if (
+        chosen.folder and not (chosen.folder / "config").exists()
+    ):  # before anything is made, and without the lock
+        _confirm_new(pair, confirm)
+    with run_lock.held(staging.state_folder(chosen), "init", chosen.lock_wait_s):
+        made = _make_password_file(chosen)
+        try:
+            runner.version(chosen)
+            repository = Repository(chosen)
+            config = _config_of(repository, made)
+            pattern = _pattern(pair.other) if config is None or chosen.is_offsite else None
+            if chosen.is_offsite and not pattern:
+                raise failures.missing(settings.main)
+            offsite.check_apart(config, pattern)
+            if config is None and not chosen.folder:
+                _confirm_new(pair, confirm)
+        except BaseException:
+            if made:
+                made.unlink()
+            raise
+        if config is None:  # from here on the password may be the repository's, even if this fails
+            repository.init(like=pair.other if pattern else None)
+            if repository.config() is None:  # it must open
+                raise failures.missing(chosen)
+    _report(pair, config, pattern)
+    if made:
+        log.info("made password file %s", made)
+    if config is None and chosen.password_file:
+        log.info("KEEP ITS CONTENT SOMEWHERE ELSE TOO: without it nobody can read the backups, ever")
+
+
+def _report(pair: _Pair, config: Config | None, pattern: Config | None) -> None:
+    chosen, other = pair.chosen, pair.other.shown if pair.other else ""
+    if config is None:
+        log.info("repository %s: made%s", chosen.shown, f", with the chunking of {other}" if pattern else "")
+        return
+    log.info("repository %s: was there already, nothing to do", chosen.shown)
+    if pattern and config.chunker_polynomial != pattern.chunker_polynomial:
+        log.warning("it cuts files into other chunks than %s: copied snapshots take more room", other)
+    if config.format == 1 and chosen.format == "pages":
+        log.warning("%s; %s", NO_COMPRESSION, UPGRADE)
+
+
+def _confirm_new(pair: _Pair, confirm: Confirm) -> None:
+    """Ask before a first repository is made where it looks as if there was one."""
+    settings, chosen = pair.settings, pair.chosen
+    doubts = []
+    databases = [environment.live for environment in settings.environments]
+    if chosen.folder and not disks.is_of_its_own(chosen.folder, databases):
+        doubts.append(
+            f"No volume is mounted there: {chosen.shown} would be on the disk of the system or of the databases."
+        )
+    jobs = [cron.job(environment) for environment in settings.environments]
+    if chosen.is_offsite:
+        jobs = [offsite.JOB]
+    records = (job_records.read(settings.main.state, job) for job in jobs)
+    if passed := [record.passed for record in records if record.passed]:
+        doubts.append(
+            f"This server has used one, well until {when(max(passed))}: a new one has no old snapshot."
+        )
+    if doubts:
+        confirm(
+            [
+                f"THERE IS NO REPOSITORY AT {chosen.shown}.",
+                *doubts,
+                "If it is only out of reach now (mount its volume, correct its address), do not say yes.",
+            ]
+        )
+
+
+def _config_of(repository: Repository, made: Path | None) -> Config | None:
+    try:
+        return repository.config()
+    except WrongPassword as error:
+        if not made:
+            raise
+        raise SetupError(
+            f"repository {repository.settings.shown} is there, but its password file {made} is not",
+            "put the repository's own password into it",
+        ) from error
+
+
+def _pattern(other: RepositorySettings | None) -> Config | None:
+    """How the other of the two repositories was made, so that copies deduplicate; None if it was not yet."""
+    if other is None:
+        return None
+    if other.is_offsite and other.password_file and not other.password_file.exists():
+        log.info("%s is not looked at: %s is missing", other.shown, other.password_file)
+        return None
+    try:
+        return Repository(other).config()
+    except (Unreachable, Refused, WrongPassword) as error:
+        if not other.is_offsite:
+            raise
+        hint = "fix that, or if it cannot wait: take OFFSITE_REPOSITORY out of the settings for now"
+        raise type(error)(f"no chunking to take over: {error.message}", hint) from error
+
+
+def _check_folder(chosen: RepositorySettings) -> None:
+    # restic would make the whole path: on the root disk, where the volume is not mounted
+    folder = chosen.folder
+    if folder and not folder.parent.is_dir():
+        raise SetupError(f"folder {folder.parent} is missing", "mount the backup volume, then run this again")
+    # 0.14 would add a second key with another content
+    if folder and not (folder / "config").exists() and any((folder / "keys").glob("*")):
+        raise failures.cut_off(chosen)
+
+
+def _make_password_file(chosen: RepositorySettings) -> Path | None:
+    """A new file with a random password, mode 0600; None if there is one already."""
+    file = chosen.password_file
+    if file is None or file.exists():
+        return None
+    hint = "its folder must be there, and belong to the user of the backups"
+    password_files.make(file, f"mount the backup volume; {hint}" if chosen.folder else hint)
+    return file

@@ -1,0 +1,32 @@
+"""make restic: restic itself, with the settings of a repository."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import NoReturn
+
+from dodeka_db.errors import UsageError
+from dodeka_db.host import staging
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic import runner
+from dodeka_db.restic.repository import Repository
+
+
+def words(text: str) -> list[str]:
+    """restic's arguments in `text`, by the shell's quoting; UsageError if there are none."""
+    try:
+        found = shlex.split(text)
+    except ValueError as error:
+        raise UsageError("ARGS has a quote that does not end", "make restic ARGS='snapshots'") from error
+    if not found:
+        raise UsageError("restic is told nothing to do", "make restic ARGS='snapshots'")
+    return found
+
+
+def run(settings: RepositorySettings, words: Sequence[str]) -> NoReturn:
+    """Become a restic with these arguments. Raises BackupError where the repository or its password file is not ours alone."""
+    Repository(settings)
+    runner.version(settings)
+    staging.state_folder(settings)  # where restic's temporary files go
+    options = [f"--option={one}" for one in settings.options]
+    os.execvpe(settings.restic, [settings.restic, *options, *words], settings.for_restic)

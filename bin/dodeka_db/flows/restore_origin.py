@@ -1,0 +1,73 @@
+"""Where a restore takes its data from: a snapshot, or the database that the last restore replaced."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from dodeka_db import safe_open
+from dodeka_db.errors import SnapshotError
+from dodeka_db.flows.download import Incoming, download
+from dodeka_db.restic.repository import Repository
+from dodeka_db.restic.snapshots import Snapshot, newest_pre_restore
+from dodeka_db.settings import Environment, Settings
+from dodeka_db.sqlite import kept_files
+from dodeka_db.sqlite.checkpoint import refuse_if_open
+
+log = logging.getLogger("dodeka_db")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the data comes from: whose they are, of when, and what writes them to a file as a database.
+
+    `kept` is the file where they are a database that the last restore replaced.
+    """
+
+    shown: str
+    environment: str
+    time: datetime
+    write: Callable[[Incoming], None]
+    kept: Path | None = None
+
+
+def of_snapshot(repository: Repository, target: Environment, snapshot: Snapshot) -> Origin:
+    shown = f"snapshot {snapshot.short_id}"
+    if snapshot.environment != target.name:
+        shown += f" of {snapshot.environment}"
+    if repository.settings.is_offsite:
+        shown += " of the off-site repository"
+    return Origin(
+        shown, snapshot.environment, snapshot.time, lambda file: download(repository, snapshot, file)
+    )
+
+
+def of_last_restore(settings: Settings, target: Environment) -> Origin:
+    if kept := kept_files.of(target.live):
+        origin = _of_kept_file(target, kept[-1])
+    else:
+        repository = Repository(settings.main)
+        origin = of_snapshot(
+            repository, target, newest_pre_restore(settings.main, repository.snapshots(), target.name)
+        )
+    damaged = kept_files.damaged_of(target.live)
+    if damaged and kept_files.since(damaged[-1]) > origin.time:
+        raise SnapshotError(
+            f"what the last restore replaced was damaged, and is kept as {damaged[-1]}",
+            f"choose an older state: {settings.main.make(f'restore ENV={target.name}')}",
+        )
+    return origin
+
+
+def _of_kept_file(target: Environment, kept: Path) -> Origin:
+    refuse_if_open(kept)
+
+    def write(file: Incoming) -> None:
+        file.start_over()
+        log.info("copying %s", kept)
+        with open(kept, "rb", opener=safe_open.no_link) as source:
+            shutil.copyfileobj(source, file)
+
+    return Origin(kept.name, target.name, kept_files.since(kept), write, kept)

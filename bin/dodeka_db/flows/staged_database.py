@@ -1,0 +1,81 @@
+"""Prepare the new database beside the live one: write it, prove that it is one, compare the two."""
+
+import logging
+import os
+from dataclasses import replace
+from io import BufferedRandom
+from pathlib import Path
+
+from dodeka_db.errors import WHO, BackupError, DatabaseError, SnapshotError
+from dodeka_db.flows.download import Incoming
+from dodeka_db.flows.restore_origin import Origin
+from dodeka_db.flows.restore_question import Change
+from dodeka_db.host import disks, file_rights
+from dodeka_db.host.file_rights import Rights
+from dodeka_db.settings import Environment, Settings
+from dodeka_db.sqlite import integrity, swap
+from dodeka_db.sqlite.failures import NotWhole
+from dodeka_db.sqlite.header import match_journal_mode
+from dodeka_db.sqlite.row_counts import row_counts
+
+log = logging.getLogger("dodeka_db")
+
+
+def stage(settings: Settings, target: Environment, origin: Origin, file: BufferedRandom) -> Change:
+    """Write the new database to `file`, prove that it is one, and compare it with the one that is there.
+
+    By its descriptor: its name may be another file's by now, where the folder belongs to somebody else.
+    """
+    live, shown, staged = target.live, f"the database in {origin.shown}", Path(file.name)
+    try:
+        origin.write(Incoming(file.raw, staged, shown, swap.LARGER_DISK))
+    except OSError as error:
+        raise BackupError(f"{error.filename or staged}: {error.strerror}", "nothing was changed") from error
+    log.info("checking")
+    try:
+        found = findings = integrity.verify(staged, shown)
+        if found.defects:
+            _reindex(staged, shown)
+            findings = integrity.verify(staged, shown)
+    except NotWhole as error:
+        raise SnapshotError(error.message, "choose another snapshot; nothing was changed") from error
+    then = row_counts(staged)
+    match_journal_mode(staged, live)
+    rights_of_new(settings, target, origin, staged)
+    os.fsync(file.fileno())
+    fixed = replace(found, defects=tuple(line for line in found.defects if line not in findings.defects))
+    change = Change(target, origin, findings, fixed.defects_shown, then, now=None)
+    try:
+        return replace(change, now=row_counts(live))
+    except DatabaseError as error:  # the very case that a restore is for
+        return replace(change, problem=error.message, damaged=isinstance(error, NotWhole))
+
+
+def _reindex(staged: Path, shown: str) -> None:
+    log.info("rebuilding its indexes")
+    try:
+        disks.for_database(staged.parent, staged.stat().st_size, swap.LARGER_DISK).check()  # for its journal
+        integrity.reindex(staged, shown)
+    except BackupError as error:  # it is whole, or the next check says so
+        log.warning("the indexes are not rebuilt: %s", error.message)
+
+
+def rights_of_new(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Rights:
+    """The rights that the new database will have, those of the live one; its owner and attributes `staged` has from now on.
+
+    A clone has no right that the database does not have whose data it holds. Raises DatabaseError if we cannot give them.
+    """
+    live = target.live
+    source = live if origin.environment == target.name else settings.environment(origin.environment).live
+    try:
+        its_rights = file_rights.of(live) if live.exists() else file_rights.of_a_new_file(live.parent)
+        if source != live:
+            of_source = file_rights.of(source) if source.exists() else file_rights.of_a_new_file(live.parent)
+            its_rights = its_rights.stricter(of_source.within(source.parent))
+        its_rights.own(staged)
+    except OSError as error:
+        raise DatabaseError(
+            f"{live} belongs to another user or group, or {source.parent} is closed to us ({error.strerror})",
+            WHO,
+        ) from error
+    return its_rights

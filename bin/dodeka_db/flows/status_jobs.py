@@ -1,0 +1,118 @@
+"""How the jobs did: cron runs, drills, checks, off-site copies; and which of them is at work."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from dodeka_db import schedule
+from dodeka_db.errors import BackupError
+from dodeka_db.flows import check, cron, offsite, verify
+from dodeka_db.flows.status_lines import Look, State, age, bad, is_future, now, well
+from dodeka_db.host import disks, job_records, password_files, run_lock
+from dodeka_db.host.job_records import Record
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.settings import Environment, Settings
+
+
+def cron_run(main: RepositorySettings, environment: Environment) -> Look:
+    return _job(
+        job_records.read(main.state, cron.job(environment)),
+        "run",
+        schedule.BACKUP_OVERDUE,
+        main.make(f"cron ENV={environment.name}"),
+        "cron_success_timestamp_seconds",
+    )
+
+
+def drill(main: RepositorySettings, environment: Environment) -> Look:
+    record = job_records.read(main.state, verify.job(environment))
+    scheduled = environment.name in schedule.DRILLED
+    if not scheduled and not record.passed and not record.failed:
+        return well("none yet, and none is scheduled")
+    look = _job(
+        record,
+        "drill",
+        schedule.WEEKLY_OVERDUE if scheduled else None,
+        main.make(f"verify ENV={environment.name}"),
+        "drill_success_timestamp_seconds",
+    )
+    if snapshot := record.details.get("snapshot"):
+        look = look.but(f" (snapshot {snapshot})")
+    if look.state is State.WELL and (defects := record.details.get("defects")):
+        fix = "see BACKUP.md, 'The database has defects'"
+        return bad(f"{look.text}; its database has defects: {defects}", fix, **look.figures)
+    return look
+
+
+def repository_check(main: RepositorySettings) -> Look:
+    look = _job(
+        job_records.read(main.state, check.JOB),
+        "check",
+        schedule.WEEKLY_OVERDUE,
+        main.make("check"),
+        "check_success_timestamp_seconds",
+    )
+    since = check.all_read_since(main.state)
+    return look.but(
+        f"; all data was read within {age(since)}" if since else "; not all data has been read yet"
+    )
+
+
+def offsite_copy(settings: Settings) -> Look:
+    main, second = settings.main, settings.offsite
+    if second is None:
+        return well("none: OFFSITE_REPOSITORY is not set")
+    try:
+        password_files.check(second)
+    except BackupError as error:
+        return bad(error.message, error.hint)
+    record = offsite.last(settings)
+    look = _job(
+        record,
+        "copy",
+        schedule.OFFSITE_OVERDUE,
+        main.make("offsite"),
+        "offsite_success_timestamp_seconds",
+    )
+    if holder := run_lock.holder(second.state):
+        look = look.but(f"; {holder.doing} is at work (process {holder.process}), for {age(holder.since)}")
+        if now() - holder.since > schedule.OFFSITE_OVERDUE:
+            return bad(look.text, f"see its output; if it stands still: kill {holder.process}")
+    if record.passed and "is_removable" in record.details:
+        can = "can be removed from here: BACKUP.md, 'Off-site'"
+        look = look.but(
+            f"; what is there {can if record.details['is_removable'] else 'cannot be removed from here'}"
+        )
+    look = look.but(f" ({second.shown})")
+    if main.folder and second.folder and disks.are_on_one_disk(main.folder, second.folder):
+        text = f"{look.text}; that is on the disk of {main.folder}: what takes the one takes the other"
+        return bad(text, look.fix or "a place elsewhere: BACKUP.md, 'Off-site'", **look.figures)
+    return look
+
+
+def at_work(main: RepositorySettings) -> Look:
+    """Which run holds the lock."""
+    holder = run_lock.holder(main.state)
+    if holder is None:
+        return well("nothing runs")
+    text = f"{holder.doing}, process {holder.process}, for {age(holder.since)}"
+    if now() - holder.since > schedule.BACKUP_OVERDUE:
+        return bad(text, f"look at its output; if it stands still: kill {holder.process}")
+    return well(text)
+
+
+def _job(record: Record, what: str, overdue: timedelta | None, command: str, figure: str) -> Look:
+    """How the job with that `record`, called `what` in words, did; `command` does it again."""
+    if record.passed and is_future(record.passed):
+        return bad(f"the last good {what} is in the future", f"timedatectl; then: {command}")
+    if not record.passed:
+        look = bad(f"no good {what} is on record", command)
+    else:
+        look = well(
+            f"the last good {what} was {age(record.passed)} ago", **{figure: record.passed.timestamp()}
+        )
+        if overdue is not None and now() - record.passed > overdue:
+            look = replace(look, state=State.BAD, fix=command)
+    if record.failed:
+        text = f"failed {age(record.failed)} ago: {record.error}; {look.text}"
+        return bad(text, f"see what failed; then: {command}", **look.figures)
+    return look

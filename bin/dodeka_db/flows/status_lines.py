@@ -1,0 +1,105 @@
+"""What one line of `make status` is made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import IntEnum
+
+from dodeka_db import schedule
+from dodeka_db.errors import RepositoryDamaged, as_line
+from dodeka_db.formatting import ago
+from dodeka_db.settings import Environment
+
+
+class State(IntEnum):
+    """How a thing is; the number is the exit code."""
+
+    WELL = 0
+    BAD = 1
+    UNKNOWN = 2
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one thing is, in words; what fixes it; figures by their names in FIGURES."""
+
+    state: State
+    text: str
+    fix: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def but(self, text: str) -> "Look":
+        """The same, with `text` behind the words."""
+        return replace(self, text=self.text + text)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing: of which environment (empty: of all), and how it looks."""
+
+    environment: str
+    subject: str
+    look: Look
+
+
+FIGURES = {
+    "newest_snapshot_timestamp_seconds": "When the newest snapshot was taken, in Unix time.",
+    "snapshots": "How many snapshots are kept.",
+    "pre_restore_snapshots": "How many snapshots of replaced databases are kept.",
+    "stored_bytes": "What the snapshots take in the repository.",
+    "growth_bytes_per_day": "How fast that has grown over the last week.",
+    "cron_success_timestamp_seconds": "When a cron run last did all it should, in Unix time.",
+    "drill_success_timestamp_seconds": "When a drill last passed, in Unix time.",
+    "check_success_timestamp_seconds": "When the repository's check last passed, in Unix time.",
+    "offsite_success_timestamp_seconds": "When the off-site copy last passed, in Unix time.",
+    "volume_free_bytes": "What is free on the repository's volume.",
+    "volume_days_left": "For how many days that lasts at the present growth.",
+    "state_free_bytes": "What is free where exports are written.",
+}
+
+
+def well(text: str, **figures: float) -> Look:
+    return Look(State.WELL, text, "", figures)
+
+
+def bad(text: str, fix: str, **figures: float) -> Look:
+    return Look(State.BAD, text, fix, figures)
+
+
+def unknown(text: str) -> Look:
+    return Look(State.UNKNOWN, text)
+
+
+def guarded(look_at: Callable[[], Look]) -> Look:
+    """What `look_at` returns, or its failure: one odd thing must not take the whole screen away."""
+    try:
+        return look_at()
+    except RepositoryDamaged as error:
+        return bad(error.message, error.hint)
+    except Exception as error:
+        return unknown(as_line(error))
+
+
+def overall(lines: Sequence[Line]) -> State:
+    """BAD if anything is, else UNKNOWN if anything is, else WELL."""
+    states = {line.look.state for line in lines}
+    return State.BAD if State.BAD in states else max(states)
+
+
+def age(moment: datetime) -> str:
+    """How long ago; two clocks may differ a little."""
+    return ago(min(moment, now()))
+
+
+def is_future(moment: datetime) -> bool:
+    return moment > now() + schedule.CLOCK_TOLERANCE
+
+
+def now() -> datetime:
+    return datetime.now().astimezone()
+
+
+def largest_bytes(environments: Sequence[Environment]) -> int:
+    """The size of the largest live database; 0 where there is none."""
+    files = [environment.live for environment in environments]
+    return max(file.stat().st_size if file.exists() else 0 for file in files)

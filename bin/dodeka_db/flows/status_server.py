@@ -1,0 +1,89 @@
+"""How the server is: its services, files that restores or keys left, crontab, logrotate, user, room."""
+
+import os
+import shlex
+
+from dodeka_db import places
+from dodeka_db.errors import BackupError
+from dodeka_db.flows import keys, stray_writes
+from dodeka_db.flows.status_lines import Look, bad, largest_bytes, well
+from dodeka_db.formatting import size
+from dodeka_db.host import disks, installed, service
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.settings import Environment, Settings
+from dodeka_db.sqlite import kept_files
+
+
+def service_line(settings: Settings, environment: Environment) -> Look:
+    unit = service.of(settings, environment)
+    if not unit.managed:
+        return well("none is managed here")
+    now = unit.look()
+    state = now.state if now.load == "loaded" else now.load
+    if state == "active":
+        stray = stray_writes.found(unit, environment.live)
+        return bad(stray, "BACKUP.md, 'Written elsewhere'") if stray else well(f"{unit.unit} is active")
+    if state in ("not-found", "masked"):
+        fix = "install its unit (or DODEKA_SYSTEMCTL=none, where there is none)"
+        return bad(f"{unit.unit} is {state}", fix)
+    left = ", a restore left it stopped" if unit.is_marked else ""
+    return bad(f"{unit.unit} is {state}{left}", f"sudo systemctl start {unit.unit}")
+
+
+def kept_files_line(main: RepositorySettings, environment: Environment) -> Look:
+    if damaged := kept_files.damaged_of(environment.live):
+        text = f"restores replaced damaged databases, kept as {', '.join(map(str, damaged))}"
+        # with their journals
+        remove = " ".join(f"{shlex.quote(str(path))}*" for path in damaged)
+        return bad(text, f"when you need them no more: rm {remove}")
+    if kept := kept_files.of(environment.live):
+        text = f"a replaced database is in no snapshot yet: {', '.join(map(str, kept))}"
+        return bad(text, main.make(f"backup ENV={environment.name}"))
+    return well("no file of a restore is left")
+
+
+def key_files(settings: Settings) -> Look:
+    repositories = (one for one in (settings.main, settings.offsite) if one)
+    if left := [str(file) for one in repositories for file in keys.left_files(one)]:
+        text = f"the password of a key was never handed over, or left behind: {', '.join(left)}"
+        return bad(text, f"hand it over, then: rm {shlex.join(left)}")
+    return well("no password of a key is left")
+
+
+def state_folder(settings: Settings) -> Look:
+    room = disks.for_export(settings.main, largest_bytes(settings.environments))
+    text = f"{room.folder}, {size(room.free_bytes)} free, a backup may need {size(room.needed_bytes)}"
+    if not room.is_enough:
+        fix = f"free some (df -h {room.folder}), or {room.remedy}"
+        return bad(text, fix, state_free_bytes=room.free_bytes)
+    return well(text, state_free_bytes=room.free_bytes)
+
+
+def crontab() -> Look:
+    try:
+        missing = installed.missing_jobs()
+    except BackupError as error:
+        return bad(error.message, installed.here().fix)
+    if missing:
+        jobs = installed.here().jobs
+        return bad(f"{len(missing)} of the {len(jobs)} shipped lines are not in it", installed.here().fix)
+    return well("as shipped")
+
+
+def logrotate() -> Look:
+    if not installed.logrotate_is_installed():
+        here = installed.here()
+        fix = here.fix if here.is_own else f"{here.fix} prints what an administrator puts there"
+        return bad(f"{installed.LOGROTATE} is not as shipped", fix)
+    return well("as shipped")
+
+
+def user(settings: Settings) -> Look:
+    name = places.user_name(os.geteuid())
+    folders = [environment.live.parent for environment in settings.environments]
+    if settings.systemctl and any(
+        folder.is_dir() and folder.stat().st_uid == os.geteuid() for folder in folders
+    ):
+        text = f"{name} runs the web service too: who breaks into that can read and remove all backups"
+        return well(f"{text} (BACKUP.md, 'Who can do what')")
+    return well(name)

@@ -1,0 +1,122 @@
+"""Take one snapshot of a database: export, check, compress, store, read back."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dodeka_db.errors import BackupError, no_process
+from dodeka_db.formatting import size
+from dodeka_db.host import disks, programs, staging
+from dodeka_db.restic.read_back import read_back
+from dodeka_db.restic.repository import Repository, Stored
+from dodeka_db.settings import Environment
+from dodeka_db.sqlite import integrity
+from dodeka_db.sqlite.export import copy_pages, export_compacted, size_bytes
+from dodeka_db.sqlite.failures import CannotExport
+from dodeka_db.sqlite.header import read_header
+from dodeka_db.sqlite.integrity import Findings
+
+log = logging.getLogger("dodeka_db")
+
+# up to here a full integrity_check takes some 30 ms; above, the drills and restores do it
+FULL_CHECK_BYTES = 20_000_000
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A snapshot that was taken: what the repository says of it, the size of the export, and what is wrong with it."""
+
+    stored: Stored
+    exported_bytes: int
+    findings: Findings
+
+    @property
+    def snapshot_id(self) -> str:
+        return self.stored.snapshot_id[:8]
+
+    @property
+    def summary(self) -> str:
+        """What was done, in a few words."""
+        at_most = "" if self.stored.is_exact else "at most "
+        return (
+            f"snapshot {self.snapshot_id}, {size(self.exported_bytes)} exported,"
+            f" repository grew by {at_most}{size(self.stored.added_bytes)}"
+        )
+
+
+def take_snapshot(
+    repository: Repository, environment: Environment, source: Path, extra_tags: tuple[str, ...] = ()
+) -> Taken:
+    """Export the database at `source`, store it as a new snapshot of `environment`, and compare that with the export.
+
+    To be called under the lock. What is wrong with a database that can be read through is warned of.
+    Raises DatabaseError if there is nothing whole to export, BackupError if there is no room or it cannot be
+    stored, RepositoryDamaged if it does not read back.
+    """
+    settings = repository.settings
+    programs.preload()
+    repository.check_writable()
+    disks.for_export(settings, size_bytes(source)).check()
+    with staging.folder(settings) as folder:
+        export = folder / "export.sqlite"
+        log.info("exporting %s", source)
+        warnings = _export(source, export, settings.format)
+        if settings.format == "pages":
+            finished, findings = export, _verify(export, source)
+        else:
+            finished, findings = _check_and_compress(export, source)
+        for line in (*warnings, *(f"database {source}: {line}" for line in findings.lines())):
+            log.warning("%s", line)
+        exported_bytes = export.stat().st_size
+        if settings.folder:
+            disks.for_snapshot(settings.folder, finished.stat().st_size).check()
+
+        log.info("storing it in %s", settings.shown)
+        with open(finished, "rb") as file:
+            stored = repository.store(file, environment, extra_tags)
+            log.info("reading it back")
+            read_back(repository, stored, file)
+    return Taken(stored, exported_bytes, findings)
+
+
+def _export(source: Path, export: Path, format: str) -> list[str]:
+    """Export for that format, or page for page where SQLite cannot compact the database; the warnings about that."""
+    if format == "zst":
+        try:
+            export_compacted(source, export)
+            return []
+        except CannotExport as error:
+            reason = f"{error.message}; the snapshot holds its pages, with what is left of deleted rows"
+        copy_pages(source, export)
+        return [reason]
+    copy_pages(source, export)
+    return []
+
+
+def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
+    from dodeka_db.sqlite import zstd_frames  # zstandard, which pages do not need
+
+    log.info("compressing")
+    compressed = export.with_suffix(".sqlite.zst")
+    page_bytes = read_header(export).page_bytes
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            checking = beside.submit(_verify, export, source)
+        except RuntimeError as error:  # no thread to be had
+            raise no_process("the check of the export") from error
+        try:
+            with open(export, "rb", programs.READ_BYTES) as whole, open(compressed, "xb") as target:
+                zstd_frames.compress(whole, target, page_bytes)
+        except OSError as error:
+            raise BackupError(
+                f"cannot write {compressed}: {os.strerror(error.errno or 0)}",
+                "free some room, or set DODEKA_STATE",
+            ) from error
+        return compressed, checking.result()
+
+
+def _verify(export: Path, source: Path) -> Findings:
+    is_large = export.stat().st_size > FULL_CHECK_BYTES
+    return integrity.verify(export, f"database {source}", quick=is_large)

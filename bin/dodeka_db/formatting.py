@@ -1,0 +1,58 @@
+"""Values as an operator reads them: sizes, times, and rows in columns."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from dodeka_db.errors import plain
+
+# of a name or a path in a table
+MOST_LETTERS = 1000
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: '1.3 MB'."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.5 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+
+
+def counted(count: int, what: str) -> str:
+    """'1 row', '2 rows'."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def when(time: datetime) -> str:
+    """'Tue 24 Nov 2026 12:00', in the time zone of this machine."""
+    return time.astimezone().strftime("%a %d %b %Y %H:%M")
+
+
+def ago(time: datetime) -> str:
+    """How long ago, in the largest unit that gives at least two of it: '26 hours'."""
+    age = datetime.now().astimezone() - time
+    if age < timedelta(0):
+        return "in the future"
+    for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if age.total_seconds() >= 2 * seconds:
+            return f"{int(age.total_seconds() // seconds)} {unit}"
+    return counted(int(age.total_seconds()), "second")
+
+
+def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
+    """Rows of as many cells as `alignment` has letters, as lines under each other: `<` on the left, `>` on the right."""
+    shown = [[cell(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = (
+        "  ".join(f"{text:{side}{width}}" for text, side, width in zip(row, alignment, widths, strict=True))
+        for row in shown
+    )
+    return [line.rstrip() for line in lines]
+
+
+def cell(text: str) -> str:
+    """`text`, perhaps a name out of a database, as it may stand in a table: printable, and not too long."""
+    return plain(text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}...")

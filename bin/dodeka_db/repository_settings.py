@@ -1,0 +1,97 @@
+"""Where one restic repository is, what opens it, and all else that restic needs for it."""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dodeka_db import masking, repository_address
+
+# how restic can be given its password; with FROM_ inside, that of the repository it copies from
+PASSWORDS = ("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_KEY_HINT")
+READ_BY_RESTIC = re.compile(rf"RESTIC_\w+|{masking.OF_A_SERVER.pattern}|(?i:(https?|no|all)_proxy)")
+
+
+@dataclass(frozen=True)
+class RepositorySettings:
+    """The settings of the main repository or of the off-site one; paths are absolute.
+
+    `password_file` is None where restic is given its password another way. `state` is the folder for the lock, the temporary
+    files and the records of the runs on this repository. `variables` is all that is set; what of it restic gets is
+    `for_restic`: of the names that look like a secret only those in `given`, which are set for it. `options` are restic's own, as
+    it takes them behind -o. `restic` is the program.
+    `format`, one of settings.FORMATS, is what new snapshots are. `lock_wait_s` is how long a run waits for another one.
+    `places` is all that a run looks at and may write: the repository, if it is a folder, the password file, state, cache, the
+    databases. `retains` is whether the retention policy is applied to it. `copied_to` is, of the main repository, the
+    off-site one; None where there is none.
+    """
+
+    address: str
+    password_file: Path | None
+    state: Path
+    variables: Mapping[str, str]
+    given: frozenset[str]
+    restic: str
+    format: str
+    lock_wait_s: int
+    places: tuple[Path, ...]
+    options: tuple[str, ...] = ()
+    is_offsite: bool = False
+    retains: bool = True
+    copied_to: "RepositorySettings | None" = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The repository's folder on this machine; None where restic reaches it over a network."""
+        return repository_address.folder(self.address)
+
+    @property
+    def shown(self) -> str:
+        """Its address as it may stand in a message: without a password."""
+        return self.masked(self.address)
+
+    @property
+    def cache(self) -> Path:
+        """restic's cache."""
+        return Path(self.variables["RESTIC_CACHE_DIR"])
+
+    @property
+    def staging(self) -> Path:
+        """Where temporary files go, restic's too: not into /tmp, which may be in memory."""
+        return self.state / "staging"
+
+    @property
+    def for_restic(self) -> dict[str, str]:
+        """The environment of restic, and of the ssh or rclone that it starts: nothing of ours, no secret of another program."""
+        return {
+            name: value
+            for name, value in self.variables.items()
+            if not name.startswith(("DODEKA_", "OFFSITE_"))
+            and (name in self.given or not masking.is_secret(name) or READ_BY_RESTIC.fullmatch(name))
+        }
+
+    @property
+    def as_source(self) -> dict[str, str]:
+        """The variables by which another restic reads this repository beside its own."""
+        own = {name: self.variables[name] for name in PASSWORDS if name in self.variables}
+        own["RESTIC_REPOSITORY"] = self.address
+        return {name.replace("RESTIC_", "RESTIC_FROM_", 1): value for name, value in own.items()}
+
+    def opened_with(self, password_file: Path) -> "RepositorySettings":
+        """The same, with the password in `password_file` and no other."""
+        others = {name: value for name, value in self.variables.items() if name not in PASSWORDS}
+        variables = {**others, "RESTIC_PASSWORD_FILE": str(password_file)}
+        return replace(self, password_file=password_file, variables=variables)
+
+    def masked(self, text: str) -> str:
+        """`text` without passwords: those in an address, and the value of every variable that is named like one."""
+        return masking.masked(text, self.variables)
+
+    def make(self, words: str) -> str:
+        """The command `make <words>`, for this repository and not for the other one, with the settings file that was named."""
+        named = self.variables.get("DODEKA_BACKUP_ENV")
+        # an empty one: then everything is in the environment
+        config = f" CONFIG={shlex.quote(named)}" if named and named != os.devnull else ""
+        return f"make {words}{' OFFSITE=1' if self.is_offsite else ''}{config}"

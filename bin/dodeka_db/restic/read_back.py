@@ -1,0 +1,33 @@
+"""Read a new snapshot back from the repository, and compare it with the file that was stored.
+
+restic backs up again the content of a damaged pack and says that all is well; only reading finds it out, and only past the
+cache, which has all but the content itself.
+"""
+
+from typing import BinaryIO
+
+from dodeka_db.errors import RepositoryDamaged, SnapshotError
+from dodeka_db.host import programs
+from dodeka_db.restic import failures
+from dodeka_db.restic.repository import Repository, Stored
+from dodeka_db.streams import Readable
+
+
+def read_back(repository: Repository, stored: Stored, file: BinaryIO) -> None:
+    """Raise RepositoryDamaged unless the snapshot `stored` holds the bytes of `file`."""
+
+    def compare(output: Readable) -> None:
+        file.seek(0)
+        while block := file.read(programs.READ_BYTES):
+            if output.read(len(block)) != block:
+                raise SnapshotError("it is not what was stored")
+        if output.read(1):
+            raise SnapshotError("it is longer than what was stored")
+
+    try:
+        repository.dump_path(stored.snapshot_id, stored.path, compare, cached=False)
+    except SnapshotError as error:
+        raise RepositoryDamaged(
+            f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {error.message}",
+            f"see {failures.DAMAGED}",
+        ) from error

@@ -1,0 +1,29 @@
+"""How many snapshots are kept, and of which age: the numbers of the policy, and restic's words for them."""
+
+from datetime import datetime, timedelta
+
+# of each environment's ordinary snapshots the latest so many, and the last one of so many hours, days, weeks, months
+KEEP = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
+# how long a pre-restore snapshot is kept
+PRE_RESTORE_MONTHS = 6
+# the most that the policy keeps, and what backups by hand may add until the next cron run
+MOST_KEPT = sum(KEEP.values()) + 20
+
+
+def options() -> list[str]:
+    """The policy as options of `restic forget`."""
+    return [word for period, count in KEEP.items() for word in (f"--keep-{period}", str(count))]
+
+
+def pre_restore_since() -> datetime:
+    """From when on pre-restore snapshots are kept.
+
+    restic's own --keep-within counts from the newest one of a group, so the last of them would stay for ever.
+    """
+    return _months_before(datetime.now().astimezone(), PRE_RESTORE_MONTHS)
+
+
+def _months_before(moment: datetime, months: int) -> datetime:
+    """The same day of the month, or so many days later where that month is too short, as restic itself counts."""
+    year, month = divmod(moment.year * 12 + moment.month - 1 - months, 12)
+    return moment.replace(year=year, month=month + 1, day=1) + timedelta(days=moment.day - 1)

@@ -1,0 +1,163 @@
+"""Snapshots of the databases: their tags, which of them are ordinary or pre-restore, and which one an operator means."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dodeka_db import schedule
+from dodeka_db.errors import SnapshotError
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic import json_values
+from dodeka_db.settings import ENVIRONMENTS, FORMATS
+
+LATEST = "latest"
+# the tag of every snapshot of a database, and the one of those that a restore makes of the replaced database
+DATABASE = "db_dodeka"
+PRE_RESTORE = "pre-restore"
+# the tag of the one snapshot that is there to be removed: no database's
+PROBE = "dodeka-probe"
+_ABOUT_THE_CLOCK = "check the clock (timedatectl), or name one by its ID"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot of an environment, as restic lists it.
+
+    `path` is that of the database's file, as it was stored; empty where it holds no file of that name.
+    """
+
+    id: str
+    time: datetime
+    environment: str
+    tags: tuple[str, ...]
+    host: str
+    path: str
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:8]
+
+    @property
+    def is_pre_restore(self) -> bool:
+        return PRE_RESTORE in self.tags
+
+    @property
+    def is_from_the_future(self) -> bool:
+        """Whether no clock that is right, give or take a little, can have made it: it is never the newest of anything."""
+        return self.time > datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
+
+    @property
+    def format(self) -> str:
+        """What the file is, one of settings.FORMATS."""
+        return "zst" if self.path.endswith(".zst") else "pages"
+
+
+def tags_of(environment: str) -> tuple[str, ...]:
+    """The tags of every snapshot of `environment`, those of the shell scripts."""
+    return ("db", "db_sqlite", DATABASE, f"env_{environment}")
+
+
+def tag_filter(environment: str) -> str:
+    """restic's words for the snapshots of `environment`: those that have both tags."""
+    return f"{DATABASE},env_{environment}"
+
+
+def from_json(entries: Any) -> list[Snapshot]:
+    """The snapshots of databases in what `restic snapshots --json` prints. Raises as json_values do."""
+    return [
+        _snapshot(entry, environment)
+        for entry in json_values.entries(entries)
+        for environment in ENVIRONMENTS
+        if set(tag_filter(environment).split(",")) <= set(entry.get("tags") or ())
+    ]
+
+
+def _snapshot(entry: dict[str, Any], environment: str) -> Snapshot:
+    endings = "|".join(map(re.escape, FORMATS.values()))
+    is_database = re.compile(rf"(.*/)?dodeka-[^/]*({endings})").fullmatch
+    return Snapshot(
+        id=json_values.object_id(entry["id"]),
+        time=json_values.moment(entry["time"]),
+        environment=environment,
+        tags=tuple(map(str, entry["tags"])),
+        host=str(entry["hostname"]),
+        path=next(filter(is_database, entry["paths"]), ""),
+    )
+
+
+def of(snapshots: Iterable[Snapshot], environment: str) -> list[Snapshot]:
+    """Those of `environment`."""
+    return [snapshot for snapshot in snapshots if snapshot.environment == environment]
+
+
+def ordinary(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
+    """Those that are no copy of a database which a restore replaced."""
+    return [snapshot for snapshot in snapshots if not snapshot.is_pre_restore]
+
+
+def pre_restore(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
+    """Those that hold a database which a restore replaced."""
+    return [snapshot for snapshot in snapshots if snapshot.is_pre_restore]
+
+
+def of_the_past(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
+    """Those that are not from the future."""
+    return [snapshot for snapshot in snapshots if not snapshot.is_from_the_future]
+
+
+def newest(snapshots: Iterable[Snapshot]) -> Snapshot | None:
+    """The newest ordinary one of the past in `snapshots`, the oldest first; None if there is none."""
+    found = of_the_past(ordinary(snapshots))
+    return found[-1] if found else None
+
+
+def resolve(
+    repository: RepositorySettings, snapshots: Sequence[Snapshot], environment: str, wanted: str
+) -> Snapshot:
+    """The snapshot of `environment` that `wanted` names: an ID, its beginning, or `latest`, which is the newest().
+
+    Raises SnapshotError if `wanted` is malformed, unknown, ambiguous, or of another environment.
+    """
+    hint = f"see: {repository.make(f'snapshots ENV={environment}')}"
+    candidates = of(snapshots, environment)
+    if wanted == LATEST:
+        if found := newest(candidates):
+            return found
+        if ordinary(candidates):
+            raise SnapshotError(f"all snapshots of {environment} are from the future", _ABOUT_THE_CLOCK)
+        first = "make offsite" if repository.is_offsite else repository.make(f"backup ENV={environment}")
+        raise SnapshotError(f"there is no snapshot of {environment} yet", first)
+    if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
+        raise SnapshotError(f"{wanted!r} is not a snapshot ID (4 to 64 of 0-9 and a-f) nor '{LATEST}'", hint)
+    matches = [snapshot for snapshot in candidates if snapshot.id.startswith(wanted)]
+    if len(matches) > 1:
+        ids = ", ".join(snapshot.short_id for snapshot in matches)
+        raise SnapshotError(f"{wanted} is the beginning of several snapshots: {ids}", "give more of the ID")
+    if matches:
+        return matches[0]
+    for snapshot in snapshots:
+        if snapshot.id.startswith(wanted):
+            raise SnapshotError(
+                f"snapshot {snapshot.short_id} is of {snapshot.environment}, not of {environment}",
+                f"to use it: FROM={snapshot.environment} (--from {snapshot.environment})",
+            )
+    raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
+
+
+def newest_pre_restore(
+    repository: RepositorySettings, snapshots: Iterable[Snapshot], environment: str
+) -> Snapshot:
+    """The database that the last restore of `environment` replaced; SnapshotError if there is no such snapshot of the past."""
+    kept = pre_restore(of(snapshots, environment))
+    if past := of_the_past(kept):
+        return past[-1]
+    if kept:
+        raise SnapshotError(
+            f"all {PRE_RESTORE} snapshots of {environment} are from the future", _ABOUT_THE_CLOCK
+        )
+    raise SnapshotError(
+        f"there is nothing to undo: no {PRE_RESTORE} snapshot of {environment}",
+        f"see: {repository.make(f'snapshots ENV={environment}')}",
+    )

@@ -1,0 +1,76 @@
+"""The settings file: NAME=value lines in a shell's quoting, so that `set -a; . backup.env` reads the same."""
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+from dodeka_db import safe_open
+from dodeka_db.errors import SetupError
+
+_MOST_BYTES = 1_000_000
+# what a shell takes as it stands, between or without quotes, at the beginning of a line that does nothing but set one
+# variable (https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_02)
+_PIECE = re.compile(r"""'[^']*'|"(?:\\.|[^"\\$`])*"|\\.|[^ \t'"\\$`;&|<>(){]""")
+_LINE = re.compile(
+    rf"[ \t]*(?:(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)=((?:{_PIECE.pattern})*)(?![^ \t]))?[ \t]*(?:(?<![^ \t])#.*)?"
+)
+# control characters, and bytes that are not UTF-8
+_UNPRINTABLE = re.compile(r"[\x00-\x08\n-\x1f\x7f\ud800-\udfff]")
+
+
+def read(file: Path, home: Path) -> dict[str, str]:
+    """The values in `file` by their names; a ~/ at the beginning of one is `home`.
+
+    Raises SetupError for a file that others can read, and for whatever a shell would make something else of than its own
+    characters.
+    """
+    try:
+        with open(file, "rb", opener=safe_open.regular) as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            content = opened.read(_MOST_BYTES + 1)
+            if len(content) > _MOST_BYTES:
+                raise OSError(errno.EFBIG, f"it is longer than {_MOST_BYTES} bytes")
+            text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SetupError(f"settings file {file} cannot be read: {reason}") from error
+    if stat.S_ISREG(mode) and mode & 0o077:  # it may hold credentials
+        raise SetupError(f"settings file {file} can be read by others", f"chmod 600 {file}")
+    values = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if _UNPRINTABLE.search(line):
+            raise SetupError(
+                f"settings file {file}, line {number}: it holds a control character",
+                f"if an editor of Windows ended the lines: sed -i 's/\\r$//' {file}",
+            )
+        match = _LINE.fullmatch(line)
+        if not match or re.search(r"^~(?!/|$)|:~", _PIECE.sub(_bare, match[2] or "")):
+            raise SetupError(
+                f"settings file {file}, line {number}: not of the form NAME=value",
+                "put the value in single quotes, in which the shell changes nothing",
+            )
+        if match[1]:
+            value = _PIECE.sub(_unquoted, match[2])
+            values[match[1]] = str(home) + value[1:] if match[2].startswith("~") else value
+    return values
+
+
+def check_printable(name: str, value: str, where: str) -> None:
+    """Raise SetupError if the `value` of `name`, which is from `where`, holds what no line of the file can."""
+    if _UNPRINTABLE.search(value):
+        raise SetupError(f"{name} of {where} holds a character that no setting can", "set it anew")
+
+
+def _bare(piece: re.Match[str]) -> str:
+    """A piece that is not quoted, and a place-holder for one that is."""
+    return piece[0] if len(piece[0]) == 1 else "''"
+
+
+def _unquoted(piece: re.Match[str]) -> str:
+    if piece[0][0] == "'":
+        return piece[0][1:-1]
+    if piece[0][0] == '"':
+        return re.sub(r'\\([$`"\\])', r"\1", piece[0][1:-1])
+    return piece[0].removeprefix("\\")

@@ -1,0 +1,60 @@
+"""Bring the journals of a database into its file, and prove that nobody else has it open."""
+
+import os
+from pathlib import Path
+
+from dodeka_db import safe_open
+from dodeka_db.errors import DatabaseError
+from dodeka_db.host import open_files
+from dodeka_db.sqlite.connection import opened
+from dodeka_db.sqlite.failures import RETRY, DatabaseInUse, next_step
+from dodeka_db.sqlite.header import read_header
+
+
+def check_access(path: Path) -> None:
+    """Raise DatabaseError unless we may read and write the file `path`, which is no link."""
+    try:
+        os.close(safe_open.no_link(path, os.O_RDWR))
+    except OSError as error:
+        raise DatabaseError(
+            f"database {path} cannot be written: {error.strerror}", next_step(error)
+        ) from error
+
+
+def checkpoint_and_close(path: Path) -> None:
+    """Bring what is in the journals of the database at `path` into the file itself, and be the only one there.
+
+    Whoever has used it is noticed on the way, idle readers too, which a checkpoint and BEGIN EXCLUSIVE let
+    pass in WAL mode (a connection that has read nothing yet is seen by nobody). Raises DatabaseInUse or
+    NotWhole, or another BackupError, with nothing lost and the journals in place.
+    """
+    read_header(path)
+    shown = f"database {path}"
+    is_ours = safe_open.is_ours(path.parent)
+    try:
+        with opened(path, "mode=rw", shown) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # rolls a hot journal back
+            if is_ours:  # else opened() has seen to that
+                connection.execute("BEGIN EXCLUSIVE")
+                connection.execute("ROLLBACK")
+        # the last one that closes folds the WAL in and removes it (https://www.sqlite.org/wal.html, section 4.1)
+        if Path(f"{path}-wal").exists():
+            with opened(path, "mode=rw", shown) as connection:  # is refused, and says why
+                if is_ours:
+                    connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+            if Path(f"{path}-wal").exists():
+                raise DatabaseInUse(f"{shown} is locked by another process", RETRY)
+    except DatabaseInUse as error:
+        hint = f"find it with: sudo fuser -v {path}"
+        raise DatabaseInUse(f"{shown} is still open in another process", hint) from error
+
+
+def refuse_if_open(path: Path) -> None:
+    """Raise DatabaseInUse if a process has the database file `path` open: what that writes would be lost."""
+    if holders := open_files.that_have_open(path):
+        hint = (
+            f"find it with: sudo fuser -v {path}"
+            if open_files.UNSEEN in holders
+            else "end that, then run this again"
+        )
+        raise DatabaseInUse(f"database {path} is still open in {', '.join(holders)}", hint)

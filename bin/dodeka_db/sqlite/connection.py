@@ -1,0 +1,102 @@
+"""A connection to a database that is in use, damaged, or in a folder of somebody else."""
+
+import fcntl
+import os
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import IO
+
+from dodeka_db import safe_open
+from dodeka_db.errors import BackupError, DatabaseError
+from dodeka_db.host import open_files
+from dodeka_db.sqlite import failures
+from dodeka_db.sqlite.failures import MEMORY_BYTES, RESTORE, RETRY, DatabaseInUse, NotWhole, next_step, plain
+
+# by the schema alone: pragma_table_list prepares every view
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
+
+
+@contextmanager
+def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
+    """A connection; what goes wrong in the block becomes a BackupError about `shown`.
+
+    In a folder of another user no journal is rolled back, which "mode=ro" never does, and the block must not change the
+    journal mode. A journal can name another file (https://www.sqlite.org/fileformat2.html#the_rollback_journal), and SQLite
+    removes that behind the rollback, with our rights and wherever it is.
+    """
+    _check_journals(Path(os.path.realpath(path)), shown)
+    alone, before = None, 0
+    try:
+        with ExitStack() as stack:
+            if query == "mode=rw" and not safe_open.is_ours(path.parent):
+                alone = stack.enter_context(_alone(path, shown))
+                before = open_files.count_open(alone)
+            # as_uri quotes a '?' in the path; isolation_level None: no transaction that we did not begin
+            uri = f"{path.as_uri()}?{query}"
+            connection = stack.enter_context(
+                closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=2))
+            )
+            # what a newer SQLite wrote into the schema does not keep this one from the rest; nothing is written there
+            # (https://www.sqlite.org/pragma.html#pragma_writable_schema). SQLITE_DBCONFIG_DEFENSIVE would forbid just this,
+            # and nothing else that is done here: no statement is the database's own
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("PRAGMA trusted_schema=OFF")
+            connection.execute(f"PRAGMA hard_heap_limit={MEMORY_BYTES}")
+            if alone:
+                if open_files.count_open(alone) != before + 1:
+                    raise DatabaseError(f"{shown} is another file by now", RETRY)
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                # in WAL mode this connection looks at no other journal any more
+                if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                    _lock(alone, fcntl.F_UNLCK)
+            yield connection
+    except sqlite3.Error as error:
+        raise failures.of(path, shown, error, is_alone=alone is not None) from error
+    except UnicodeDecodeError as error:
+        # sqlite3's own, where a damaged name stands in a message of SQLite
+        raise NotWhole(f"{shown} is damaged: a name in it is no text", RESTORE) from error
+    except MemoryError as error:
+        raise BackupError(f"{shown}: {plain(error)}", "look with: top") from error
+
+
+def _alone(path: Path, shown: str) -> IO[bytes]:
+    """The database file at `path`, with the lock of a reader: behind that SQLite rolls nothing back, however late it comes.
+
+    Raises DatabaseInUse where somebody else has such a lock, or DatabaseError.
+    """
+    try:
+        with ExitStack() as stack:
+            file = stack.enter_context(open(path, "r+b", opener=safe_open.no_link))
+            _lock(file, fcntl.F_WRLCK)
+            _lock(file, fcntl.F_RDLCK)
+            stack.pop_all()  # to be closed behind the connection, which loses its own locks by that
+            return file
+    except BlockingIOError as error:
+        raise DatabaseInUse(f"{shown} is locked by another process", RETRY) from error
+    except OSError as error:
+        raise DatabaseError(f"{shown} cannot be written: {error.strerror}", next_step(error)) from error
+
+
+def _lock(file: IO[bytes], kind: int) -> None:
+    """Of the bytes that SQLite's readers lock (SHARED_FIRST and SHARED_SIZE in its os_unix.c), and against its own locks in
+    this process too (https://man7.org/linux/man-pages/man2/F_OFD_SETLK.2const.html).
+    """
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0x40000000 + 2, 510, 0))
+
+
+def _check_journals(path: Path, shown: str) -> None:
+    """Raise DatabaseError where SQLite would wait for a pipe for ever."""
+    try:
+        for suffix in ("-wal", "-journal", "-shm"):
+            safe_open.check(f"{path}{suffix}")
+    except OSError as error:
+        place = f"{error.filename}: {error.strerror}"
+        raise DatabaseError(f"{shown} cannot be read: {place}", next_step(error)) from error
+
+
+def quoted(name: str) -> str:
+    """The name of a table or an index as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,46 @@
+"""The journals beside a database file, which SQLite finds by their names alone."""
+
+import os
+from pathlib import Path
+
+SUFFIXES = ("-wal", "-journal", "-shm")
+
+
+def exist(path: Path) -> bool:
+    """Whether the database at `path` has a journal."""
+    return any(Path(f"{path}{suffix}").exists() for suffix in SUFFIXES)
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether both are there, and are names of one file."""
+    return other.exists() and path.exists() and path.samefile(other)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give each journal of the database at `source` a second name at `target`, where there is none yet."""
+    for suffix in SUFFIXES:
+        journal = Path(f"{source}{suffix}")
+        if journal.exists() and not Path(f"{target}{suffix}").exists():
+            os.link(journal, f"{target}{suffix}")
+
+
+def unlink(names: Path, others: Path) -> None:
+    """Remove those journals of `names` that have their second name at `others`."""
+    for suffix in SUFFIXES:
+        if is_same(Path(f"{names}{suffix}"), Path(f"{others}{suffix}")):
+            Path(f"{names}{suffix}").unlink()
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename the journals of the database at `source` to those of `target`."""
+    for suffix in SUFFIXES:
+        journal = Path(f"{source}{suffix}")
+        # one that is there already is of somebody who went on with that database
+        if journal.exists() and not Path(f"{target}{suffix}").exists():
+            journal.rename(f"{target}{suffix}")
+
+
+def remove(live: Path) -> None:
+    """Remove the journals of the database at `live`."""
+    for suffix in SUFFIXES:
+        Path(f"{live}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,13 @@
+"""What is read from and written to as it comes: a file, a program's output, a database on its way."""
+
+from typing import Protocol
+
+
+class Readable(Protocol):
+    def read(self, count: int = -1, /) -> bytes:
+        """The next `count` bytes, fewer only at the end; all the rest where `count` is negative."""
+
+
+class Writable(Protocol):
+    def write(self, block: bytes, /) -> object:
+        """Take all of `block`."""
