@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Make the password file and the restic repository where there is none yet (make init)."""
+"""Make the password file and the restic repository where no snapshot yet (make init)."""
 
 from collections.abc import Sequence
 

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.begin("both")
 
     key = keys.remove(settings.load().repository(arguments.offsite), arguments.name)
-    console.log.info("done: key %s of %s opens the repository no more", key.short_id, key.name)
+    console.log.info("done: key %s of %s no longer opens the repository", key.short_id, key.name)
     return 0
 
 

@@ -100,7 +100,7 @@ def test_a_failure_without_its_stack():
 
 
 def test_a_failure_without_a_word():
-    assert programs.run("false").failure == "it gave no reason"
+    assert programs.run("false").failure == "no reason given"
 
 
 def test_killed_by_a_signal():

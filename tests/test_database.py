@@ -17,7 +17,7 @@ from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.sqlite import header, integrity, sample_data
 from dodeka_db.sqlite.checkpoint import check_access, checkpoint_and_close
 from dodeka_db.sqlite.export import copy_pages, export_compacted
-from dodeka_db.sqlite.failures import CannotExport, DatabaseInUse, NotWhole
+from dodeka_db.sqlite.failures import CannotCompactError, DatabaseInUseError, NotWholeError
 from dodeka_db.sqlite.row_counts import row_counts
 from sites import ROOT
 
@@ -211,7 +211,7 @@ def test_a_corrupt_database_is_an_error(db, target, export):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for number in range(3, 40):
         corrupt_page(db, number)
-    with pytest.raises(CannotExport if export is export_compacted else DatabaseError):
+    with pytest.raises(CannotCompactError if export is export_compacted else DatabaseError):
         export(db, target)
         integrity.verify(target, "the copy")  # pages are copied as they are
 
@@ -316,13 +316,13 @@ class TestFold:
             other.execute(f"PRAGMA journal_mode={mode}")
             other.execute("BEGIN" if doing == "reading" else "BEGIN IMMEDIATE")
             other.execute("SELECT * FROM users").fetchone()
-            with pytest.raises(DatabaseInUse, match="still open in another process"):
+            with pytest.raises(DatabaseInUseError, match="still open in another process"):
                 checkpoint_and_close(db)
 
     def test_in_wal_mode_an_idle_connection_is_enough(self, db):
         with closing(sqlite3.connect(db, isolation_level=None)) as idle:
             idle.execute("SELECT * FROM users").fetchone()
-            with pytest.raises(DatabaseInUse, match="still open in another process"):
+            with pytest.raises(DatabaseInUseError, match="still open in another process"):
                 checkpoint_and_close(db)
 
     @pytest.mark.parametrize("content", [None, b"", b"rubbish" * 99, b"SQLite format 3\0" + b"\xff" * 9000])
@@ -330,7 +330,7 @@ class TestFold:
         path = tmp_path / "db.sqlite"
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(NotWhole):
+        with pytest.raises(NotWholeError):
             checkpoint_and_close(path)
         assert (path.read_bytes() if path.exists() else None) == content
 

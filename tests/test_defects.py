@@ -149,7 +149,7 @@ def test_orphan_rows_are_named_and_no_reason_to_fail(site, format):
     before = content(site.database(), "SELECT * FROM child")
     change(site.database(), "DELETE FROM child")
     output = site.ok("restore", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
-    assert "\nNot all is well with it: rows of child that refer to no row of users: 2\n" in output
+    assert "\nWarning about the new database: rows of child that refer to no row of users: 2\n" in output
     assert content(site.database(), "SELECT * FROM child") == before
     site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
     assert content(site.database("demo"), "SELECT * FROM child") == before
@@ -416,7 +416,7 @@ def test_a_format_of_a_newer_sqlite_is_named_with_this_one_and_not_called_damage
     for format in FORMATS:
         done = site.run("backup", "production", DODEKA_FORMAT=format)
         assert done.returncode == 3
-        said = f"database {site.database()} is no database that {THIS_SQLITE} can read: "
+        said = f"database {site.database()} is not a database that {THIS_SQLITE} can read: "
         assert said in done.stderr and "damaged" not in done.stderr
     site.ok("restore", "production", "--snapshot", "latest", "--yes")
     assert sample_data.count(site.database()) == 400

@@ -310,7 +310,7 @@ class TestFormat1:
         done = old.run("status", DODEKA_FORMAT="pages")
         assert f"format          {repository.NO_COMPRESSION}" in done.stdout
         assert f"fix: {repository.UPGRADE}" in done.stdout
-        assert re.search(r"production +snapshots +there is none yet", done.stdout), "all else is seen"
+        assert re.search(r"production +snapshots +no snapshot yet", done.stdout), "all else is seen"
         assert repository.NO_COMPRESSION not in old.run("status").stdout
 
 

@@ -27,7 +27,7 @@ from dodeka_db.restic.repository import Repository
 from dodeka_db.sqlite import connection, header, integrity, sample_data
 from dodeka_db.sqlite.checkpoint import checkpoint_and_close
 from dodeka_db.sqlite.export import export_compacted
-from dodeka_db.sqlite.failures import DatabaseInUse
+from dodeka_db.sqlite.failures import DatabaseInUseError
 from dodeka_db.sqlite.row_counts import row_counts
 from hostile import with_journal_of
 from sites import ROOT, Site
@@ -48,7 +48,10 @@ def test_a_folder_of_somebody_else_s_that_is_called_staging(site):
     for script in ("backup", "cron", "verify"):
         done = site.run(script, "production", DODEKA_STATE=str(theirs.parent))
         assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
-        assert f"{theirs} is no folder of ours: it holds thesis.txt; nothing was removed" in done.stderr
+        assert (
+            f"{theirs} is not a folder of these backups: it holds thesis.txt; nothing was removed"
+            in done.stderr
+        )
     assert sorted(path.name for path in theirs.iterdir()) == ["thesis.txt", "tmpabcdefgh"]
 
 
@@ -170,7 +173,7 @@ def test_no_file_in_the_place_of_a_database_or_its_journal(site, kind, suffix, m
     for script in ("backup", "cron"):
         done = in_time(site, script, "demo")
         assert (done.returncode, done.stderr.count("\n")) == (3, 1), done
-        assert f"{path}: {'Is a directory' if kind == 'folder' else 'it is no regular file'}" in (
+        assert f"{path}: {'Is a directory' if kind == 'folder' else 'it is not a regular file'}" in (
             done.stderr.replace(f"{path} cannot be read", str(path))
         )
 
@@ -205,7 +208,7 @@ def test_a_setting_or_a_password_in_a_pipe(site, tmp_path, variable):
     os.mkfifo(tmp_path / "pipe", 0o600)
     done = in_time(site, "backup", "production", **{variable: str(tmp_path / "pipe")})
     assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
-    assert "cannot be read: it is no regular file" in done.stderr
+    assert "cannot be read: it is not a regular file" in done.stderr
 
 
 def test_a_settings_file_without_end(site, tmp_path):
@@ -316,7 +319,7 @@ def test_a_database_in_a_folder_of_another_user_is_folded_and_rebuilt(theirs):
         [sys.executable, "-c", reads, theirs], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as reader:
         reader.stdout.readline()
-        with pytest.raises(DatabaseInUse, match="still open in another process"):
+        with pytest.raises(DatabaseInUseError, match="still open in another process"):
             checkpoint_and_close(theirs)
         reader.kill()
     subprocess.run([sys.executable, "-c", script.replace("2", "3"), theirs], check=True)
@@ -619,7 +622,7 @@ def test_a_frame_that_wants_a_huge_window(site):
     parameters = zstandard.ZstdCompressionParameters(window_log=27, compression_level=1)
     frame = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     stored(site, frame.compress(an_export(site)) + frame.flush())
-    refused(site, "takes more than the 8 MiB of memory that we give it", "verify")
+    refused(site, "takes more than its limit of 8 MiB of memory", "verify")
 
 
 @pytest.mark.parametrize(
@@ -700,7 +703,7 @@ def test_an_index_that_expands_to_any_amount_is_no_damage(site):
     )
     said = subprocess.check_output([sys.executable, "-c", code, ROOT / "bin", file], text=True, timeout=120)
     findings, peak_kb = said.splitlines()
-    assert "SQLite takes more than the 256 MB of memory that we give it" in findings
+    assert "SQLite needs more than its limit of 256 MB of memory" in findings
     assert "defects=()" in findings
     assert int(peak_kb) < 600_000
     site.ok("backup", "production")

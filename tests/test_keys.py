@@ -31,9 +31,9 @@ def opens(site: Site, password: str) -> bool:
 def test_a_key_is_added_proven_listed_used_and_removed(site):
     site.ok("backup", "production")
     (mine,) = listed(site)
-    assert mine[-1] == "in use here"
+    assert mine[-1] == "in use"
     said = site.ok("key-add", "anna")
-    assert "opening the repository with it alone" in said
+    assert "opening the repository with the new key alone" in said
     file = site.state / "key-anna"
     assert f"its password is in {file}: HAND IT OVER, THEN REMOVE THE FILE" in said
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -41,7 +41,7 @@ def test_a_key_is_added_proven_listed_used_and_removed(site):
     assert password not in said
     assert re.fullmatch(r"([a-z2-7]{4}-){7}[a-z2-7]{4}", password)
     assert opens(site, password)
-    assert [(words[1], words[-1] == "in use here") for words in listed(site)] == [
+    assert [(words[1], words[-1] == "in use") for words in listed(site)] == [
         (mine[1], True),
         ("anna", False),
     ]
@@ -50,9 +50,9 @@ def test_a_key_is_added_proven_listed_used_and_removed(site):
     hers = {"RESTIC_PASSWORD_FILE": str(file)}
     done = site.run("key-remove", "anna", **hers)
     assert done.returncode == 2
-    assert "is the one in use here, by the password in" in done.stderr
+    assert "is the one that this server uses, by the password in" in done.stderr
     said = site.ok("key-remove", mine[0], **hers)
-    assert f"done: key {mine[0]} of {mine[1]} opens the repository no more" in said
+    assert f"done: key {mine[0]} of {mine[1]} no longer opens the repository" in said
     assert not opens(site, site.password_file.read_text().strip())
     done = site.run("key-remove", "anna", **hers)
     assert done.returncode == 2
@@ -115,7 +115,7 @@ def test_what_is_refused_changes_nothing(site):
         ("key-add", "anna", "there is a key of anna already; see: make keys"),
         ("key-remove", "bob", "there is no key of 'bob'; see: make keys"),
         ("key-remove", "f" * 8, "there is no key of 'ffffffff'"),
-        ("key-remove", before[0][1], "is the one in use here"),
+        ("key-remove", before[0][1], "is the one in use"),
     ):
         done = site.run(script, name)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

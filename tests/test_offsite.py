@@ -160,7 +160,7 @@ def test_another_chunking_is_warned_of(twin, tmp_path):
     environ.pop("RESTIC_PASSWORD_FILE")
     subprocess.run([RESTIC, "init"], env=environ, check=True, capture_output=True)
     said = twin.ok("init", "--yes", "--offsite", **other)
-    assert f"repository {tmp_path / 'other'}: was there already, nothing to do\n" in said
+    assert f"repository {tmp_path / 'other'}: exists already, nothing to do\n" in said
     assert "warning: it cuts files into other chunks than " in said
 
 
@@ -258,9 +258,9 @@ def test_an_append_only_server(twin, tmp_path):
         assert (
             "13 snapshots are copied, and the newest read back, but nothing old was removed: " in done.stderr
         )
-        assert f"the server of repository {server.shown} lets nothing be removed: " in done.stderr
+        assert f"the server of repository {server.shown} does not allow removals: " in done.stderr
         assert "403 Forbidden" in done.stderr
-        assert done.stderr.endswith("; if it is to be so (append-only): OFFSITE_RETENTION=none\n")
+        assert done.stderr.endswith("; if the server must be append-only, set OFFSITE_RETENTION=none\n")
         assert time.monotonic() - started < server_watch.GIVE_UP_S
         assert not list((server.served / "locks").iterdir())
         assert len(twin.listed_there("demo", **at(server))) == 13
@@ -466,7 +466,7 @@ def test_the_status_shows_its_age(twin, site, tmp_path):
         twin.ok("offsite", **at(server))
         line = offsite_line(twin, **at(server))
         assert line["state"] == "well"
-        words = r"the last good copy was \d+ seconds? ago; what is there can be removed from here: BACKUP.md, 'Off-site' "
+        words = r"the last good copy was \d+ seconds? ago; off-site snapshots can be removed from here: BACKUP.md, 'Off-site' "
         assert re.fullmatch(rf"{words}\({re.escape(server.shown)}\)", line["text"])
         assert time.time() - line["offsite_success_timestamp_seconds"] < 120
 
@@ -495,7 +495,7 @@ def test_a_folder_on_the_disk_of_the_main_repository_is_no_second_place(twin, sm
         for place in (twin.there, mounted / "there", mounted / "not made yet"):
             line = offsite_line(twin, OFFSITE_REPOSITORY=str(place))
             assert (line["state"], line["fix"]) == ("bad", "a place elsewhere: BACKUP.md, 'Off-site'")
-            assert f"is on the disk of {twin.repository}: what takes the one takes the other" in line["text"]
+            assert f"is on the disk of {twin.repository}: one failure takes both" in line["text"]
     finally:
         subprocess.run(["umount", mounted], check=True)
     assert offsite_line(twin, OFFSITE_REPOSITORY=str(small_disk / "there"))["state"] == "well"
@@ -561,7 +561,10 @@ def test_init_with_an_offsite_repository_that_does_not_open(twin):
     twin.there_password.write_text("wrong\n")
     done = twin.run("init", "--yes")
     assert done.returncode == 12
-    assert f"no chunking to take over: the password in {twin.there_password} does not open" in done.stderr
+    assert (
+        f"the chunking of the off-site repository is not known: the password in {twin.there_password} does not open"
+        in done.stderr
+    )
     assert "take OFFSITE_REPOSITORY out of the settings for now" in done.stderr
     assert not twin.repository.exists() and not twin.password_file.exists()
 
@@ -586,12 +589,12 @@ def test_a_copy_that_nobody_here_can_destroy(twin, append_only):
     twin.ok("backup", "demo", **there)
     said = twin.ok("offsite", **there)
     assert re.search(
-        r"done: 2 snapshots copied, .*, retention left to the server, what is there cannot be removed from here, ",
+        r"done: 2 snapshots copied, .*, retention left to the server, off-site snapshots cannot be removed from here, ",
         said,
     )
     line = offsite_line(twin, **there)
     assert line["state"] == "well"
-    assert line["text"].endswith("; what is there cannot be removed from here (rclone:offsite:restic)")
+    assert line["text"].endswith("; off-site snapshots cannot be removed from here (rclone:offsite:restic)")
     before = names(append_only.served)
     # the probe is there, and is nobody's snapshot
     assert len([name for name in before if name.startswith("snapshots/")]) == 3
@@ -655,10 +658,10 @@ def test_what_an_append_only_server_refuses_is_said_at_once(twin, append_only):
         done = twin.run(*script, **{**there, "OFFSITE_RETENTION": "same"})
         assert (done.returncode, len(done.stderr.splitlines())) == (77, 1), done
         assert (
-            f"{said}the server of repository rclone:offsite:restic lets nothing be removed: " in done.stderr
+            f"{said}the server of repository rclone:offsite:restic does not allow removals: " in done.stderr
         )
         assert "403 Forbidden" in done.stderr
-    assert done.stderr.endswith("; if it is to be so (append-only): OFFSITE_RETENTION=none\n")
+    assert done.stderr.endswith("; if the server must be append-only, set OFFSITE_RETENTION=none\n")
     assert time.monotonic() - started < 60, "restic itself would go on trying for a quarter of an hour"
     assert not list((append_only.served / "locks").iterdir())
     assert [words.split()[1] for words in twin.ok("keys", "--offsite", **there).splitlines()[1:]][1:] == [
@@ -690,7 +693,7 @@ def test_what_can_be_removed_is_said_and_leaves_no_probe(twin):
     twin.ok("backup", "demo")
     for _ in range(2):
         said = twin.ok("offsite")
-        assert re.search(r"done: .*, what is there can be removed from here, \d", said)
+        assert re.search(r"done: .*, off-site snapshots can be removed from here, \d", said)
     assert len(json.loads(twin.restic_there("snapshots", "--json"))) == 1
     files = names(twin.there)
     twin.ok("offsite")
@@ -717,7 +720,7 @@ def test_a_removal_that_is_not_one_is_not_believed(twin):
         ({"RESTIC_REPOSITORY": "rclone:x"}, "RESTIC_REPOSITORY=rclone:x names no remote of rclone"),
         (
             {"OFFSITE_OPTIONS": "ssh offsite"},
-            "OFFSITE_OPTIONS holds 'ssh offsite', which is no option of restic; write 'rclone.program=ssh offsite', and a semicolon between two",
+            "OFFSITE_OPTIONS holds 'ssh offsite', which is not an option of restic; write 'rclone.program=ssh offsite', and a semicolon between two",
         ),
         (
             {"OFFSITE_OPTIONS": "rclone.program=ssh offsite; rclone.timeout"},

@@ -535,7 +535,7 @@ class TestTimers:
 def test_uninstall_leaves_the_data(server):
     before = server.run("sh", "-c", "find /mnt/backup -type f | wc -l", user="root").stdout
     said = server.run("make", "--no-print-directory", "-C", str(CLONE), "uninstall", user="root").stdout
-    assert "this stays, for it holds data: user dbackup" in said
+    assert "kept, since these hold data: user dbackup" in said
     for path in ("/etc/sudoers.d/dodeka-backup", "/etc/logrotate.d/dodeka-backup"):
         assert not server.path(path).exists()
     assert not list(server.path("/etc/systemd/system").glob("**/dodeka-backup*"))

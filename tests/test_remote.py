@@ -44,7 +44,7 @@ def test_every_command(site, remote):
         return site.ok(*arguments, **remote.variables)
 
     shown = remote.shown
-    assert f"repository {shown}: was there already, nothing to do" in run("init")
+    assert f"repository {shown}: exists already, nothing to do" in run("init")
     before = rows(site.database())
     assert f"storing it in {shown}" in run("backup", "production")
     run("backup", "demo")
@@ -59,7 +59,7 @@ def test_every_command(site, remote):
     assert rows(site.database()) == before
     run("undo", "production", "--yes")
     assert not [row for row in rows(site.database()) if row.startswith('INSERT INTO "users" ')]
-    assert "in use here" in run("keys")
+    assert "in use" in run("keys")
 
     status = site.run("status", "--json", **remote.variables)
     lines = {(line["subject"], line["environment"]): line for line in json.loads(status.stdout)["lines"]}
@@ -200,7 +200,7 @@ def test_the_server_hangs_in_the_middle(site, remote, script):
     remote.thaw()
     assert remote.is_frozen
     assert (done.returncode, len(done.stderr.splitlines())) == (69, 1), done
-    assert f"cannot be reached: nothing has come for {IMPATIENT_S} s; " in done.stderr
+    assert f"cannot be reached: no data for {IMPATIENT_S} s; " in done.stderr
     assert rows(site.database()) == before
     site.ok("cron", "production", **remote.variables)
 

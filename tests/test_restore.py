@@ -168,7 +168,7 @@ def test_a_damaged_database_is_restored_and_kept(stored):
     output = stored.ok("restore", "production", "--snapshot", "latest", "--yes")
     assert sample_data.digest(stored.database()) == stored.before
     assert (
-        f"  database {stored.database()} is no database that {THIS_SQLITE} can read" in output
+        f"  database {stored.database()} is not a database that {THIS_SQLITE} can read" in output
         and "it is kept as it is" in output
     )
     name, wal = [name for name in beside(stored) if "damaged-" in name]
@@ -519,7 +519,7 @@ class TestTheQuestion:
         )
         assert lines[1] == f"It puts snapshot {latest['short_id']} in the place of {stored.database()}:"
         assert lines[2:] == [
-            "  birthdays: 0 rows, a table that is not there now",
+            "  birthdays: 0 rows, a table that the live database does not have",
             "  later: goes, a table that has 1 row now",
             "  outbox: 20 rows, 2 fewer than now",
             "  users: 400 rows, 390 more than now",
@@ -772,7 +772,7 @@ def test_undo_of_a_restore_over_a_damaged_database_does_not_go_further_back(stor
     done = stored.run("undo", "production", "--yes")
     (damaged,) = stored.database().parent.glob("*.damaged-*")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
-    assert f"what the last restore replaced was damaged, and is kept as {damaged}" in done.stderr
+    assert f"the database that the last restore replaced is damaged, and is kept as {damaged}" in done.stderr
     assert sample_data.digest(stored.database()) == stored.before
 
 

@@ -42,7 +42,7 @@ def set_acl(file: Path, *entries: str) -> None:
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o400])
 def test_the_mode(live, staged, mode):
     live.chmod(mode)
-    take_over(file_rights.of(live), staged)
+    take_over(file_rights.read(live), staged)
     assert staged.stat().st_mode & 0o7777 == mode
 
 
@@ -50,7 +50,7 @@ def test_the_acl_and_not_the_mode_that_its_mask_shows(live, staged):
     live.chmod(0o600)
     set_acl(live, "u:1234:r", "g:2345:rw")
     assert live.stat().st_mode & 0o070 == 0o060, "which the group itself does not have"
-    take_over(file_rights.of(live), staged)
+    take_over(file_rights.read(live), staged)
     assert acl(staged) == acl(live) and "user:1234:r--" in acl(live) and "group::---" in acl(staged)
 
 
@@ -60,13 +60,13 @@ def test_no_acl_where_the_folder_would_give_one(live, staged, tmp_path):
     inherited = tmp_path / "inherited"
     inherited.touch(0o600)
     assert "user:1234:rw-" in acl(inherited)
-    take_over(file_rights.of(live), inherited)
+    take_over(file_rights.read(live), inherited)
     assert acl(inherited) == ["user::rw-", "group::r--", "other::---"]
 
 
 def test_extended_attributes(live, staged):
     os.setxattr(live, "user.of", "the board".encode())
-    take_over(file_rights.of(live), staged)
+    take_over(file_rights.read(live), staged)
     assert os.getxattr(staged, "user.of") == b"the board"
 
 
@@ -75,7 +75,7 @@ def test_owner_and_group_with_no_right_to_anybody_before_it_is_opened_up(live, s
     os.chown(live, 1234, 2345)
     live.chmod(0o664)
     set_acl(live, "u:99:r")
-    its_rights = file_rights.of(live)
+    its_rights = file_rights.read(live)
     its_rights.own(staged)
     assert (staged.stat().st_uid, staged.stat().st_gid) == (1234, 2345)
     assert staged.stat().st_mode & 0o777 == 0o600 and len(acl(staged)) == 3
@@ -86,14 +86,14 @@ def test_owner_and_group_with_no_right_to_anybody_before_it_is_opened_up(live, s
 @needs_root
 def test_a_new_file_is_its_folder_s_owner_s_alone(staged, tmp_path):
     os.chown(tmp_path, 3456, 4567)
-    take_over(file_rights.of_a_new_file(tmp_path), staged)
+    take_over(file_rights.for_new_file(tmp_path), staged)
     assert (staged.stat().st_uid, staged.stat().st_gid) == (3456, 4567)
     assert staged.stat().st_mode & 0o777 == 0o600
 
 
 class TestTheStricter:
     def mode(self, live: Path, source: Path) -> int:
-        take_over(file_rights.of(live).stricter(file_rights.of(source)), live)
+        take_over(file_rights.read(live).stricter(file_rights.read(source)), live)
         return live.stat().st_mode & 0o777
 
     @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ class TestTheStricter:
         set_acl(live, "u:1234:rw", "u:77:rw", "g:2345:rw")
         staged.chmod(0o600)
         set_acl(staged, "u:77:r")
-        take_over(file_rights.of(live).stricter(file_rights.of(staged)), live)
+        take_over(file_rights.read(live).stricter(file_rights.read(staged)), live)
         assert [entry for entry in acl(live) if "::" not in entry] == [
             "user:77:r--",
             "user:1234:---",
@@ -128,7 +128,7 @@ class TestTheStricter:
         live.chmod(0o644)
         staged.chmod(0o604)
         set_acl(staged, "u:1234:---")
-        take_over(file_rights.of(live).stricter(file_rights.of(staged)), live)
+        take_over(file_rights.read(live).stricter(file_rights.read(staged)), live)
         assert "user:1234:---" in acl(live) and "other::---" in acl(live), (
             "for others may be in its group, which has none"
         )
@@ -138,5 +138,5 @@ class TestTheStricter:
         live.chmod(0o664)
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder").chmod(folder_mode)
-        take_over(file_rights.of(live).within(tmp_path / "folder"), live)
+        take_over(file_rights.read(live).within(tmp_path / "folder"), live)
         assert live.stat().st_mode & 0o777 == result

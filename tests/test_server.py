@@ -224,7 +224,7 @@ def test_sudo_refused_before_anything_happens(server, allowed):
         before = main_pid(server)
         done = restore_demo(server)
         assert done.returncode == 5
-        assert f"error: sudo does not let us stop and start {UNIT}: " in done.stderr
+        assert f"error: sudo does not allow this user to stop and start {UNIT}: " in done.stderr
         assert "'Set up a server'; nothing was changed" in done.stderr
         assert done.stderr.count("\n") == 1 and "downloading" not in done.stdout
         assert server.active(UNIT) and main_pid(server) == before, "it was not touched"
@@ -340,7 +340,7 @@ def test_a_service_that_cannot_be_started_gets_its_old_database_back(server):
         done = restore_demo(server)
         assert done.returncode == 5
         assert f"could not start {UNIT}" in done.stderr and done.stderr.count("\n") == 1
-        assert "the old database is back, and it runs with that" in done.stderr
+        assert "the old database is back, and the service runs with it" in done.stderr
         assert users(server, DEMO) == 0
         assert is_writing(server, DEMO) and server.active(UNIT)
         assert files_of_demo(server) == {"db.sqlite"}
@@ -361,7 +361,7 @@ def test_a_service_that_comes_up_and_then_fails_gets_its_old_database_back(serve
         done = restore_demo(server, DODEKA_START_WAIT_S="10")
         assert done.returncode == 5
         assert f"{UNIT} does not stay up" in done.stderr and done.stderr.count("\n") == 1
-        assert "the old database is back, and it runs with that" in done.stderr
+        assert "the old database is back, and the service runs with it" in done.stderr
         assert users(server, DEMO) == 0
         assert is_writing(server, DEMO) and server.active(UNIT)
         assert files_of_demo(server) == {"db.sqlite"}
@@ -422,7 +422,7 @@ class TestHealth:
             done = restore_demo(server, **self.variables(health, 1))
             assert done.returncode == 5
             assert f"{UNIT} does not answer at its health address within 1 s (HTTP 503)" in done.stderr
-            assert "the old database is back, and it runs with that" in done.stderr
+            assert "the old database is back, and the service runs with it" in done.stderr
             assert users(server, DEMO) == 0 and server.active(UNIT)
 
     def test_nobody_was_there_before_either(self, server):
@@ -734,7 +734,10 @@ class TestNobodyKeepsTheOldFile:
             assert "demo has the data of snapshot " in stderr and "is still open in s" in stderr
             assert f"(process {holder})" in stderr and stderr.count("\n") == 1
             (kept,) = files_of_demo(server) - {"db.sqlite"}
-            assert f"{kept} is still open in" in stderr and "end that; the next backup saves it" in stderr
+            assert (
+                f"{kept} is still open in" in stderr
+                and "end that process; the next backup saves the file" in stderr
+            )
             assert users(server, DEMO) == 30 and is_writing(server, DEMO)
             make(server, "backup", "ENV=demo")
             assert files_of_demo(server) == {"db.sqlite"}
@@ -1127,7 +1130,7 @@ class TestInstall:
 ENDS = {
     "cron.sh production": r"production done: snapshot [0-9a-f]{8}, .* old snapshots removed, [\d.]+ s",
     "cron.sh demo": r"demo done: snapshot [0-9a-f]{8}, .* old snapshots removed, [\d.]+ s",
-    "offsite.py": r"both done: \d+ snapshots copied, .* read back, \d+ old ones removed, what is there can be removed from here, [\d.]+ s",
+    "offsite.py": r"both done: \d+ snapshots copied, .* read back, \d+ old ones removed, off-site snapshots can be removed from here, [\d.]+ s",
     "verify.py production": r"production done: snapshot [0-9a-f]{8} \(zst\) of .* is a whole database, [\d.]+ s",
     "check.py": r"both done: no errors, [\d.]+ s",
 }

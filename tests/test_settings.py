@@ -565,11 +565,11 @@ def test_a_name_that_is_no_setting_is_refused_with_the_nearest(file, name, meant
     hint = f"is {meant} meant? Else take it away"
     with pytest.raises(SetupError) as raised:
         load(file, **{name: "/x"})
-    assert str(raised.value) == f"{name} of the environment is no setting; {hint}"
+    assert str(raised.value) == f"{name} of the environment is not a setting; {hint}"
     file.write_text(f"{name}=/x\n")
     with pytest.raises(SetupError) as raised:
         load(file)
-    assert str(raised.value) == f"{name} of settings file {file} is no setting; {hint}"
+    assert str(raised.value) == f"{name} of settings file {file} is not a setting; {hint}"
 
 
 def test_what_restic_reads_is_not_taken_for_a_misspelling(file):
@@ -687,7 +687,8 @@ def test_a_systemctl_that_is_no_command(file, value):
     with pytest.raises(SetupError) as raised:
         load(file, DODEKA_SYSTEMCTL=value)
     assert (
-        str(raised.value) == f"DODEKA_SYSTEMCTL={value} is no command; sudo systemctl, for example, or none"
+        str(raised.value)
+        == f"DODEKA_SYSTEMCTL={value} is not a command; sudo systemctl, for example, or none"
     )
 
 

@@ -340,7 +340,7 @@ def sh(script: str) -> Callable[[Server], None]:
 
 # what is broken, how, the lines that are bad then, words of the first one, and how it is fixed (None: as it says)
 CASES = {
-    "no snapshot": (forget_all, ["demo snapshots"], "there is none yet", None),
+    "no snapshot": (forget_all, ["demo snapshots"], "no snapshot yet", None),
     "the newest is old": (only_old, ["demo snapshots"], "was taken 31 minutes ago", None),
     "one from the future": (
         lambda server: stored_at(server, datetime.now() + timedelta(days=3)),

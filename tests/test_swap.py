@@ -15,7 +15,7 @@ from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.host import file_rights
 from dodeka_db.sqlite import header, kept_files, sample_data, swap
 from dodeka_db.sqlite.checkpoint import checkpoint_and_close
-from dodeka_db.sqlite.failures import DatabaseInUse
+from dodeka_db.sqlite.failures import DatabaseInUseError
 from test_database import leave_in_wal, make_staged, rows
 
 
@@ -31,7 +31,7 @@ def staged(tmp_path) -> Path:
 
 
 def replace(db: Path, staged: Path, damaged: bool = False) -> Path:
-    its_rights = file_rights.of(db) if db.exists() else file_rights.of_a_new_file(db.parent)
+    its_rights = file_rights.read(db) if db.exists() else file_rights.for_new_file(db.parent)
     return swap.replace(db, staged, swap.keep(db), damaged, its_rights)
 
 
@@ -46,16 +46,16 @@ def test_the_old_wal_is_not_replayed_into_the_new_database_nor_lost(db, staged, 
     assert names(tmp_path) == ["db.sqlite", kept.name]
     assert sample_data.digest(db) == new
     assert rows(kept, "SELECT key FROM users WHERE key = 'in-the-wal'")
-    assert kept_files.of(db) == [kept]
+    assert kept_files.kept_beside(db) == [kept]
 
 
 def test_a_database_in_use_is_left_as_it_is(db, staged):
     before = sample_data.digest(db)
     with closing(sqlite3.connect(db, isolation_level=None)) as idle:
         idle.execute("SELECT * FROM users").fetchone()
-        with pytest.raises(DatabaseInUse):
+        with pytest.raises(DatabaseInUseError):
             replace(db, staged)
-        assert kept_files.of(db) == [], "it is the live one still"
+        assert kept_files.kept_beside(db) == [], "it is the live one still"
         assert swap.remove_stale_link(db)
     assert sample_data.digest(db) == before
     assert staged.exists() and not list(db.parent.glob("*.pre-restore-*"))
@@ -65,7 +65,7 @@ def test_what_turns_out_to_be_damaged_only_now(db, staged):
     db.write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
     damaged = replace(db, staged)
     assert damaged.read_bytes().endswith(b"\xff" * 9000)
-    assert kept_files.of(db) == []
+    assert kept_files.kept_beside(db) == []
 
 
 def test_a_damaged_database_is_kept_with_its_journals(db, staged, tmp_path):
@@ -80,7 +80,7 @@ def test_a_damaged_database_is_kept_with_its_journals(db, staged, tmp_path):
     assert Path(f"{damaged}-wal").read_bytes() == b"its wal"
     assert Path(f"{damaged}-journal").read_bytes() == b"its journal"
     assert sample_data.digest(db) == new
-    assert kept_files.of(db) == []
+    assert kept_files.kept_beside(db) == []
 
 
 def test_a_damaged_database_whose_swap_was_cut_short_gets_its_journals_back(db, tmp_path):
@@ -118,7 +118,7 @@ def test_the_way_back_is_the_same_and_keeps_what_it_takes_out(db, staged, mode, 
 def test_a_process_that_opened_the_old_one_after_it_was_checkpointed_keeps_its_journals(db, staged, tmp_path):
     """It comes between fold() and the rename; what it commits from then on is in no other database."""
     new = sample_data.digest(staged)
-    kept, its_rights = swap.keep(db), file_rights.of(db)
+    kept, its_rights = swap.keep(db), file_rights.read(db)
     checkpoint_and_close(db)
     code = f"""
 import sqlite3
@@ -130,7 +130,7 @@ db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
-        with pytest.raises(DatabaseInUse):
+        with pytest.raises(DatabaseInUseError):
             swap.replace(db, staged, kept, False, its_rights)
         assert Path(f"{db}-wal").exists() and rows(db, "SELECT key FROM users WHERE key = 'in between'")
         assert swap.replace(db, staged, kept, False, its_rights, even_in_use=True) == kept.path
@@ -148,7 +148,7 @@ db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=
 def test_killed_right_behind_the_rename_of_a_database_in_use(db, staged, monkeypatch):
     """The old write-ahead log stands beside the new database then, by a second name: the next run takes that away."""
     new = sample_data.digest(staged)
-    kept, its_rights = swap.keep(db), file_rights.of(db)
+    kept, its_rights = swap.keep(db), file_rights.read(db)
 
     def killed(*_: object) -> None:
         raise SystemExit
@@ -179,7 +179,7 @@ def test_nothing_is_renamed_when_the_kept_file_is_gone_or_another(db, staged):
         if other:
             kept.path.write_bytes(other)
         with pytest.raises(DatabaseError, match="is not kept; nothing was replaced"):
-            swap.replace(db, staged, kept, False, file_rights.of(db))
+            swap.replace(db, staged, kept, False, file_rights.read(db))
         assert sample_data.digest(db) == before and staged.exists()
 
 
@@ -188,7 +188,7 @@ def test_a_database_that_appears_meanwhile_is_kept(tmp_path, staged):
     live = tmp_path / "db.sqlite"
     kept = swap.keep(live)
     sample_data.create(live, members=1)
-    path = swap.replace(live, staged, kept, True, file_rights.of(live))
+    path = swap.replace(live, staged, kept, True, file_rights.read(live))
     assert sample_data.count(path) == 1 and sample_data.count(live) == 10
 
 
@@ -313,4 +313,4 @@ def test_one_kept_under_a_clock_that_was_wrong_is_not_the_last(db):
     files = [db.with_name(f"db.sqlite.pre-restore-{name}") for name in (*names, "99999999T999999Z")]
     for file in files:
         file.write_bytes(b"x")
-    assert kept_files.of(db) == files[:3]
+    assert kept_files.kept_beside(db) == files[:3]

@@ -1,1 +1,1 @@
-"""What the dodeka-db scripts share: one module for each outside thing, two flows (backup, restore)."""
+"""The package of the scripts in bin/: flows over restic, sqlite and host, over settings and errors."""

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from dodeka_db import interrupts
-from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmed, as_line, plain
+from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmedError, as_line, plain
 from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
 
 log = logging.getLogger("dodeka_db")
@@ -120,7 +120,7 @@ def done(summary: str) -> None:
 
 
 def ask(*question: str) -> str:
-    """The answer to a question of some lines, from a terminal or a pipe; raises NotConfirmed where there is none."""
+    """The answer to a question of some lines, from a terminal or a pipe; raises NotConfirmedError where there is none."""
     print("\n".join(map(plain, question)), end=" ", flush=True)
     try:
         with interrupts.suspendable():
@@ -132,15 +132,15 @@ def ask(*question: str) -> str:
     if not sys.stdin.isatty():
         print(flush=True)
     if not answer.strip():
-        raise NotConfirmed("no answer; nothing was changed")
+        raise NotConfirmedError("no answer; nothing was changed")
     return answer.strip()
 
 
 def confirm(question: Sequence[str], yes: bool = False) -> None:
-    """Print the lines of `question`, and raise NotConfirmed unless `yes` is typed, in full, or was given beforehand."""
+    """Print the lines of `question`, and raise NotConfirmedError unless `yes` is typed, in full, or was given beforehand."""
     print("\n".join(map(plain, question)), flush=True)
     if not yes and ask("Type 'yes' to go on:") != "yes":
-        raise NotConfirmed("not confirmed; nothing was changed")
+        raise NotConfirmedError("not confirmed; nothing was changed")
 
 
 def _fail(message: str, code: int) -> int:

@@ -22,7 +22,7 @@ MEANINGS = {
     12: "the password does not open the repository",
     69: "the repository's server does not answer",
     75: "another run did not end within the waiting time",
-    77: "the repository's server does not let us in, or lets nothing be removed",
+    77: "the repository's server refuses access, or does not allow removals",
     129: "interrupted: the terminal was closed",
     130: "interrupted: Ctrl-C",
     131: "interrupted: Ctrl-\\",
@@ -78,65 +78,65 @@ class SetupError(BackupError):
     exit_code = 6
 
 
-class NotConfirmed(BackupError):
+class NotConfirmedError(BackupError):
     """A question was not answered with yes; nothing was changed."""
 
     exit_code = 7
 
 
-class RepositoryDamaged(BackupError):
-    """What is in the repository cannot be read, or is not what was stored."""
+class RepositoryDamagedError(BackupError):
+    """The repository's content cannot be read, or is not the stored one."""
 
     exit_code = 8
 
 
-class RepositoryFull(BackupError):
+class RepositoryFullError(BackupError):
     """The file system that the repository is on has no room left, or a quota of it is reached."""
 
 
-class RepositoryMissing(BackupError):
+class RepositoryMissingError(BackupError):
     """There is no restic repository at the place that the settings name (restic's own code)."""
 
     exit_code = 10
 
 
-class RepositoryLocked(BackupError):
+class RepositoryLockedError(BackupError):
     """Another restic holds a lock on the repository (restic's own code)."""
 
     exit_code = 11
 
 
-class WrongPassword(BackupError):
+class WrongPasswordError(BackupError):
     """The password does not open the repository (restic's own code)."""
 
     exit_code = 12
 
 
-class Unreachable(BackupError):
+class UnreachableError(BackupError):
     """The repository's server does not answer (EX_UNAVAILABLE of sysexits.h)."""
 
     exit_code = 69
 
 
-class Busy(BackupError):
+class BusyError(BackupError):
     """Another run on this machine did not end within the waiting time (EX_TEMPFAIL of sysexits.h)."""
 
     exit_code = 75
 
 
-class CannotRun(BackupError):
+class NoProcessError(BackupError):
     """The machine has no process, thread or memory for what is to be done."""
 
 
-class Refused(BackupError):
+class RefusedError(BackupError):
     """The repository's server answers, and does not let us (EX_NOPERM of sysexits.h)."""
 
     exit_code = 77
 
 
-def no_process(what: str) -> CannotRun:
+def no_process(what: str) -> NoProcessError:
     """The failure of `what`, for which the machine has no process or thread."""
-    return CannotRun(
+    return NoProcessError(
         f"{what} cannot be run: this machine has no process left for it, or no memory", "see: top"
     )
 
@@ -156,7 +156,7 @@ def _escaped(letter: str) -> str:
 
 
 def as_line(error: BaseException) -> str:
-    """What went wrong, in the one line that an operator reads."""
+    """The failure in the one line that an operator reads."""
     return plain(_said(error))
 
 

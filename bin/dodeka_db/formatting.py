@@ -32,7 +32,7 @@ def when(time: datetime) -> str:
 
 
 def ago(time: datetime) -> str:
-    """How long ago, in the largest unit that gives at least two of it: '26 hours'."""
+    """The time since `time` in the largest unit that gives at least two of it: '26 hours'."""
     age = datetime.now().astimezone() - time
     if age < timedelta(0):
         return "in the future"

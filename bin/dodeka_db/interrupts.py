@@ -1,4 +1,4 @@
-"""What a terminal or an operator sends: what ends a run as one exception, which some stretches of code make wait.
+"""Signals of a terminal or an operator: those that end a run, as one exception, which some stretches of code make wait.
 
 Ctrl-C, Ctrl-\\, a terminal that is closed, `kill`: Interrupted. Ctrl-Z, and writing to a terminal in the background, would
 hold a run with its lock, perhaps while the service is down: neither does, but for Ctrl-Z at a question.

@@ -1,4 +1,4 @@
-"""Which settings hold a secret, and text without their values."""
+"""Mask the secrets in a text: passwords in addresses, and the values of settings that hold one."""
 
 import json
 import re

@@ -15,5 +15,5 @@ def load(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, SyntaxError) as error:
         raise SetupError(
-            f"{ROOT / '.venv'} cannot give us {name}: {error}", f"run: make -C {ROOT} setup"
+            f"cannot import {name} from {ROOT / '.venv'}: {error}", f"run: make -C {ROOT} setup"
         ) from error

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from dodeka_db.errors import SetupError, Unreachable, no_process
+from dodeka_db.errors import SetupError, UnreachableError, no_process
 
 # a look takes microseconds; a server that is busy, or a disk that has to start up, some seconds
 ANSWER_S = 30
@@ -16,10 +16,10 @@ HINT = "dmesg says more; is the disk well, or the server that it is mounted from
 
 
 def silent(places: Iterable[Path], answer_s: float = ANSWER_S) -> list[Path]:
-    """Those of `places` that give no answer within `answer_s` seconds, all of them asked at once.
+    """The `places` that give no answer within `answer_s` seconds, all of them asked at once.
 
     A look at a volume that hangs hears no signal and has no time limit of its own: so it is made in a thread, which ends
-    with the process. Raises CannotRun where there is no thread for it.
+    with the process. Raises NoProcessError where there is no thread for it.
     """
     looks = {}
     for place in dict.fromkeys(places):
@@ -35,9 +35,9 @@ def silent(places: Iterable[Path], answer_s: float = ANSWER_S) -> list[Path]:
 
 
 def check_answers(places: Iterable[Path]) -> None:
-    """Raise Unreachable unless all of `places` answer."""
+    """Raise UnreachableError unless all of `places` answer."""
     if hung := silent(places):
-        raise Unreachable(f"{hung[0]} does not answer within {ANSWER_S} s", HINT)
+        raise UnreachableError(f"{hung[0]} does not answer within {ANSWER_S} s", HINT)
 
 
 def check_owner(places: Iterable[Path]) -> None:

@@ -19,7 +19,7 @@ _LOOPBACK = re.compile(r"(.*\.)?localhost|127(\.\d+){3}|::1")
 
 
 def backend(address: str) -> str:
-    """What reaches the repository: `local` for a folder of this machine, else `rest`, `sftp`, `s3`, `rclone`, ..."""
+    """The means to reach the repository: `local` for a folder of this machine, else `rest`, `sftp`, `s3`, `rclone`, ..."""
     match = re.match(r"([a-z0-9]+):", address)
     return match[1] if match else "local"
 
@@ -48,7 +48,7 @@ def is_plain_http(address: str) -> bool:
 
 
 def sftp_host_and_path(address: str) -> tuple[str, str] | None:
-    """Of `sftp:HOST:PATH`, where HOST may be one of ~/.ssh/config; None for any other form."""
+    """HOST and PATH of `sftp:HOST:PATH`, where HOST may be one of ~/.ssh/config; None for any other form."""
     match = re.fullmatch(r"sftp:([^:/]+):(.+)", address)
     return (match[1], match[2]) if match else None
 

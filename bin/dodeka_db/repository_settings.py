@@ -1,4 +1,4 @@
-"""Where one restic repository is, what opens it, and all else that restic needs for it."""
+"""The settings of one restic repository: its address, its password, and all else that restic needs for it."""
 
 import os
 import re
@@ -59,7 +59,7 @@ class RepositorySettings:
 
     @property
     def staging(self) -> Path:
-        """Where temporary files go, restic's too: not into /tmp, which may be in memory."""
+        """The folder for temporary files, restic's too: not /tmp, which may be in memory."""
         return self.state / "staging"
 
     @property
@@ -80,7 +80,7 @@ class RepositorySettings:
         return {name.replace("RESTIC_", "RESTIC_FROM_", 1): value for name, value in own.items()}
 
     def opened_with(self, password_file: Path) -> "RepositorySettings":
-        """The same, with the password in `password_file` and no other."""
+        """These settings with the password in `password_file` and no other."""
         others = {name: value for name, value in self.variables.items() if name not in PASSWORDS}
         variables = {**others, "RESTIC_PASSWORD_FILE": str(password_file)}
         return replace(self, password_file=password_file, variables=variables)

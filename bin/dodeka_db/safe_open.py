@@ -31,7 +31,7 @@ def regular(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def no_link(path: str | os.PathLike[str], flags: int) -> int:
-    """The same, where `path` itself must not be a symbolic link."""
+    """As regular(), and `path` itself must not be a symbolic link."""
     return regular(path, flags | os.O_NOFOLLOW)
 
 
@@ -62,4 +62,4 @@ def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
 
 
 def _is_none(path: str | os.PathLike[str]) -> OSError:
-    return OSError(errno.ENXIO, "it is no regular file", os.fspath(path))
+    return OSError(errno.ENXIO, "it is not a regular file", os.fspath(path))

@@ -1,4 +1,4 @@
-"""When what is due. The crontab in deploy/ says it to cron, this to us; a test holds the two together."""
+"""The times at which each job is due. The crontab in deploy/ has them for cron; a test holds the two together."""
 
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 def seconds_until_next(environment: str, now: datetime) -> int:
-    """How many seconds after `now` the next cron run of `environment` is due: 1 to 720."""
+    """The seconds from `now` until the next cron run of `environment` is due: 1 to 720."""
     every = int(BACKUP_EVERY.total_seconds())
     in_hour = now.minute * 60 + now.second
     return every - (in_hour - FIRST_MINUTE[environment] * 60) % every

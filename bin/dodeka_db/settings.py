@@ -1,4 +1,4 @@
-"""What can be set, and where it was. The only reader of os.environ and of the settings file."""
+"""The settings: every one that can be set, its value, and where it was set. The only reader of os.environ."""
 
 import difflib
 import logging
@@ -227,7 +227,7 @@ def _main(
 
 
 def _placed(repository: RepositorySettings, databases: list[Path]) -> RepositorySettings:
-    """The same, with the variables and the places that follow from where it is."""
+    """These settings with the variables and the places that follow from the others."""
     own = [place for place in (repository.folder, repository.password_file) if place]
     return replace(
         repository,
@@ -274,7 +274,7 @@ def _offsite_options(main: RepositorySettings, values: Mapping[str, str]) -> tup
         match = re.fullmatch(r"([a-z0-9]+)\.[a-z0-9.-]+=.+", option)
         if not match:
             raise SetupError(
-                f"OFFSITE_OPTIONS holds '{masking.masked(option, values)}', which is no option of restic",
+                f"OFFSITE_OPTIONS holds '{masking.masked(option, values)}', which is not an option of restic",
                 "write 'rclone.program=ssh offsite', and a semicolon between two",
             )
         # a copy is one restic, with one set of options
@@ -287,7 +287,7 @@ def _offsite_options(main: RepositorySettings, values: Mapping[str, str]) -> tup
 
 
 def _handed_over(name: str, file: Path, environ: Mapping[str, str]) -> Path:
-    """Where systemd has put the password in `file` for a unit (LoadCredential=), else `file`.
+    """The file in which systemd hands the password in `file` to a unit (LoadCredential=), else `file`.
 
     https://systemd.io/CREDENTIALS/
     """
@@ -305,7 +305,10 @@ def _check_names(values: Mapping[str, str], where: str, others: Iterable[str] = 
             continue
         is_like_ours = name.startswith(("DODEKA_", "OFFSITE_")) or name == "RESTIC_REPOSITORY_FILE"
         if near := difflib.get_close_matches(name, SETTINGS, 1, 0 if is_like_ours else 0.9):
-            raise SetupError(f"{name} of {where} is no setting", f"is {near[0]} meant? Else take it away")
+            raise SetupError(
+                f"{name} of {where} is not a setting",
+                f"did you mean {near[0]}? Else remove the line or the variable",
+            )
 
 
 def _check_places(environ: Mapping[str, str], from_file: Mapping[str, str], file: Path) -> None:
@@ -361,7 +364,7 @@ def _systemctl(value: str | None) -> tuple[str, ...]:
     except ValueError:
         words = []
     if not words:
-        raise SetupError(f"DODEKA_SYSTEMCTL={value} is no command", "sudo systemctl, for example, or none")
+        raise SetupError(f"DODEKA_SYSTEMCTL={value} is not a command", "sudo systemctl, for example, or none")
     return tuple(words)
 
 

@@ -1,4 +1,4 @@
-"""What is read from and written to as it comes: a file, a program's output, a database on its way."""
+"""Types of streams: a file, a program's output, a database on its way."""
 
 from typing import Protocol
 

@@ -34,8 +34,8 @@ def of_live(settings: Settings, repository: Repository, environment: Environment
     """take_snapshot() of the live database, with a warning where the service writes to another one."""
     taken = take_snapshot(repository, environment, environment.database)
     with suppress(BackupError):  # that systemd does not answer, make status says
-        if stray := stray_writes.found(service.of(settings, environment), environment.live):
-            log.warning("%s: what it writes is in no snapshot; see BACKUP.md, 'Written elsewhere'", stray)
+        if stray := stray_writes.found(service.of_environment(settings, environment), environment.live):
+            log.warning("%s: its new rows are in no snapshot; see BACKUP.md, 'Written elsewhere'", stray)
     return taken
 
 

@@ -20,7 +20,7 @@ NEVER = datetime.fromtimestamp(0).astimezone()
 def run(main: RepositorySettings) -> None:
     """Check the structure, read the part of the data that was read longest ago, and write down how that ended.
 
-    Raises RepositoryDamaged, and the next check reads the same part again.
+    Raises RepositoryDamagedError, and the next check reads the same part again.
     """
     with job_records.failures(main.state, JOB):
         doing = "check of the repository"
@@ -46,7 +46,7 @@ def all_read_since(state: Path) -> datetime | None:
 
 
 def _read(state: Path) -> dict[int, datetime]:
-    """When each part was read; without those that a wrong clock has put into the future."""
+    """The time at which each part was read; without those that a wrong clock has put into the future."""
     found: Any = job_records.read(state, JOB).details.get("read")
     try:
         times = {int(number): datetime.fromisoformat(time).astimezone() for number, time in found.items()}

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from dodeka_db import schedule
-from dodeka_db.errors import BackupError, RepositoryFull, as_line
+from dodeka_db.errors import BackupError, RepositoryFullError, as_line
 from dodeka_db.flows import backup, growth, retention
 from dodeka_db.flows.leftovers import fail_if_down, recover
 from dodeka_db.flows.take_snapshot import Taken
@@ -36,7 +36,7 @@ class Done:
 def run(settings: Settings, environment: Environment) -> Done:
     """Take a snapshot and apply the retention policy, and write down how that ended.
 
-    Raises Busy when another run holds the lock until the next one is due, and whatever a step raises; a
+    Raises BusyError when another run holds the lock until the next one is due, and whatever a step raises; a
     failure after the snapshot was stored says so. All done, it raises ServiceError while a service is down that a
     restore left stopped, and DatabaseError if SQLite's check found defects in the database.
     """
@@ -65,7 +65,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 )
             _behind(
                 taken,
-                "a look at all snapshots",
+                "the count of the stored bytes",
                 "done",
                 lambda: growth.sample(repository, environment),
             )
@@ -76,7 +76,7 @@ def run(settings: Settings, environment: Environment) -> Done:
 
 
 def job(environment: Environment) -> str:
-    """What the records call the cron run of `environment`."""
+    """The name of the cron run of `environment` in the records."""
     return f"cron-{environment.name}"
 
 
@@ -90,7 +90,7 @@ def _store(settings: Settings, repository: Repository, environment: Environment)
     """The snapshot, and how many old ones had to make room for it: where there is none, the retention comes first."""
     try:
         return backup.of_live(settings, repository, environment), 0
-    except RepositoryFull as full:
+    except RepositoryFullError as full:
         if _is_copied(settings):
             raise
         log.warning("%s: applying the retention policy first, then trying once more", full.message)
@@ -99,9 +99,9 @@ def _store(settings: Settings, repository: Repository, environment: Environment)
         for one in settings.environments:
             removed += retention.apply(repository, one)
         return backup.of_live(settings, repository, environment), removed
-    except RepositoryFull as full:
-        message = f"{full.message}, also after the retention policy, by which {removed} old snapshots went"
-        raise RepositoryFull(message, "see BACKUP.md, 'The volume is full'") from full
+    except RepositoryFullError as full:
+        message = f"{full.message}, even after the retention policy removed {removed} old snapshots"
+        raise RepositoryFullError(message, "see BACKUP.md, 'The volume is full'") from full
 
 
 def _behind(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:

@@ -10,7 +10,7 @@ from dodeka_db.host import disks
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot
 from dodeka_db.sqlite import header
-from dodeka_db.sqlite.failures import NotWhole
+from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.streams import Readable
 
 log = logging.getLogger("dodeka_db")
@@ -63,7 +63,7 @@ class Incoming:
     def _read_header(self) -> None:
         try:
             found = header.header_of(self._head, self._shown)
-        except NotWhole as error:
+        except NotWholeError as error:
             raise SnapshotError(error.message, _HINT) from error
         self._database_bytes = found.pages * found.page_bytes
         disks.for_database(self._path.parent, self._database_bytes, self._remedy).check()

@@ -16,13 +16,13 @@ from dodeka_db.flows.restore_question import Change
 from dodeka_db.flows.staged_database import rights_of_new
 from dodeka_db.host import file_rights, open_files
 from dodeka_db.host.file_rights import Rights
-from dodeka_db.host.service import DoesNotAnswer, DoesNotRun, Service
+from dodeka_db.host.service import Service, ServiceNotAnsweringError, ServiceNotRunningError
 from dodeka_db.interrupts import Interrupted, interruptible, shielded
 from dodeka_db.restic.snapshots import PRE_RESTORE
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import kept_files, swap
 from dodeka_db.sqlite.checkpoint import refuse_if_open
-from dodeka_db.sqlite.failures import DatabaseInUse
+from dodeka_db.sqlite.failures import DatabaseInUseError
 from dodeka_db.sqlite.swap import Kept
 
 log = logging.getLogger("dodeka_db")
@@ -33,7 +33,7 @@ STOPS = 3
 
 @dataclass(frozen=True)
 class _Outcome:
-    """How the exchange of two databases ended: what is in place now, and what is not.
+    """The end of an exchange of two databases: the one in place, and the other.
 
     `done` says what is in place; `kept` is where `kept_shown`, the other database, is, None if there was none. `error` is
     why the run fails all the same.
@@ -50,7 +50,7 @@ class _Outcome:
         return self.error.message if self.error else self.done
 
     def failed(self, error: BackupError, message: str) -> "_Outcome":
-        """The same, with an error of the kind and the next step of `error`."""
+        """This outcome, with an error of the kind and the next step of `error`."""
         return replace(self, error=type(error)(message, error.hint))
 
 
@@ -118,7 +118,7 @@ def _replace(
         try:
             # what starts the unit again and again does not win: _part() stops it on the replaced database
             return swap.replace(live, new, kept, is_damaged, its_rights, even_in_use=not tries_left)
-        except DatabaseInUse:
+        except DatabaseInUseError:
             if not tries_left or not service.was_started_meanwhile():
                 raise
             service.stop()
@@ -140,9 +140,9 @@ def _start(
     except Interrupted:
         service.is_not_watched()
         raise
-    except DoesNotAnswer as error:
+    except ServiceNotAnsweringError as error:
         failure, why = error, "" if answered else "; it did not before either, so the new database stays"
-    except DoesNotRun as error:
+    except ServiceNotRunningError as error:
         failure, why = error, ""
     except (BackupError, OSError) as error:
         failure = error if isinstance(error, BackupError) else BackupError(as_line(error))
@@ -150,8 +150,10 @@ def _start(
     else:
         if not holders:
             return outcome
-        message = f"{outcome.done}, but {old} is still open in {', '.join(holders)}: what that writes is there alone"
-        return replace(outcome, error=DatabaseInUse(message, "end that; the next backup saves it"))
+        message = f"{outcome.done}, but {old} is still open in {', '.join(holders)}: its new rows are in that file alone"
+        return replace(
+            outcome, error=DatabaseInUseError(message, "end that process; the next backup saves the file")
+        )
     if old is None:
         why = "; there was no database before, so the new one stays"
     elif kept_files.is_damaged(old):
@@ -196,7 +198,7 @@ def _put_back(
         service.stop()  # systemd may be trying it again and again
         refuse_if_open(old)
         leftovers.settle(old)
-        taken_out = _replace(service, live, old, kept, False, file_rights.of(old))
+        taken_out = _replace(service, live, old, kept, False, file_rights.read(old))
     except (BackupError, OSError) as second:
         problem = f"{failure.message}, and the old database could not be put back: {as_line(second)}"
         with suppress(BackupError):
@@ -210,11 +212,11 @@ def _put_back(
         if taken_out:
             _part(service, live, taken_out)
         service.watch(settings.start_wait_s, target.health_url)
-        said = "and it runs with that"
-    except (DoesNotRun, DoesNotAnswer) as second:
-        said = f"and with that {second.message}: the data was not the reason{service.if_down()}"
+        said = "and the service runs with it"
+    except (ServiceNotRunningError, ServiceNotAnsweringError) as second:
+        said = f"and with it {second.message}: the data was not the reason{service.if_down()}"
     except (BackupError, OSError) as second:
-        said = f"and with that {as_line(second)}{service.if_down()}"
+        said = f"and with it {as_line(second)}{service.if_down()}"
     done = f"{back}, {said}"
     return _Outcome(done, taken_out, "the new database, with what was written to it,", is_new=False).failed(
         failure, done
@@ -238,7 +240,7 @@ def _stays_stopped(service: Service) -> str:
 
 def _save(settings: Settings, target: Environment, outcome: _Outcome) -> str:
     """Make a snapshot of the database that is not in place; where that is now. Raises BackupError if it could not be saved."""
-    if isinstance(outcome.error, DatabaseInUse):
+    if isinstance(outcome.error, DatabaseInUseError):
         return _where(settings, target, outcome)  # it is still being written to
     if outcome.kept and not kept_files.is_damaged(outcome.kept):
         log.info("saving %s", outcome.kept_shown)

@@ -1,11 +1,11 @@
-"""How fast the snapshots of an environment grow, by a sample of their stored size each day."""
+"""The growth of an environment's snapshots, by a sample of their stored size each day."""
 
 import logging
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dodeka_db.errors import BackupError, RepositoryDamaged, as_line
+from dodeka_db.errors import BackupError, RepositoryDamagedError, as_line
 from dodeka_db.host import job_records
 from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment
@@ -22,11 +22,11 @@ def sample(repository: Repository, environment: Environment) -> None:
     """Write the stored size down, if that was not done within a day. To be called under the lock.
 
     A figure for make status alone: that it cannot be had is a warning, and fails no run. But to count it restic walks through
-    all snapshots: raises RepositoryDamaged if it cannot, for nothing else of every day would notice.
+    all snapshots: raises RepositoryDamagedError if it cannot, for nothing else of every day would notice.
     """
     try:
         _sample(repository, environment)
-    except RepositoryDamaged:
+    except RepositoryDamagedError:
         raise
     except (BackupError, OSError) as error:
         log.warning("the stored size is not known: %s", as_line(error))

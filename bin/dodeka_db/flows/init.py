@@ -1,4 +1,4 @@
-"""make init: make the password file and the restic repository where there is none yet."""
+"""make init: make the password file and the restic repository where no snapshot yet."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dodeka_db import places
-from dodeka_db.errors import Refused, SetupError, Unreachable, WrongPassword
+from dodeka_db.errors import RefusedError, SetupError, UnreachableError, WrongPasswordError
 from dodeka_db.flows import cron, offsite
 from dodeka_db.formatting import when
 from dodeka_db.host import disks, job_records, password_files, run_lock, staging
@@ -73,7 +73,7 @@ def _report(pair: _Pair, config: Config | None, pattern: Config | None) -> None:
     if config is None:
         log.info("repository %s: made%s", chosen.shown, f", with the chunking of {other}" if pattern else "")
         return
-    log.info("repository %s: was there already, nothing to do", chosen.shown)
+    log.info("repository %s: exists already, nothing to do", chosen.shown)
     if pattern and config.chunker_polynomial != pattern.chunker_polynomial:
         log.warning("it cuts files into other chunks than %s: copied snapshots take more room", other)
     if config.format == 1 and chosen.format == "pages":
@@ -110,29 +110,31 @@ def _confirm_new(pair: _Pair, confirm: Confirm) -> None:
 def _config_of(repository: Repository, made: Path | None) -> Config | None:
     try:
         return repository.config()
-    except WrongPassword as error:
+    except WrongPasswordError as error:
         if not made:
             raise
         raise SetupError(
-            f"repository {repository.settings.shown} is there, but its password file {made} is not",
+            f"repository {repository.settings.shown} exists, but its password file {made} does not",
             "put the repository's own password into it",
         ) from error
 
 
 def _pattern(other: RepositorySettings | None) -> Config | None:
-    """How the other of the two repositories was made, so that copies deduplicate; None if it was not yet."""
+    """The configuration of the other repository, whose chunking makes copies deduplicate; None if it does not exist yet."""
     if other is None:
         return None
     if other.is_offsite and other.password_file and not other.password_file.exists():
-        log.info("%s is not looked at: %s is missing", other.shown, other.password_file)
+        log.info("%s is not read: %s is missing", other.shown, other.password_file)
         return None
     try:
         return Repository(other).config()
-    except (Unreachable, Refused, WrongPassword) as error:
+    except (UnreachableError, RefusedError, WrongPasswordError) as error:
         if not other.is_offsite:
             raise
         hint = "fix that, or if it cannot wait: take OFFSITE_REPOSITORY out of the settings for now"
-        raise type(error)(f"no chunking to take over: {error.message}", hint) from error
+        raise type(error)(
+            f"the chunking of the off-site repository is not known: {error.message}", hint
+        ) from error
 
 
 def _check_folder(chosen: RepositorySettings) -> None:

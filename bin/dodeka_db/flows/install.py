@@ -31,7 +31,7 @@ _OF_TIMERS = (POLKIT, *(installed.CREDENTIALS / name for name in installed.CREDE
 def one_user(yes: bool) -> None:
     """Install what the web service's user can by itself, and say what an administrator has to do besides.
 
-    `yes` is the answer to whether a crontab with other lines is to be replaced. Raises SetupError or NotConfirmed.
+    `yes` is the answer to whether a crontab with other lines is to be replaced. Raises SetupError or NotConfirmedError.
     """
     if settings.ROOT.stat().st_uid == 0:
         raise SetupError(
@@ -43,9 +43,9 @@ def one_user(yes: bool) -> None:
             f"this is {settings.ROOT}, but the crontab runs the scripts in {ONE_USER.root}",
             f"clone this repository to {ONE_USER.root} and run 'make install' there",
         )
-    here = settings.load()
+    loaded = settings.load()
     if ONE_USER.log_folder.is_dir():
-        log.info("log folder %s: there already", ONE_USER.log_folder)
+        log.info("log folder %s: unchanged", ONE_USER.log_folder)
     else:
         log.info("log folder: mkdir %s", ONE_USER.log_folder)
         try:
@@ -55,9 +55,9 @@ def one_user(yes: bool) -> None:
             raise SetupError(
                 f"{ONE_USER.log_folder} cannot be made: {error.strerror}", "run this as backend"
             ) from error
-    _replace_crontab(here, yes)
+    _replace_crontab(loaded, yes)
     if installed.logrotate_is_installed():
-        log.info("logrotate %s: there already", LOGROTATE)
+        log.info("logrotate %s: unchanged", LOGROTATE)
     else:
         log.info("logrotate: an administrator types 'sudo editor %s', and these lines:", LOGROTATE)
         for line in ONE_USER.logrotate.splitlines():
@@ -66,21 +66,21 @@ def one_user(yes: bool) -> None:
     log.info("    BACKUP.md, 'Set up a server'")
 
 
-def _replace_crontab(here: Settings, yes: bool) -> None:
-    there = installed.crontab()
-    if there == ONE_USER.crontab:
-        log.info("crontab: there already")
+def _replace_crontab(loaded: Settings, yes: bool) -> None:
+    present = installed.crontab()
+    if present == ONE_USER.crontab:
+        log.info("crontab: unchanged")
         return
-    others = [line for line in there.splitlines() if not installed.is_ours(line)]
+    others = [line for line in present.splitlines() if not installed.is_ours(line)]
     if others:
         log.info("crontab: these lines of yours are not in the shipped one and would go:")
         for line in others:
             log.info("    %s", line)
         if not yes:
             console.confirm(["Replace the crontab?"])
-    if there:
-        kept = staging.state_folder(here.main) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
-        kept.write_text(there)
+    if present:
+        kept = staging.state_folder(loaded.main) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
+        kept.write_text(present)
         log.info("crontab: the old one is kept as %s", kept)
     _run("crontab", "crontab", str(installed.CRONTAB))
 
@@ -97,9 +97,9 @@ def own_user(timers: bool) -> None:
         )
     own = _make_user(web)
     _write_settings(own)
-    here = settings.load({"HOME": str(OWN_HOME)}, check_owner=False)
-    _give_folders(here, web, own)
-    for environment in here.environments:
+    loaded = settings.load({"HOME": str(OWN_HOME)}, check_owner=False)
+    _give_folders(loaded, web, own)
+    for environment in loaded.environments:
         _open_databases(environment, web, own)
         _write(
             "unit",
@@ -112,8 +112,8 @@ def own_user(timers: bool) -> None:
     if timers:
         _set_jobs(OWN_USER, "")
         _write("polkit", POLKIT, (installed.DEPLOY / "dodeka-backup.rules").read_text())
-        _hand_over_passwords(here, own)
-        units = OWN.units(here)
+        _hand_over_passwords(loaded, own)
+        units = OWN.units(loaded)
         for path, text in units.items():
             _write("timer", path, text)
         _run("units", "systemctl", "daemon-reload")
@@ -152,7 +152,7 @@ def _prove_readable() -> None:
     if done.exit_code:
         raise SetupError(
             f"{OWN_USER} cannot run {script}: {done.failure}",
-            f"where it is a right: chmod -R go+rX {settings.ROOT}",
+            f"if a right is missing: chmod -R go+rX {settings.ROOT}",
         )
 
 
@@ -175,7 +175,7 @@ def uninstall() -> None:
     _run("units", "systemctl", "daemon-reload")
     if _user(OWN_USER):
         log.info(
-            "this stays, for it holds data: user %s, %s, %s, %s,",
+            "kept, since these hold data: user %s, %s, %s, %s,",
             OWN_USER,
             OWN_HOME,
             OWN.log_folder,
@@ -205,7 +205,7 @@ def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
     if web.pw_gid not in os.getgrouplist(OWN_USER, own.pw_gid):
         _run("group", "usermod", "--append", "--groups", grp.getgrgid(web.pw_gid).gr_name, OWN_USER)
     else:
-        log.info("user %s, of the group of %s: there already", OWN_USER, WEB_USER)
+        log.info("user %s, of the group of %s: unchanged", OWN_USER, WEB_USER)
     members = {
         *grp.getgrgid(web.pw_gid).gr_mem,
         *(one.pw_name for one in pwd.getpwall() if one.pw_gid == web.pw_gid),
@@ -227,7 +227,7 @@ def _write_settings(own: pwd.struct_passwd) -> None:
         _give(file, SETTINGS_FILE, own.pw_uid, own.pw_gid, 0o600, (0, own.pw_uid))
 
 
-def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd) -> None:
+def _give_folders(loaded: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd) -> None:
     """The home, the folder of the log, and the volume with what is on it.
 
     The settings are the own user's to write: root gives away nothing by them that neither that user nor the web service's had.
@@ -237,7 +237,7 @@ def _give_folders(here: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd
         _give(folder, OWN_HOME, own.pw_uid, own.pw_gid, 0o700, (own.pw_uid,))
     with _opened(OWN.log_folder) as folder:
         _give(folder, OWN.log_folder, own.pw_uid, own.pw_gid, 0o750, (0, own.pw_uid))
-    repository, password_file = here.main.folder, here.main.password_file
+    repository, password_file = loaded.main.folder, loaded.main.password_file
     for path in filter(None, (repository, password_file)):
         if path.is_relative_to(web.pw_dir):
             raise SetupError(
@@ -293,9 +293,9 @@ def _open_databases(
                     _give(file, folder / found, owner, web.pw_gid, 0o660, (web.pw_uid, own.pw_uid))
 
 
-def _hand_over_passwords(here: Settings, own: pwd.struct_passwd) -> None:
+def _hand_over_passwords(loaded: Settings, own: pwd.struct_passwd) -> None:
     """Copies of the passwords for systemd to hand to the units, which root reads: in a folder of root's, from no link."""
-    for name, file in installed.passwords(here).items():
+    for name, file in installed.passwords(loaded).items():
         if file and file.exists():
             with _opened(file, os.O_RDONLY | os.O_NONBLOCK) as opened:
                 status = os.fstat(opened)
@@ -344,11 +344,11 @@ def _give(
         return
     if status.st_uid not in from_users:
         raise SetupError(
-            f"{shown} is a thing of {places.user_name(status.st_uid)}", "look what that is: ls -l"
+            f"{shown} belongs to {places.user_name(status.st_uid)}", "find out what it is: ls -l"
         )
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         raise SetupError(
-            f"{shown} has a second name elsewhere", "no restore runs? Then look for it: find -samefile"
+            f"{shown} has another hard link", "if no restore is at work, look for it: find -samefile"
         )
     log.info("rights: %s to %s, mode %o", shown, places.user_name(user), mode)
     os.fchown(descriptor, user, group)
@@ -378,7 +378,7 @@ def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str
         and path.read_text(errors="replace") == text
         and stat.S_IMODE(path.stat().st_mode) == mode
     ):
-        log.info("%s %s: there already", what, path)
+        log.info("%s %s: unchanged", what, path)
         return
     log.info("%s: write %s", what, path)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -413,16 +413,18 @@ def _remove_timers() -> None:
 def _set_jobs(user: str, jobs: str) -> None:
     """Have `jobs`, lines of a crontab, in the crontab of `user` in the place of those that are ours; all others stay."""
     who = () if os.geteuid() else ("-u", user)
-    there = installed.crontab("" if os.geteuid() else user).splitlines()
-    at = next((at for at, line in enumerate(there) if line.strip() and installed.is_ours(line)), len(there))
-    others = [[line for line in part if not installed.is_ours(line)] for part in (there[:at], there[at:])]
+    present = installed.crontab("" if os.geteuid() else user).splitlines()
+    at = next(
+        (at for at, line in enumerate(present) if line.strip() and installed.is_ours(line)), len(present)
+    )
+    others = [[line for line in part if not installed.is_ours(line)] for part in (present[:at], present[at:])]
     wanted = [
         *others[0],
         *jobs.splitlines(),
         *others[1],
     ]  # what sets a variable stays in front of what it is for
-    if list(filter(str.strip, wanted)) == list(filter(str.strip, there)):
-        log.info("crontab of %s: there already", user)
+    if list(filter(str.strip, wanted)) == list(filter(str.strip, present)):
+        log.info("crontab of %s: unchanged", user)
         return
     log.info("crontab of %s: %s", user, f"as {installed.CRONTAB}" if jobs else "without the backups")
     if not wanted:

@@ -40,7 +40,7 @@ def add(settings: RepositorySettings, name: str) -> tuple[Key, Path]:
         try:
             log.info("adding a key for %s", name)
             repository.add_key(name, file)
-            log.info("opening the repository with it alone")
+            log.info("opening the repository with the new key alone")
             alone = settings.opened_with(file)
             verify.prove(Repository(alone), snapshot)
             (added,) = _of(repository, name)
@@ -51,7 +51,7 @@ def add(settings: RepositorySettings, name: str) -> tuple[Key, Path]:
 
 
 def _password_file(settings: RepositorySettings, name: str) -> Path:
-    """Where the password of a new key is until it is handed over."""
+    """The file with the password of a new key until it is handed over."""
     return settings.state / f"key-{name}"
 
 
@@ -74,7 +74,7 @@ def _take_back(repository: Repository, name: str, known: set[str]) -> None:
             _password_file(settings, name).unlink(missing_ok=True)
         except (BackupError, OSError) as error:
             command = settings.make(f"key-remove NAME={name}")
-            log.warning("the key is not taken back: %s; then: %s", as_line(error), command)
+            log.warning("the new key is not removed again: %s; then: %s", as_line(error), command)
 
 
 def remove(settings: RepositorySettings, wanted: str) -> Key:
@@ -93,7 +93,7 @@ def remove(settings: RepositorySettings, wanted: str) -> Key:
             raise UsageError(f"there is no key of {wanted!r}", f"see: {settings.make('keys')}")
         if len(found) > 1:
             ids = ", ".join(key.short_id for key in found)
-            raise UsageError(f"several keys are meant by {wanted}: {ids}", "name one by its ID")
+            raise UsageError(f"{wanted} names several keys: {ids}", "name one by its ID")
         (key,) = found
         if len(keys) == 1:
             raise UsageError(
@@ -103,7 +103,7 @@ def remove(settings: RepositorySettings, wanted: str) -> Key:
         if key.is_in_use:
             place = settings.password_file or "the settings"
             raise UsageError(
-                f"key {key.short_id} is the one in use here, by the password in {place}",
+                f"key {key.short_id} is the one that this server uses, by the password in {place}",
                 "first put the password of another key there",
             )
         repository.remove_key(key)
@@ -116,7 +116,7 @@ def table(settings: RepositorySettings) -> list[str]:
     """Its keys as lines under each other: ID, name, host, when it was made, whether it is the one in use."""
     rows = [("ID", "Name", "Host", "Made", "")]
     rows += [
-        (key.short_id, key.name, key.host, when(key.made), "in use here" if key.is_in_use else "")
+        (key.short_id, key.name, key.host, when(key.made), "in use" if key.is_in_use else "")
         for key in Repository(settings).keys()
     ]
     return columns(rows, "<<<<<")

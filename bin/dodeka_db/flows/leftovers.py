@@ -1,20 +1,20 @@
-"""What restores left behind: one that was killed, one that could not save what it replaced, a service that is down."""
+"""Clean up behind earlier restores: files of killed ones, kept files that are not saved yet, a service that is down."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dodeka_db.errors import BackupError, Busy, DatabaseError, ServiceError, as_line
+from dodeka_db.errors import BackupError, BusyError, DatabaseError, ServiceError, as_line
 from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.host import open_files, run_lock, service, staging
-from dodeka_db.host.service import DoesNotAnswer, Service
+from dodeka_db.host.service import Service, ServiceNotAnsweringError
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import PRE_RESTORE
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import journals, kept_files, swap
 from dodeka_db.sqlite.checkpoint import checkpoint_and_close, refuse_if_open
-from dodeka_db.sqlite.failures import DatabaseInUse, NotWhole
+from dodeka_db.sqlite.failures import DatabaseInUseError, NotWholeError
 from dodeka_db.sqlite.row_counts import row_counts
 
 log = logging.getLogger("dodeka_db")
@@ -33,7 +33,7 @@ def recover(settings: Settings) -> Down:
 
 
 def clean_up(settings: Settings) -> Down:
-    """The same, but that what restores kept stays where it is."""
+    """As recover(), but the kept files stay where they are."""
     return _clean_up(settings, saving=False)
 
 
@@ -41,19 +41,19 @@ def _clean_up(settings: Settings, saving: bool) -> Down:
     down: Down = []
     for environment in settings.environments:
         name = environment.name
-        unit = service.of(settings, environment)
+        unit = service.of_environment(settings, environment)
         try:
             with run_lock.beside(environment.live, wait_s=0):
-                with _warning_of("what a killed restore of %s left is not cleaned up yet: %s", name):
+                with _warning_of("the files that a killed restore of %s left are not removed yet: %s", name):
                     _clean_up_files(environment.live, unit)
                 if error := _bring_up(settings, environment, unit):
                     log.warning("%s", error)
                     down.append((unit, error))
                 if saving:
-                    with _warning_of("what a restore of %s replaced is not saved yet: %s", name):
+                    with _warning_of("the database that a restore of %s replaced is not saved yet: %s", name):
                         store_kept(settings, environment)
-        except (Busy, DatabaseError) as error:
-            log.info("nothing is cleaned up behind restores of %s now: %s", name, error.message)
+        except (BusyError, DatabaseError) as error:
+            log.info("files of killed restores of %s are not looked for now: %s", name, error.message)
     return down
 
 
@@ -74,11 +74,11 @@ def fail_if_down(down: Down) -> None:
 
 def _clean_up_files(live: Path, unit: Service) -> None:
     staging.remove_left_beside(live)
-    if any(open_files.that_have_open(kept) for kept in kept_files.of(live)) and unit.is_marked:
+    if any(open_files.that_have_open(kept) for kept in kept_files.kept_beside(live)) and unit.is_marked:
         unit.stop()  # it was started before the rename, and runs on the replaced database
     if swap.remove_stale_link(live) or unit.is_marked:
         settle(live)
-    for kept in kept_files.of(live):
+    for kept in kept_files.kept_beside(live):
         settle(kept)
 
 
@@ -88,13 +88,13 @@ def settle(path: Path) -> None:
         return
     try:
         row_counts(path)
-    except NotWhole:
+    except NotWholeError:
         return  # what is damaged stays as it is, with its journals
     except DatabaseError:
         pass  # a reader cannot roll back
     try:
         checkpoint_and_close(path)
-    except DatabaseInUse:
+    except DatabaseInUseError:
         pass  # whoever has it open has done that
 
 
@@ -111,7 +111,7 @@ def _bring_up(settings: Settings, environment: Environment, unit: Service) -> Se
         log.warning("%s: starting it", what)
         unit.start()
         unit.watch(settings.start_wait_s, environment.health_url)
-    except DoesNotAnswer as error:
+    except ServiceNotAnsweringError as error:
         log.warning("it is active again, but %s", error)
     except (BackupError, OSError) as error:
         return ServiceError(f"{what}, and it does not come up: {as_line(error)}{unit.if_down()}")
@@ -125,12 +125,12 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
     database. Raises BackupError or OSError, with the file in place.
     """
     became = {}
-    for kept in kept_files.of(environment.live):
+    for kept in kept_files.kept_beside(environment.live):
         refuse_if_open(kept)
         settle(kept)
         try:
             taken = take_snapshot(Repository(settings.main), environment, kept, extra_tags=(PRE_RESTORE,))
-        except NotWhole as error:
+        except NotWholeError as error:
             damaged = kept_files.set_aside(kept, journals_of=kept)
             log.warning("no %s snapshot: %s", PRE_RESTORE, error.message)
             log.warning("the damaged database is kept as it was: %s", damaged)

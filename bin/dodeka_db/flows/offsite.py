@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from dodeka_db.errors import BackupError, RepositoryDamaged, SetupError, as_line
+from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, as_line
 from dodeka_db.flows import retention, verify
 from dodeka_db.host import job_records, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
 from dodeka_db.restic.repository import Config, Repository
-from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of, ordinary, resolve
+from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of_environment, ordinary, resolve
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 log = logging.getLogger("dodeka_db")
@@ -20,9 +20,9 @@ JOB = "offsite"
 
 @dataclass(frozen=True)
 class Done:
-    """How many snapshots were copied, which were read back, and how many old ones were removed (None: as is set).
+    """A finished copy: the number of copied snapshots, those read back, the number of removed old ones (None: left to the server).
 
-    `is_removable` is whether this machine could remove what is there.
+    `is_removable` is whether this machine could remove an off-site snapshot.
     """
 
     copied: int
@@ -32,7 +32,7 @@ class Done:
 
     @property
     def summary(self) -> str:
-        """What was done, in a few words."""
+        """The result in a few words."""
         read_back = " and ".join(f"{one.short_id} of {one.environment}" for one in self.read_back) or "none"
         retention = "retention left to the server"
         if self.removed is not None:
@@ -54,7 +54,7 @@ def check_apart(one: Config | None, other: Config | None) -> None:
 
 
 def last(settings: Settings) -> job_records.Record:
-    """How the last copy ended; a good one to another place than today's off-site repository counts as none."""
+    """The record of the last copy; a good one to another place than today's off-site repository counts as none."""
     record, shown = job_records.read(settings.main.state, JOB), settings.repository(offsite=True).shown
     return record if record.details.get("to", shown) == shown else replace(record, passed=None)
 
@@ -63,7 +63,7 @@ def last(settings: Settings) -> job_records.Record:
 def copying_excluded(repository: RepositorySettings, doing: str) -> Iterator[None]:
     """While the block runs no copy begins; for one that is at work it waits. For what restic has to be alone for.
 
-    To be entered before the lock that backups wait for. Raises Busy.
+    To be entered before the lock that backups wait for. Raises BusyError.
     """
     if repository.copied_to is None:
         yield
@@ -109,7 +109,7 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
     removed = _apply_retention(settings, target, copied)
     if damaged:
         ids = ", ".join(snapshot.short_id for snapshot in damaged)
-        raise RepositoryDamaged(
+        raise RepositoryDamagedError(
             f"{copied} snapshots are copied, but {ids} of {main.shown} cannot be: damaged",
             f"see {failures.DAMAGED}",
         )
@@ -121,7 +121,7 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
 def _prove(target: Repository, wanted: list[Snapshot], snapshots: list[Snapshot]) -> list[Snapshot]:
     proven = []
     for name in ENVIRONMENTS:
-        last_here = newest(of(wanted, name))
+        last_here = newest(of_environment(wanted, name))
         if not last_here:
             continue
         copy = resolve(target.settings, snapshots, name, LATEST)
@@ -142,8 +142,8 @@ def _apply_retention(settings: Settings, target: Repository, copied: int) -> int
         return sum(retention.apply(target, environment) for environment in settings.environments)
     except (BackupError, OSError) as error:
         what = as_line(error)
-        if isinstance(error, failures.RemovalRefused):
-            what = f"{error.message}; if it is to be so (append-only): OFFSITE_RETENTION=none"
+        if isinstance(error, failures.RemovalRefusedError):
+            what = f"{error.message}; if the server must be append-only, set OFFSITE_RETENTION=none"
         kind = type(error) if isinstance(error, BackupError) else BackupError
         raise kind(
             f"{copied} snapshots are copied, and the newest read back, but nothing old was removed: {what}"

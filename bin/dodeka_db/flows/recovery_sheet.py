@@ -69,7 +69,7 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _said(*words: str) -> str:
-    """What a program says that may not be there: nothing if it fails."""
+    """The output of a program that may be missing; empty if it fails."""
     try:
         done = programs.run(*words)
     except SetupError:
@@ -133,7 +133,7 @@ def _versions(settings: Settings) -> dict[str, str]:
 
 
 def _newest(settings: Settings) -> dict[str, Snapshot]:
-    """Of each environment that has one; nothing where that cannot be told."""
+    """The newest ordinary snapshot by environment; empty where the repository does not open."""
     try:
         snapshots = Repository(settings.main).snapshots()
     except (BackupError, OSError):
@@ -180,5 +180,5 @@ def _swap(environment: Environment) -> tuple[str, ...]:
 
 
 def now() -> str:
-    """When the page was made."""
+    """The date of the page."""
     return f"{datetime.now().astimezone():%a %d %b %Y %H:%M}"

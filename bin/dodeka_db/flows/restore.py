@@ -17,7 +17,7 @@ from dodeka_db.host import run_lock, staging
 from dodeka_db.host import service as services
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import LATEST, Snapshot, of, resolve
+from dodeka_db.restic.snapshots import LATEST, Snapshot, of_environment, resolve
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite.header import read_header
 
@@ -39,7 +39,7 @@ def choose(
     repository = Repository(settings)
     found = repository.snapshots()
     if wanted is None:
-        candidates = of(found, source)
+        candidates = of_environment(found, source)
         shown = snapshots.as_table(candidates, repository.sizes(candidates))
         wanted = ask([*shown, f"Snapshot of {source} to restore (an ID, or '{LATEST}'):"])
     return Choice(repository, resolve(settings, found, source, wanted))  # once, before anything is changed
@@ -65,7 +65,7 @@ def undo(settings: Settings, target: Environment, confirm: Confirm) -> None:
 
 
 def _restore(settings: Settings, target: Environment, choose: Callable[[], Origin], confirm: Confirm) -> None:
-    service = services.of(settings, target)
+    service = services.of_environment(settings, target)
     service.check()
     live = target.live
     _check_link(target.database, live)
@@ -101,13 +101,13 @@ def _check_link(link: Path, live: Path) -> None:
         read_header(live)
     except DatabaseError as error:
         raise DatabaseError(
-            f"{link} links to {live}, which is no database ({error.message})",
-            "put that link right; nothing was changed",
+            f"{link} links to {live}, which is not a database ({error.message})",
+            "correct the link; nothing was changed",
         ) from error
     if live.name != link.name and not safe_open.is_ours(link.parent):
         raise DatabaseError(
             f"{link} links to {live}, in a folder of another user",
-            f"call that file {link.name} too; nothing was changed",
+            f"rename that file to {link.name}; nothing was changed",
         )
 
 

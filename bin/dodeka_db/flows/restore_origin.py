@@ -1,4 +1,4 @@
-"""Where a restore takes its data from: a snapshot, or the database that the last restore replaced."""
+"""The origin of a restore's data: a snapshot, or the database that the last restore replaced."""
 
 import logging
 import shutil
@@ -21,7 +21,7 @@ log = logging.getLogger("dodeka_db")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the data comes from: whose they are, of when, and what writes them to a file as a database.
+    """A source of data: its environment, its time, and a function that writes it to a file as a database.
 
     `kept` is the file where they are a database that the last restore replaced.
     """
@@ -45,17 +45,17 @@ def of_snapshot(repository: Repository, target: Environment, snapshot: Snapshot)
 
 
 def of_last_restore(settings: Settings, target: Environment) -> Origin:
-    if kept := kept_files.of(target.live):
+    if kept := kept_files.kept_beside(target.live):
         origin = _of_kept_file(target, kept[-1])
     else:
         repository = Repository(settings.main)
         origin = of_snapshot(
             repository, target, newest_pre_restore(settings.main, repository.snapshots(), target.name)
         )
-    damaged = kept_files.damaged_of(target.live)
+    damaged = kept_files.damaged_beside(target.live)
     if damaged and kept_files.since(damaged[-1]) > origin.time:
         raise SnapshotError(
-            f"what the last restore replaced was damaged, and is kept as {damaged[-1]}",
+            f"the database that the last restore replaced is damaged, and is kept as {damaged[-1]}",
             f"choose an older state: {settings.main.make(f'restore ENV={target.name}')}",
         )
     return origin

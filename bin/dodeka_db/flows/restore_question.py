@@ -1,4 +1,4 @@
-"""What a restore is about to change, and the words in which it asks."""
+"""The question of a restore: the change that it is about to make, in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dodeka_db.sqlite.integrity import Findings
 
 @dataclass(frozen=True)
 class Change:
-    """What is about to be done, for the question: the rows of each table `now` and `then`, None where SQLite cannot tell.
+    """A change that waits for a yes: the rows of each table `now` and `then`, None where SQLite cannot tell.
 
     `findings` is what is wrong with the new database, `fixed` names what was until its indexes were rebuilt.
     `now` is None, with a `problem`, where they cannot be counted; `damaged` if because it is no whole database.
@@ -29,7 +29,7 @@ class Change:
 
 
 def describe(change: Change) -> list[str]:
-    """What a restore is about to do, and how many rows come and go, in lines."""
+    """The question in lines: the change, and how many rows come and go."""
     target, origin = change.target, change.origin
     lines = []
     if origin.environment != target.name:
@@ -40,7 +40,7 @@ def describe(change: Change) -> list[str]:
     lines += [f"  {line}" for line in _differences(change)]
     if change.fixed:
         lines.append(f"Its indexes were damaged, and are rebuilt: {change.fixed}")
-    return lines + [f"Not all is well with it: {line}" for line in change.findings.lines()]
+    return lines + [f"Warning about the new database: {line}" for line in change.findings.lines()]
 
 
 def _back(time: datetime) -> str:
@@ -57,12 +57,12 @@ def _differences(change: Change) -> list[str]:
         if then is None or (now is None and table in change.now):
             lines.append(f"{shown}: SQLite cannot count its rows here")
         elif now is None:
-            lines.append(f"{shown}: {counted(then, 'row')}, a table that is not there now")
+            lines.append(f"{shown}: {counted(then, 'row')}, a table that the live database does not have")
         elif then != now:
             more = f"{then - now} more" if then > now else f"{now - then} fewer"
             lines.append(f"{shown}: {counted(then, 'row')}, {more} than now")
     for table, now in change.now.items():
         if table not in change.then:
             has = "rows that cannot be counted" if now is None else counted(now, "row")
-            lines.append(f"{cell(table)}: goes, a table that has {has} now")
+            lines.append(f"{cell(table)}: a table that disappears, with {has}")
     return sorted(lines) or ["every table has as many rows as now"]

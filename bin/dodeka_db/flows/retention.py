@@ -2,10 +2,10 @@
 
 import logging
 
-from dodeka_db.errors import RepositoryFull
+from dodeka_db.errors import RepositoryFullError
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import Snapshot, of, pre_restore
+from dodeka_db.restic.snapshots import Snapshot, of_environment, pre_restore
 from dodeka_db.settings import Environment
 
 log = logging.getLogger("dodeka_db")
@@ -36,11 +36,11 @@ def apply(repository: Repository, environment: Environment) -> int:
         if expired:
             repository.forget_these(expired)
         return len(expired) + repository.forget(environment)
-    except RepositoryFull:
-        log.warning("there is no room to prune as usual: only what is unused as a whole is removed")
+    except RepositoryFullError:
+        log.warning("there is no room to prune as usual: only packs that are wholly unused are removed")
         repository.forget_without_room(environment, expired)
         return len(listed) - len(_listed(repository, environment))
 
 
 def _listed(repository: Repository, environment: Environment) -> list[Snapshot]:
-    return of(repository.listed(), environment.name)
+    return of_environment(repository.listed(), environment.name)

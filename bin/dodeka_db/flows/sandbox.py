@@ -106,4 +106,4 @@ def _make(*words: str) -> None:
     words = ("make", "--no-print-directory", *words, f"CONFIG={CONFIG.relative_to(ROOT)}")
     console.show("$ " + " ".join(word for word in words if not word.startswith("--")))
     if subprocess.run(words, env=environment, check=False).returncode:
-        raise BackupError(f"'{' '.join(words)}' failed", "what it said is above")
+        raise BackupError(f"'{' '.join(words)}' failed", "its messages are above")

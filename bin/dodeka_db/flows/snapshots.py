@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dodeka_db.formatting import ago, columns, size, when
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import Snapshot, of
+from dodeka_db.restic.snapshots import Snapshot, of_environment
 
 
 def listed(settings: RepositorySettings, environment: str | None) -> tuple[list[Snapshot], dict[str, int]]:
@@ -14,7 +14,7 @@ def listed(settings: RepositorySettings, environment: str | None) -> tuple[list[
     repository = Repository(settings)
     found = repository.snapshots()
     if environment:
-        found = of(found, environment)
+        found = of_environment(found, environment)
     return found, repository.sizes(found)
 
 

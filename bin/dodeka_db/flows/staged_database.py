@@ -14,7 +14,7 @@ from dodeka_db.host import disks, file_rights
 from dodeka_db.host.file_rights import Rights
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import integrity, swap
-from dodeka_db.sqlite.failures import NotWhole
+from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.header import match_journal_mode
 from dodeka_db.sqlite.row_counts import row_counts
 
@@ -37,7 +37,7 @@ def stage(settings: Settings, target: Environment, origin: Origin, file: Buffere
         if found.defects:
             _reindex(staged, shown)
             findings = integrity.verify(staged, shown)
-    except NotWhole as error:
+    except NotWholeError as error:
         raise SnapshotError(error.message, "choose another snapshot; nothing was changed") from error
     then = row_counts(staged)
     match_journal_mode(staged, live)
@@ -48,7 +48,7 @@ def stage(settings: Settings, target: Environment, origin: Origin, file: Buffere
     try:
         return replace(change, now=row_counts(live))
     except DatabaseError as error:  # the very case that a restore is for
-        return replace(change, problem=error.message, damaged=isinstance(error, NotWhole))
+        return replace(change, problem=error.message, damaged=isinstance(error, NotWholeError))
 
 
 def _reindex(staged: Path, shown: str) -> None:
@@ -68,14 +68,14 @@ def rights_of_new(settings: Settings, target: Environment, origin: Origin, stage
     live = target.live
     source = live if origin.environment == target.name else settings.environment(origin.environment).live
     try:
-        its_rights = file_rights.of(live) if live.exists() else file_rights.of_a_new_file(live.parent)
+        its_rights = file_rights.read(live) if live.exists() else file_rights.for_new_file(live.parent)
         if source != live:
-            of_source = file_rights.of(source) if source.exists() else file_rights.of_a_new_file(live.parent)
+            of_source = file_rights.read(source) if source.exists() else file_rights.for_new_file(live.parent)
             its_rights = its_rights.stricter(of_source.within(source.parent))
         its_rights.own(staged)
     except OSError as error:
         raise DatabaseError(
-            f"{live} belongs to another user or group, or {source.parent} is closed to us ({error.strerror})",
+            f"{live} belongs to another user or group, or {source.parent} cannot be entered ({error.strerror})",
             WHO,
         ) from error
     return its_rights

@@ -11,7 +11,7 @@ from dodeka_db.flows import status_jobs, status_repository, status_server
 from dodeka_db.flows.status_lines import Line, Look, State, bad, guarded, unknown
 from dodeka_db.flows.status_repository import Stored
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import Snapshot, of
+from dodeka_db.restic.snapshots import Snapshot, of_environment
 from dodeka_db.settings import Environment, Settings
 
 
@@ -81,7 +81,7 @@ class _Screen:
         if not isinstance(listed, list):
             yield Line(name, "snapshots", unknown("cannot be seen: the repository does not open"))
             return
-        ours = of(listed, name)
+        ours = of_environment(listed, name)
         yield Line(name, "snapshots", guarded(lambda: status_repository.snapshots(main, environment, ours)))
         yield Line(name, "size", self._at([main.state], lambda: status_repository.size_line(stored[name])))
 
@@ -95,7 +95,7 @@ class _Screen:
         yield Line(name, "kept files", kept)
 
     def _at(self, needed: Sequence[Path | None], look_at: Callable[[], Look]) -> Look:
-        """How `look_at` sees it, which looks at the `needed` places: not where one of them does not answer."""
+        """The result of `look_at`, which needs the places `needed`; bad without a look where one of them does not answer."""
         for place in needed:
             if place in self._hung:
                 return bad(f"{place} does not answer within {places.ANSWER_S} s", places.HINT)
@@ -116,6 +116,6 @@ class _Screen:
         if repository.settings.state in self._hung:
             return None
         try:
-            return status_repository.stored(repository, environment, of(listed, environment.name))
+            return status_repository.stored(repository, environment, of_environment(listed, environment.name))
         except Exception as error:
             return error

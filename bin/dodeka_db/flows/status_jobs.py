@@ -1,4 +1,4 @@
-"""How the jobs did: cron runs, drills, checks, off-site copies; and which of them is at work."""
+"""The lines of `make status` about jobs: cron runs, drills, checks, off-site copies; and the one at work."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -80,17 +80,17 @@ def offsite_copy(settings: Settings) -> Look:
     if record.passed and "is_removable" in record.details:
         can = "can be removed from here: BACKUP.md, 'Off-site'"
         look = look.but(
-            f"; what is there {can if record.details['is_removable'] else 'cannot be removed from here'}"
+            f"; off-site snapshots {can if record.details['is_removable'] else 'cannot be removed from here'}"
         )
     look = look.but(f" ({second.shown})")
     if main.folder and second.folder and disks.are_on_one_disk(main.folder, second.folder):
-        text = f"{look.text}; that is on the disk of {main.folder}: what takes the one takes the other"
+        text = f"{look.text}; the off-site repository is on the disk of {main.folder}: one failure takes both"
         return bad(text, look.fix or "a place elsewhere: BACKUP.md, 'Off-site'", **look.figures)
     return look
 
 
 def at_work(main: RepositorySettings) -> Look:
-    """Which run holds the lock."""
+    """The run that holds the lock."""
     holder = run_lock.holder(main.state)
     if holder is None:
         return well("nothing runs")
@@ -101,7 +101,7 @@ def at_work(main: RepositorySettings) -> Look:
 
 
 def _job(record: Record, what: str, overdue: timedelta | None, command: str, figure: str) -> Look:
-    """How the job with that `record`, called `what` in words, did; `command` does it again."""
+    """The look of a job by its `record`; messages call it `what`, and `command` does it again."""
     if record.passed and is_future(record.passed):
         return bad(f"the last good {what} is in the future", f"timedatectl; then: {command}")
     if not record.passed:

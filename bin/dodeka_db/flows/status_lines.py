@@ -1,4 +1,4 @@
-"""What one line of `make status` is made of."""
+"""The parts of one line of `make status`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,13 +6,13 @@ from datetime import datetime
 from enum import IntEnum
 
 from dodeka_db import schedule
-from dodeka_db.errors import RepositoryDamaged, as_line
+from dodeka_db.errors import RepositoryDamagedError, as_line
 from dodeka_db.formatting import ago
 from dodeka_db.settings import Environment
 
 
 class State(IntEnum):
-    """How a thing is; the number is the exit code."""
+    """The state of a thing; the number is the exit code."""
 
     WELL = 0
     BAD = 1
@@ -21,7 +21,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Look:
-    """How one thing is, in words; what fixes it; figures by their names in FIGURES."""
+    """One thing as it looks, in words; the command that fixes it; figures by their names in FIGURES."""
 
     state: State
     text: str
@@ -29,7 +29,7 @@ class Look:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def but(self, text: str) -> "Look":
-        """The same, with `text` behind the words."""
+        """This look, with `text` behind the words."""
         return replace(self, text=self.text + text)
 
 
@@ -48,7 +48,7 @@ FIGURES = {
     "pre_restore_snapshots": "How many snapshots of replaced databases are kept.",
     "stored_bytes": "What the snapshots take in the repository.",
     "growth_bytes_per_day": "How fast that has grown over the last week.",
-    "cron_success_timestamp_seconds": "When a cron run last did all it should, in Unix time.",
+    "cron_success_timestamp_seconds": "When a cron run last succeeded, in Unix time.",
     "drill_success_timestamp_seconds": "When a drill last passed, in Unix time.",
     "check_success_timestamp_seconds": "When the repository's check last passed, in Unix time.",
     "offsite_success_timestamp_seconds": "When the off-site copy last passed, in Unix time.",
@@ -71,10 +71,10 @@ def unknown(text: str) -> Look:
 
 
 def guarded(look_at: Callable[[], Look]) -> Look:
-    """What `look_at` returns, or its failure: one odd thing must not take the whole screen away."""
+    """The result of `look_at`, or its failure: one odd thing must not take the whole screen away."""
     try:
         return look_at()
-    except RepositoryDamaged as error:
+    except RepositoryDamagedError as error:
         return bad(error.message, error.hint)
     except Exception as error:
         return unknown(as_line(error))
@@ -87,7 +87,7 @@ def overall(lines: Sequence[Line]) -> State:
 
 
 def age(moment: datetime) -> str:
-    """How long ago; two clocks may differ a little."""
+    """The time since `moment` in words; two clocks may differ a little."""
     return ago(min(moment, now()))
 
 

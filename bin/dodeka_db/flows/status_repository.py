@@ -1,4 +1,4 @@
-"""How restic, the repository and its snapshots are."""
+"""The lines of `make status` about restic, the repository and its snapshots."""
 
 import shutil
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dodeka_db import schedule
-from dodeka_db.errors import BackupError, RepositoryMissing, WrongPassword
+from dodeka_db.errors import BackupError, RepositoryMissingError, WrongPasswordError
 from dodeka_db.flows import growth
 from dodeka_db.flows.status_lines import Look, age, bad, largest_bytes, now, unknown, well
 from dodeka_db.formatting import counted, size
@@ -23,7 +23,7 @@ FEW_DAYS = 30
 
 @dataclass(frozen=True)
 class Stored:
-    """What the snapshots of an environment take, and how fast that grows: None where that is not known yet."""
+    """The size of an environment's snapshots in the repository, and its growth: None where that is not known yet."""
 
     stored_bytes: int
     bytes_per_day: float | None
@@ -49,8 +49,8 @@ def password(settings: Settings) -> Look:
             return bad(error.message, error.hint)
         if not _is_mounted(settings):
             return bad(error.message, f"sudo mount {file.parent}")
-        never = f"where there was never one: {main.make('init')}"
-        return bad(error.message, f"put {file} back (BACKUP.md, 'Password'); {never}")
+        fix = f"put {file} back (BACKUP.md, 'Password'; a first one: {main.make('init')})"
+        return bad(error.message, fix)
     return well(f"{file}, for its owner alone")
 
 
@@ -61,11 +61,11 @@ def opened(
     main = settings.main
     if repository is None:
         return unknown("not opened, for what is wrong with restic or the password")
-    if isinstance(listed, RepositoryMissing):
+    if isinstance(listed, RepositoryMissingError):
         if main.folder and not _is_mounted(settings):
             return bad(listed.message, f"sudo mount {main.folder.parent}")
-        return bad(listed.message, f"bring it back, or where there was never one: {main.make('init')}")
-    if isinstance(listed, WrongPassword):
+        return bad(listed.message, f"bring it back (a first one: {main.make('init')})")
+    if isinstance(listed, WrongPasswordError):
         return bad(listed.message, "put the right password back (BACKUP.md, 'Password')")
     if isinstance(listed, BackupError):
         if main.folder is None:
@@ -91,7 +91,7 @@ def snapshots(main: RepositorySettings, environment: Environment, listed: Sequen
     replaced = len(listed) - len(kept)
     figures: dict[str, float] = {"snapshots": len(kept), "pre_restore_snapshots": replaced}
     if not kept:
-        return bad("there is none yet", main.make(f"backup ENV={environment.name}"), **figures)
+        return bad("no snapshot yet", main.make(f"backup ENV={environment.name}"), **figures)
     text = f"{counted(len(kept), 'snapshot')}, {replaced} pre-restore"
     past = of_the_past(kept)
     if past:

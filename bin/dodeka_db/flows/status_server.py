@@ -1,4 +1,4 @@
-"""How the server is: its services, files that restores or keys left, crontab, logrotate, user, room."""
+"""The lines of `make status` about the server: services, files that restores or keys left, crontab, logrotate, user, room."""
 
 import os
 import shlex
@@ -15,9 +15,9 @@ from dodeka_db.sqlite import kept_files
 
 
 def service_line(settings: Settings, environment: Environment) -> Look:
-    unit = service.of(settings, environment)
+    unit = service.of_environment(settings, environment)
     if not unit.managed:
-        return well("none is managed here")
+        return well("no service is managed")
     now = unit.look()
     state = now.state if now.load == "loaded" else now.load
     if state == "active":
@@ -31,12 +31,12 @@ def service_line(settings: Settings, environment: Environment) -> Look:
 
 
 def kept_files_line(main: RepositorySettings, environment: Environment) -> Look:
-    if damaged := kept_files.damaged_of(environment.live):
+    if damaged := kept_files.damaged_beside(environment.live):
         text = f"restores replaced damaged databases, kept as {', '.join(map(str, damaged))}"
         # with their journals
         remove = " ".join(f"{shlex.quote(str(path))}*" for path in damaged)
         return bad(text, f"when you need them no more: rm {remove}")
-    if kept := kept_files.of(environment.live):
+    if kept := kept_files.kept_beside(environment.live):
         text = f"a replaced database is in no snapshot yet: {', '.join(map(str, kept))}"
         return bad(text, main.make(f"backup ENV={environment.name}"))
     return well("no file of a restore is left")
@@ -63,17 +63,17 @@ def crontab() -> Look:
     try:
         missing = installed.missing_jobs()
     except BackupError as error:
-        return bad(error.message, installed.here().fix)
+        return bad(error.message, installed.set_up().fix)
     if missing:
-        jobs = installed.here().jobs
-        return bad(f"{len(missing)} of the {len(jobs)} shipped lines are not in it", installed.here().fix)
+        jobs = installed.set_up().jobs
+        return bad(f"{len(missing)} of the {len(jobs)} shipped lines are not in it", installed.set_up().fix)
     return well("as shipped")
 
 
 def logrotate() -> Look:
     if not installed.logrotate_is_installed():
-        here = installed.here()
-        fix = here.fix if here.is_own else f"{here.fix} prints what an administrator puts there"
+        set_up = installed.set_up()
+        fix = set_up.fix if set_up.is_own else f"{set_up.fix} prints what an administrator puts there"
         return bad(f"{installed.LOGROTATE} is not as shipped", fix)
     return well("as shipped")
 
@@ -84,6 +84,6 @@ def user(settings: Settings) -> Look:
     if settings.systemctl and any(
         folder.is_dir() and folder.stat().st_uid == os.geteuid() for folder in folders
     ):
-        text = f"{name} runs the web service too: who breaks into that can read and remove all backups"
+        text = f"{name} runs the web service too: whoever breaks into the web service can read and remove all backups"
         return well(f"{text} (BACKUP.md, 'Who can do what')")
     return well(name)

@@ -13,7 +13,7 @@ LOOK_S = 2
 
 
 def found(unit: Service, live: Path) -> str:
-    """What is wrong where `unit` is active and does not have the database `live` open; empty if nothing, or if we may not see.
+    """The fault, in words, if `unit` is active without having the database `live` open; empty if there is none, or if we may not see.
 
     A unit that has no database open, because `live` is none that it could open, writes nowhere. Raises ServiceError.
     """

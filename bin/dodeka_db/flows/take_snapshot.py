@@ -14,7 +14,7 @@ from dodeka_db.restic.repository import Repository, Stored
 from dodeka_db.settings import Environment
 from dodeka_db.sqlite import integrity
 from dodeka_db.sqlite.export import copy_pages, export_compacted, size_bytes
-from dodeka_db.sqlite.failures import CannotExport
+from dodeka_db.sqlite.failures import CannotCompactError
 from dodeka_db.sqlite.header import read_header
 from dodeka_db.sqlite.integrity import Findings
 
@@ -38,7 +38,7 @@ class Taken:
 
     @property
     def summary(self) -> str:
-        """What was done, in a few words."""
+        """The result in a few words."""
         at_most = "" if self.stored.is_exact else "at most "
         return (
             f"snapshot {self.snapshot_id}, {size(self.exported_bytes)} exported,"
@@ -53,7 +53,7 @@ def take_snapshot(
 
     To be called under the lock. What is wrong with a database that can be read through is warned of.
     Raises DatabaseError if there is nothing whole to export, BackupError if there is no room or it cannot be
-    stored, RepositoryDamaged if it does not read back.
+    stored, RepositoryDamagedError if it does not read back.
     """
     settings = repository.settings
     programs.preload()
@@ -87,7 +87,7 @@ def _export(source: Path, export: Path, format: str) -> list[str]:
         try:
             export_compacted(source, export)
             return []
-        except CannotExport as error:
+        except CannotCompactError as error:
             reason = f"{error.message}; the snapshot holds its pages, with what is left of deleted rows"
         copy_pages(source, export)
         return [reason]

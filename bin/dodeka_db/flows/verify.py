@@ -4,16 +4,16 @@ import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from dodeka_db.errors import Busy, DatabaseError, SnapshotError
+from dodeka_db.errors import BusyError, DatabaseError, SnapshotError
 from dodeka_db.flows.download import Incoming, download
 from dodeka_db.formatting import columns, when
 from dodeka_db.host import job_records, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of, resolve
+from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of_environment, resolve
 from dodeka_db.settings import Environment
 from dodeka_db.sqlite import integrity
-from dodeka_db.sqlite.failures import NotWhole
+from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.integrity import Findings
 from dodeka_db.sqlite.row_counts import row_counts
 
@@ -35,14 +35,14 @@ def run(settings: RepositorySettings, environment: Environment, wanted: str) -> 
             snapshots = repository.snapshots()
             snapshot = resolve(settings, snapshots, environment.name, wanted)
             rows, findings = prove(repository, snapshot)
-        if snapshot == newest(of(snapshots, environment.name)):
+        if snapshot == newest(of_environment(snapshots, environment.name)):
             defects = {"defects": findings.defects_shown} if findings.defects else {}
             job_records.passed(settings.state, job(environment), {"snapshot": snapshot.short_id, **defects})
     try:
         with run_lock.beside(environment.live, settings.lock_wait_s):
             live = row_counts(environment.database)
-    except (DatabaseError, Busy) as error:
-        log.warning("nothing to compare it with: %s", error.message)
+    except (DatabaseError, BusyError) as error:
+        log.warning("the rows are not compared with the live database: %s", error.message)
         live = {}
     for line in _beside(rows, live):
         log.info("%s", line)
@@ -50,7 +50,7 @@ def run(settings: RepositorySettings, environment: Environment, wanted: str) -> 
 
 
 def job(environment: Environment) -> str:
-    """What the records call the drill of `environment`."""
+    """The name of the drill of `environment` in the records."""
     return f"drill-{environment.name}"
 
 
@@ -70,7 +70,7 @@ def prove(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, int | N
         log.info("checking")
         try:
             findings = integrity.verify(copy, shown)
-        except NotWhole as error:
+        except NotWholeError as error:
             older = settings.make(f"verify ENV={snapshot.environment} SNAPSHOT=...")
             raise SnapshotError(error.message, f"an older one may be whole: {older}") from error
         for line in findings.lines():

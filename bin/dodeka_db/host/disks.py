@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dodeka_db.errors import BackupError, RepositoryFull
+from dodeka_db.errors import BackupError, RepositoryFullError
 from dodeka_db.repository_settings import RepositorySettings
 
 # a lock, a tree, an index, a snapshot, and their blocks
@@ -18,7 +18,7 @@ RESERVE_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Room:
-    """What is free in a folder, and what a backup may need there, in bytes; in words what it is to be called."""
+    """The free bytes in a folder beside the bytes that a run may need, and the words for a lack of room."""
 
     lack: str
     folder: Path
@@ -60,7 +60,7 @@ def for_snapshot(repository: Path, file_bytes: int) -> Room:
     """In a local `repository` a snapshot takes its file's size at most, and restic's own small files."""
     needed = file_bytes + SMALL_FILES_BYTES
     lack, remedy = "no room left for a snapshot", "enlarge the backup volume"
-    return Room(lack, repository, _free(repository), needed, remedy, RepositoryFull)
+    return Room(lack, repository, _free(repository), needed, remedy, RepositoryFullError)
 
 
 def for_database(folder: Path, database_bytes: int, remedy: str) -> Room:
@@ -96,7 +96,7 @@ def is_mount_point(file: Path) -> bool:
 
 
 def mount_point(folder: Path) -> Path:
-    """Where the file system that `folder` is, or would be, on is mounted."""
+    """The mount point of the file system that `folder` is, or would be, on."""
     folder = _existing(folder).resolve()
     while not os.path.ismount(folder):
         folder = folder.parent

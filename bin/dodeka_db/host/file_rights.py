@@ -1,4 +1,4 @@
-"""Who may do what with a file: its owner, group, mode, access control list and extended attributes."""
+"""The rights to a file: owner, group, mode, access control list and extended attributes."""
 
 import os
 import pwd
@@ -27,7 +27,7 @@ Entry = tuple[int, int]
 
 @dataclass(frozen=True)
 class Rights:
-    """Of a file: `entries` are the permissions (rwx as three bits) of its ACL by tag and ID, those of a mode if it has none."""
+    """The rights to a file: `entries` are the permissions (rwx as three bits) of its ACL by tag and ID, or those of its mode."""
 
     owner: int
     group: int
@@ -35,7 +35,7 @@ class Rights:
     attributes: Mapping[str, bytes]
 
     def stricter(self, other: "Rights") -> "Rights":
-        """These, less what `other` does not give to the same user or group; the owner keeps what it has."""
+        """These rights less those that `other` does not give to the same user or group; the owner keeps all."""
         asked = {**self.entries, **{entry: 0 for entry in other.entries if entry[0] in (_USER, _GROUP)}}
         entries = {
             entry: (self.entries[entry] if entry in self.entries else self._permits(entry, self))
@@ -47,7 +47,7 @@ class Rights:
         return replace(self, entries=entries)
 
     def within(self, folder: Path) -> "Rights":
-        """These, without those of whom `folder` does not let through. Raises OSError."""
+        """These rights without those of users and groups that `folder` does not let through. Raises OSError."""
         mode = folder.stat().st_mode
         closed = {_OTHER} if not mode & stat.S_IXOTH else set()
         if not mode & stat.S_IXGRP:
@@ -100,7 +100,7 @@ class Rights:
         return self.group in groups and not self.entries[_USER_OBJ, _NO_ID] & ~allowed
 
     def _permits(self, entry: Entry, asked: "Rights") -> int:
-        """What the user or group that `entry` of the rights `asked` is about may do here."""
+        """The permissions, by these rights, of the user or group of `entry` in the rights `asked`."""
         tag, of = entry
         if tag in (_USER_OBJ, _MASK):
             return _ALL
@@ -116,16 +116,16 @@ class Rights:
         return self.entries[tag, of] & self.entries.get((_MASK, _NO_ID), _ALL)
 
 
-def of(file: Path) -> Rights:
-    """Those of `file`. Raises OSError."""
+def read(file: Path) -> Rights:
+    """The rights of `file`. Raises OSError."""
     status = file.stat()
     entries = _acl(file) or _of_mode(status.st_mode)
     attributes = {name: os.getxattr(file, name) for name in _names(file) if name != _ACL}
     return Rights(status.st_uid, status.st_gid, entries, attributes)
 
 
-def of_a_new_file(folder: Path) -> Rights:
-    """Of a file in `folder` that only the owner of the folder may read and write, and its group where new files get that.
+def for_new_file(folder: Path) -> Rights:
+    """The rights of a new file in `folder`: read and written by the folder's owner alone, and by its group where new files get that.
 
     Raises OSError.
     """

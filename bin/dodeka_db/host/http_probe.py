@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 
 def problem(url: str, limit_s: float, body: bytes | None = None, direct: bool = False) -> str:
-    """What is wrong with the answer of `url`, which may hold `user:password@`; nothing if it is a 2xx, also after redirections.
+    """The fault of the answer of `url`, which may hold `user:password@`; empty if it is a 2xx, also after redirections.
 
     Asked in a thread that is waited for so long: a time limit of urllib's is one for each packet. `body` is what is posted;
     `direct` past the proxies of the environment.

@@ -1,4 +1,4 @@
-"""What `make install` puts on a server in either set-up, and whether it is there: crontab or timers, logrotate, sudo's rules.
+"""The files that `make install` puts on a server in either set-up, and whether they are installed: crontab or timers, logrotate, sudo's rules.
 
 The shipped files in deploy/ are those of the one-user set-up, where the web service's user runs the backups. For a user of
 its own the same files are written with other names in them.
@@ -71,7 +71,7 @@ class SetUp:
 
     @property
     def fix(self) -> str:
-        """What installs what is missing."""
+        """The command that installs the missing files."""
         return f"sudo make -C {self.root} install" if self.is_own else "make install"
 
     @cached_property
@@ -137,7 +137,7 @@ ONE_USER = SetUp(WEB_USER, SERVER_ROOT, LOG_FOLDER)
 OWN = SetUp(OWN_USER, ROOT, OWN_LOG_FOLDER)
 
 
-def here() -> SetUp:
+def set_up() -> SetUp:
     """The set-up that the user who runs this belongs to."""
     return OWN if places.user_name(os.geteuid()) == OWN_USER else ONE_USER
 
@@ -174,7 +174,7 @@ def missing_jobs() -> list[str]:
     there = crontab().splitlines()
     return [
         job.name
-        for job in here().jobs
+        for job in set_up().jobs
         if job.line not in there
         and not (UNITS / "timers.target.wants" / f"{UNIT_NAME}{job.name}.timer").exists()
     ]
@@ -182,4 +182,4 @@ def missing_jobs() -> list[str]:
 
 def logrotate_is_installed() -> bool:
     """Whether logrotate has the file of this set-up."""
-    return LOGROTATE.exists() and LOGROTATE.read_text(errors="replace") == here().logrotate
+    return LOGROTATE.exists() and LOGROTATE.read_text(errors="replace") == set_up().logrotate

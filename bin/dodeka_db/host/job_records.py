@@ -1,4 +1,4 @@
-"""When each job last did all it should, and what its last failure was: one small JSON file a job in DODEKA_STATE."""
+"""The last success and the last failure of each job: one small JSON file a job in DODEKA_STATE."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Who has a file open, by what Linux says of it and of every process in /proc."""
+"""The processes that have a file open, by the kernel's lease and by /proc."""
 
 import fcntl
 import os
@@ -44,7 +44,7 @@ def has_open(process: int, file: Path) -> bool:
 
 
 def count_open(file: IO[bytes]) -> int:
-    """How many descriptors of ours lead to the file that `file` is open on."""
+    """The number of our descriptors that lead to the file that `file` is open on."""
     return sum(os.path.samestat(opened, os.fstat(file.fileno())) for opened in _open_files(os.getpid()))
 
 

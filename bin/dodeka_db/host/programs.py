@@ -39,7 +39,7 @@ FORK_PAUSES_S = (0.1, 0.2, 0.5, 1, 2)
 _STACK = re.compile(r"^\S+\n\s+\S+\.(?:go|s):\d+$", re.MULTILINE)
 
 
-class TimedOut(Exception):
+class ProgramTimeoutError(Exception):
     """The program did not end in time, and has been ended or, where it is root's, left alone."""
 
 
@@ -53,7 +53,7 @@ class Completed:
 
     @property
     def failure(self) -> str:
-        """What it said of its failure, in one line; restic from 0.17 on says it in JSON."""
+        """Its own words for its failure, in one line; restic from 0.17 on says it in JSON."""
         lines = [line.strip() for line in _STACK.sub("", self.stderr).splitlines() if line.strip()]
         for line in reversed(lines):
             if line.startswith("{"):
@@ -63,7 +63,7 @@ class Completed:
                     continue
         if self.exit_code < 0:
             lines.append(f"killed by {signal.Signals(-self.exit_code).name}")
-        return " ".join(lines[-3:]) or "it gave no reason"
+        return " ".join(lines[-3:]) or "no reason given"
 
 
 def preload() -> None:
@@ -93,8 +93,8 @@ def run(
     the caller's to say. What `reader` raises ends the program and is raised, but for what the end of the output itself
     made it raise: that counts only where the exit is zero. `watch` is called some times a second, in a thread, with what
     is new on its standard error, in lines, and how many bytes it has read in all; what that raises ends the program, and
-    is raised whatever its exit. Raises SetupError if there is no such program, CannotRun if it could not be started after
-    some tries, TimedOut (not while `reader` reads), Interrupted after having ended it.
+    is raised whatever its exit. Raises SetupError if there is no such program, NoProcessError if it could not be started after
+    some tries, ProgramTimeoutError (not while `reader` reads), Interrupted after having ended it.
     """
     sh = packages.load("sh")
     deaf = is_shielded()
@@ -241,7 +241,7 @@ class _Watcher(threading.Thread):
 
 
 class Output:
-    """What a program prints, for its reader: has it come to its end?"""
+    """The output of a program for its reader, which knows whether the end has come."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe, self.has_ended = pipe, False
@@ -279,7 +279,7 @@ def _wait(process: int, timeout_s: float) -> None:
         return
     try:
         if not select.select([ended], [], [], timeout_s)[0]:
-            raise TimedOut
+            raise ProgramTimeoutError
     finally:
         os.close(ended)
 

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dodeka_db import safe_open
-from dodeka_db.errors import WHO, Busy, DatabaseError, SetupError
+from dodeka_db.errors import WHO, BusyError, DatabaseError, SetupError
 from dodeka_db.host import open_files
 
 log = logging.getLogger("dodeka_db")
@@ -39,7 +39,7 @@ class Holder:
 def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
     """Hold the lock in the folder `state` while the block runs.
 
-    Says whom it waits for, up to `wait_s` seconds, then raises Busy. `doing` says what this run is about, for
+    Says whom it waits for, up to `wait_s` seconds, then raises BusyError. `doing` says what this run is about, for
     those who wait for it. restic and systemctl do not inherit the lock.
     """
     file = state / "lock"
@@ -66,7 +66,7 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
 def beside(live: Path, wait_s: int) -> Iterator[None]:
     """Hold the lock of the database file `live` while the block runs: on its folder, so that no file is needed.
 
-    Says whom it waits for, up to `wait_s` seconds, then raises Busy. Where there is no folder, there is nothing to lock.
+    Says whom it waits for, up to `wait_s` seconds, then raises BusyError. Where there is no folder, there is nothing to lock.
     """
     try:
         descriptor = os.open(live.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -88,7 +88,7 @@ def _wait(descriptor: int, path: Path, wait_s: int, who: Callable[[], str]) -> N
     while not _take(descriptor):
         holder = who() or "unknown"
         if time.monotonic() >= deadline:
-            raise Busy(f"another run holds {path} ({holder})", "wait for it to end, then run this again")
+            raise BusyError(f"another run holds {path} ({holder})", "wait for it to end, then run this again")
         if holder != waits_for:
             log.info("waiting up to %d s for another run: %s", wait_s, holder)
             waits_for = holder
@@ -96,7 +96,7 @@ def _wait(descriptor: int, path: Path, wait_s: int, who: Callable[[], str]) -> N
 
 
 def _holder_of(descriptor: int) -> str:
-    """Who has locked that file, by https://man7.org/linux/man-pages/man5/proc_locks.5.html; empty if that is not shown."""
+    """The process that has locked that file, by https://man7.org/linux/man-pages/man5/proc_locks.5.html; empty if that is not shown."""
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in Path("/proc/locks").read_text().splitlines():
@@ -107,7 +107,7 @@ def _holder_of(descriptor: int) -> str:
 
 
 def holder(state: Path) -> Holder | None:
-    """Who holds the lock, found out without taking it: what a run that has ended wrote there counts no more.
+    """The run that holds the lock, found without taking it: the line of a run that has ended no longer counts.
 
     OSError if the file cannot be read.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dodeka_db import safe_open
-from dodeka_db.errors import BackupError, CannotRun, ServiceError
+from dodeka_db.errors import BackupError, NoProcessError, ServiceError
 from dodeka_db.host import programs
 from dodeka_db.settings import Environment, Settings
 
@@ -27,17 +27,17 @@ _MARK_MODE = 0o644
 ANSWER_S = 2
 
 
-class DoesNotRun(ServiceError):
+class ServiceNotRunningError(ServiceError):
     """systemd has started the unit, and it has ended: what it was started with may be the reason."""
 
 
-class DoesNotAnswer(ServiceError):
+class ServiceNotAnsweringError(ServiceError):
     """The unit is active, but does not answer at its health address."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What systemd says of a unit: LoadState, ActiveState, MainPID (0: none), InvocationID (one for each start), Result, and
+    """systemd's words for a unit: LoadState, ActiveState, MainPID (0: none), InvocationID (one for each start), Result, and
     since when it is active, in s of time.monotonic().
 
     https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html
@@ -102,12 +102,12 @@ class Service:
             if asked.exit_code or not self._sudo_allows():
                 reason = asked.failure if asked.exit_code else "its rules do not allow it"
                 raise ServiceError(
-                    f"sudo does not let us stop and start {self.unit}: {reason}",
+                    f"sudo does not allow this user to stop and start {self.unit}: {reason}",
                     "see BACKUP.md, 'Set up a server'; nothing was changed",
                 )
 
     def look(self) -> Condition:
-        """How the unit is now. Raises ServiceError."""
+        """The condition of the unit now. Raises ServiceError."""
         # anyone may ask: without sudo, whose rules may allow no more than stop and start
         ask = (*self._systemctl[self._systemctl_at :], "show")
         properties = "LoadState,ActiveState,MainPID,InvocationID,Result,ActiveEnterTimestampMonotonic"
@@ -141,13 +141,13 @@ class Service:
         # asking systemd would take longer than all that is done while the unit is down
         if now.process and Path(f"/proc/{now.process}").exists():
             raise ServiceError(
-                f"{self.unit} has not stopped: its process {now.process} is still there", self._hint
+                f"{self.unit} has not stopped: its process {now.process} is still running", self._hint
             )
 
     def start(self) -> None:
         """Start the unit, as it was found.
 
-        Raises DoesNotRun if systemd has started it in vain, another ServiceError if it was never started: the start
+        Raises ServiceNotRunningError if systemd has started it in vain, another ServiceError if it was never started: the start
         limit, a right or a process was missing, and what it would have run with is not the reason.
         """
         if not self.managed or self.was_stopped:
@@ -157,7 +157,7 @@ class Service:
             try:
                 self._run(*self._systemctl, "start", self.unit, failing="could not start")
                 break
-            except CannotRun as error:
+            except NoProcessError as error:
                 failure = ServiceError(f"could not start {self.unit}: {error.message}", error.hint)
             except ServiceError as error:
                 now, failure = self.look(), error
@@ -173,10 +173,10 @@ class Service:
                 raise failure
             time.sleep(RETRY_EVERY_S)
         if has_reset:
-            log.info("its start limit did not let %s start: systemctl reset-failed", self.unit)
+            log.info("%s had reached its start limit: ran systemctl reset-failed", self.unit)
 
     def watch(self, wait_s: int, health_url: str | None) -> None:
-        """Raise DoesNotRun or DoesNotAnswer unless the unit, just started, is up.
+        """Raise ServiceNotRunningError or ServiceNotAnsweringError unless the unit, just started, is up.
 
         That is: it stays active, with one main process, for `wait_s` seconds; or, with a `health_url`,
         until that answers with a 2xx within as many.
@@ -186,7 +186,7 @@ class Service:
         answer = self._watched(wait_s, health_url)
         self._remove_mark()
         if answer:
-            raise DoesNotAnswer(
+            raise ServiceNotAnsweringError(
                 f"{self.unit} does not answer at its health address within {wait_s} s ({answer})", self._hint
             )
 
@@ -197,7 +197,7 @@ class Service:
                 self._remove_mark()
 
     def _watched(self, wait_s: int, health_url: str | None) -> str:
-        """Watch it; what is wrong with the answer of `health_url`, if anything is. Raises DoesNotRun."""
+        """Watch it; what is wrong with the answer of `health_url`, if anything is. Raises ServiceNotRunningError."""
         deadline = time.monotonic() + wait_s
         first = self.look()
         while True:
@@ -211,11 +211,11 @@ class Service:
                 return answer
             time.sleep(POLL_S)
 
-    def _does_not_run(self, message: str) -> DoesNotRun:
-        """That, with the mark saying that the start which came to nothing was ours."""
+    def _does_not_run(self, message: str) -> ServiceNotRunningError:
+        """The error, with the mark saying that the start which failed was ours."""
         with suppress(BackupError):
             self._write_mark(self.look())
-        return DoesNotRun(message, self._hint)
+        return ServiceNotRunningError(message, self._hint)
 
     def answers(self, health_url: str | None) -> bool:
         """Whether the unit is active and its `health_url` answers with a 2xx, now."""
@@ -231,7 +231,7 @@ class Service:
         return self.managed and not self.was_stopped and self.look().is_active
 
     def if_down(self) -> str:
-        """What a message ends with where the unit ran when it was found, and is not active now."""
+        """The end of a message where the unit ran when it was found, and is not active now; else empty."""
         if not self.managed or self.was_stopped:
             return ""
         how = f"to start it: sudo systemctl start {self.unit}"
@@ -318,7 +318,7 @@ class Service:
     def _run(self, *words: str, failing: str) -> str:
         try:
             done = programs.run(*words, timeout_s=PATIENCE_S)
-        except programs.TimedOut as error:
+        except programs.ProgramTimeoutError as error:
             raise ServiceError(f"{failing} {self.unit} within {PATIENCE_S} s", self._hint) from error
         except OSError as error:
             raise ServiceError(f"{failing} {self.unit}: {error.strerror}", self._hint) from error
@@ -327,7 +327,7 @@ class Service:
         return done.stdout.decode(errors="replace").strip()
 
 
-def of(settings: Settings, environment: Environment) -> Service:
+def of_environment(settings: Settings, environment: Environment) -> Service:
     """The service of an environment."""
     live = environment.live
     return Service(environment.unit, settings.systemctl, live.with_name(f"{live.name}.stopped"))

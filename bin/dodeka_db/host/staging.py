@@ -92,17 +92,17 @@ def _opened(repository: RepositorySettings) -> Iterator[int]:
         staging = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         why = "it is a symbolic link" if place.is_symlink() else error.strerror
-        raise SetupError(f"{place} is no folder of ours: {why}", _ELSEWHERE) from error
+        raise SetupError(f"{place} is not a folder of these backups: {why}", _ELSEWHERE) from error
     try:
         if problem := _not_ours(repository, staging):
-            raise SetupError(f"{place} is no folder of ours: {problem}", _ELSEWHERE)
+            raise SetupError(f"{place} is not a folder of these backups: {problem}", _ELSEWHERE)
         yield staging
     finally:
         os.close(staging)
 
 
 def _not_ours(repository: RepositorySettings, staging: int) -> str:
-    """Why that folder is not ours; nothing if it is marked, new, or as an earlier version made it: beside our lock."""
+    """The reason why that folder is not ours; empty if it is marked, new, or as an earlier version made it: beside our lock."""
     names, status = os.listdir(staging), os.fstat(staging)
     if status.st_uid != os.geteuid():
         return "it belongs to another user"

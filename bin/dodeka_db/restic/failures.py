@@ -1,4 +1,4 @@
-"""What restic's words mean: each failure of restic's as one of ours. The one place that knows its texts.
+"""restic's failures as ours, by its exit codes and its texts. The one place that knows these.
 
 restic has exit codes of its own from 0.17 on (https://restic.readthedocs.io/en/stable/075_scripting.html); what 0.14 to
 0.16 failed for, and what a disk or a server refuses any version, it says in words alone.
@@ -13,15 +13,15 @@ from pathlib import Path
 from dodeka_db import places, repository_address
 from dodeka_db.errors import (
     BackupError,
-    Refused,
-    RepositoryDamaged,
-    RepositoryFull,
-    RepositoryLocked,
-    RepositoryMissing,
+    RefusedError,
+    RepositoryDamagedError,
+    RepositoryFullError,
+    RepositoryLockedError,
+    RepositoryMissingError,
     SetupError,
     SnapshotError,
-    Unreachable,
-    WrongPassword,
+    UnreachableError,
+    WrongPasswordError,
 )
 from dodeka_db.host.programs import Completed
 from dodeka_db.repository_settings import RepositorySettings
@@ -63,20 +63,20 @@ _SUMMARY = re.compile(r"repository contains errors|must be repaired")
 _INDEX = re.compile(r"<index/|LoadIndex|packs from index|pack size does not match")
 
 
-class LockUnreadable(RepositoryLocked):
+class LockUnreadableError(RepositoryLockedError):
     """The content of a lock is damaged: nobody knows whose it is, and no waiting helps."""
 
 
-class RemovalRefused(Refused):
+class RemovalRefusedError(RefusedError):
     """The server lets us read and add, and remove nothing."""
 
 
-class IndexDamaged(RepositoryDamaged):
+class IndexDamagedError(RepositoryDamagedError):
     """A file of the repository's index is: no snapshot can be read until it is made anew."""
 
 
-def of(repository: RepositorySettings, verb: str, done: Completed) -> BackupError:
-    """What the restic that has ended with `done` failed for, on `repository`."""
+def of_restic(repository: RepositorySettings, verb: str, done: Completed) -> BackupError:
+    """The failure of a restic on `repository` that has ended with `done`."""
     where, said = repository.shown, done.stderr
     failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {short(done.failure)}")
     if done.exit_code < 0:
@@ -87,12 +87,12 @@ def of(repository: RepositorySettings, verb: str, done: Completed) -> BackupErro
         return lock_unreadable(repository, lock[1])
     if done.exit_code == 11 or "already locked" in said:
         holder = re.search(r"locked (?:exclusively )?by (PID \d+ on \S+)", said)
-        return RepositoryLocked(
+        return RepositoryLockedError(
             f"repository {where} is locked{f' by {holder[1]}' if holder else ''}",
             "wait for that run to end: BACKUP.md, 'Locked'",
         )
     if done.exit_code == 12 or "wrong password" in said:
-        return WrongPassword(
+        return WrongPasswordError(
             f"the password in {repository.password_file or 'the settings'} does not open repository {where}",
             "put the right password back (BACKUP.md, 'Password')",
         )
@@ -109,7 +109,7 @@ def of(repository: RepositorySettings, verb: str, done: Completed) -> BackupErro
 
 def of_snapshot(repository: RepositorySettings, failure: BackupError) -> BackupError:
     """The `failure` of a restic that was to read one snapshot: damage that stands in its way is that snapshot's."""
-    if type(failure) is not RepositoryDamaged:
+    if type(failure) is not RepositoryDamagedError:
         return failure
     reason = failure.message.partition(" is damaged: ")[2]
     return SnapshotError(
@@ -119,19 +119,19 @@ def of_snapshot(repository: RepositorySettings, failure: BackupError) -> BackupE
 
 
 def of_words(repository: RepositorySettings, said: str, reason: str) -> BackupError | None:
-    """What a disk or a repository fails for, by what restic `said` of it; `reason` goes into the message. None if unknown."""
+    """The failure of a disk or a repository in the text that restic `said`; `reason` goes into the message. None if unknown."""
     where, folder = repository.shown, repository.folder
     if full := _FULL.search(said):
         path = Path(full["path"] or "")
         if path.is_absolute() and folder and not path.is_relative_to(folder):
             return BackupError(
-                f"no room left for {path}, where restic keeps what it works with",
+                f"no room left for {path}, where restic keeps its temporary files",
                 "free some there, or set DODEKA_STATE to another disk",
             )
         what = f"a quota on the disk of repository {where} is reached"
         if "no space" in full[0]:
             what = f"the disk of repository {where} is full"
-        return RepositoryFull(
+        return RepositoryFullError(
             what,
             "free some (BACKUP.md, 'The volume is full'), then run this again",
         )
@@ -140,13 +140,13 @@ def of_words(repository: RepositorySettings, said: str, reason: str) -> BackupEr
     if folder and "input/output error" in said:
         return BackupError(f"the disk of repository {where} fails: {reason}", "see: dmesg")
     if is_damage(said):
-        kind = IndexDamaged if _INDEX.search(said) else RepositoryDamaged
+        kind = IndexDamagedError if _INDEX.search(said) else RepositoryDamagedError
         return kind(f"repository {where} is damaged: {reason}", _SEE_DAMAGED)
     return None
 
 
 def of_attempt(repository: RepositorySettings, line: re.Match[str], reason: str) -> BackupError | None:
-    """Why restic need not try again what `line`, a match of ATTEMPT, says; None where another attempt may do."""
+    """The failure because of which restic need not repeat the attempt in `line`, a match of ATTEMPT; None where another one may do."""
     if of_cache := _of_our_cache(repository, reason):
         return of_cache
     if "bucket does not exist" in reason:  # restic 0.18 and 0.19 go on trying
@@ -180,7 +180,7 @@ def is_damage(said: str) -> bool:
 
 
 def _of_our_cache(repository: RepositorySettings, said: str) -> SetupError | None:
-    """What to raise where a failure is one of the cache, which is a folder of ours: no server has a part in that."""
+    """The failure of restic's cache in the text that it `said`, if it is one: no server has a part in that."""
     cache = str(repository.cache)
     reasons = "permission denied|read-only file system|no space left on device|disk quota exceeded|input/output error"
     # without a cache restic goes on, and clears up what it can
@@ -210,7 +210,7 @@ def _named(failure: BackupError, done: Completed) -> BackupError:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     for line in lines:
         log.warning("restic: %s", line)
-    if not isinstance(failure, RepositoryDamaged):
+    if not isinstance(failure, RepositoryDamagedError):
         return failure
     text = "\n".join(lines)
     # restic < 0.16 names a damaged pack by "want", later ones in the command that they suggest
@@ -235,10 +235,10 @@ def cut_off(repository: RepositorySettings) -> SetupError:
     )
 
 
-def missing(repository: RepositorySettings) -> RepositoryMissing:
+def missing(repository: RepositorySettings) -> RepositoryMissingError:
     """There is no repository at the place that the settings name."""
     question = "is the backup volume mounted?" if repository.folder else "is its address right?"
-    return RepositoryMissing(
+    return RepositoryMissingError(
         f"no restic repository at {repository.shown}",
         f"{question} (a first one: {repository.make('init')})",
     )
@@ -254,16 +254,16 @@ def foreign(repository: RepositorySettings, reason: str) -> SetupError:
     )
 
 
-def lock_unreadable(repository: RepositorySettings, id: str) -> LockUnreadable:
+def lock_unreadable(repository: RepositorySettings, id: str) -> LockUnreadableError:
     """A lock whose content is damaged: restic < 0.17 passes over it, later ones do nothing while it is there."""
-    return LockUnreadable(
+    return LockUnreadableError(
         f"lock {id[:10]} of repository {repository.shown} cannot be read, so nobody knows whose it is",
         f"when no restic is at work there: {removal_of_lock(repository, id)}",
     )
 
 
 def removal_of_lock(repository: RepositorySettings, id: str) -> str:
-    """What takes that one lock away."""
+    """The command that removes that one lock."""
     folder = repository.folder
     if folder is None:
         return f"remove locks/{id[:10]}* of it on its server"
@@ -275,21 +275,21 @@ def refused(repository: RepositorySettings, reason: str) -> BackupError:
     """The repository's server does not let us; a local one is foreign()."""
     if repository.folder:
         return foreign(repository, reason)
-    return Refused(
-        f"the server of repository {repository.shown} refuses us: {short(reason)}",
+    return RefusedError(
+        f"the server of repository {repository.shown} refuses access: {short(reason)}",
         "check the credentials, and what they allow (BACKUP.md, 'Another repository')",
     )
 
 
-def removal_refused(repository: RepositorySettings, reason: str) -> RemovalRefused:
+def removal_refused(repository: RepositorySettings, reason: str) -> RemovalRefusedError:
     """The repository's server lets us in, and nothing be removed: an append-only one."""
-    return RemovalRefused(
-        f"the server of repository {repository.shown} lets nothing be removed: {short(reason)}",
-        "what has to go is removed from another machine: BACKUP.md, 'Prune from elsewhere'",
+    return RemovalRefusedError(
+        f"the server of repository {repository.shown} does not allow removals: {short(reason)}",
+        "remove old snapshots from another machine: BACKUP.md, 'Prune from elsewhere'",
     )
 
 
-def unreachable(repository: RepositorySettings, reason: str) -> Unreachable:
+def unreachable(repository: RepositorySettings, reason: str) -> UnreachableError:
     """Nothing comes from the repository's server, or from its disk."""
     if repository.folder:
         question = "is its disk well (dmesg)?"
@@ -302,7 +302,7 @@ def unreachable(repository: RepositorySettings, reason: str) -> Unreachable:
     else:
         question = "are it and the network up?"
     server = "" if repository.folder else "the server of "
-    return Unreachable(
+    return UnreachableError(
         f"{server}repository {repository.shown} cannot be reached: {short(reason)}",
         f"{question} then run this again",
     )

@@ -6,7 +6,7 @@ cache, which has all but the content itself.
 
 from typing import BinaryIO
 
-from dodeka_db.errors import RepositoryDamaged, SnapshotError
+from dodeka_db.errors import RepositoryDamagedError, SnapshotError
 from dodeka_db.host import programs
 from dodeka_db.restic import failures
 from dodeka_db.restic.repository import Repository, Stored
@@ -14,7 +14,7 @@ from dodeka_db.streams import Readable
 
 
 def read_back(repository: Repository, stored: Stored, file: BinaryIO) -> None:
-    """Raise RepositoryDamaged unless the snapshot `stored` holds the bytes of `file`."""
+    """Raise RepositoryDamagedError unless the snapshot `stored` holds the bytes of `file`."""
 
     def compare(output: Readable) -> None:
         file.seek(0)
@@ -27,7 +27,7 @@ def read_back(repository: Repository, stored: Stored, file: BinaryIO) -> None:
     try:
         repository.dump_path(stored.snapshot_id, stored.path, compare, cached=False)
     except SnapshotError as error:
-        raise RepositoryDamaged(
+        raise RepositoryDamagedError(
             f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {error.message}",
             f"see {failures.DAMAGED}",
         ) from error

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 from dodeka_db import places
 from dodeka_db.errors import (
     BackupError,
-    RepositoryDamaged,
-    RepositoryFull,
-    RepositoryMissing,
+    RepositoryDamagedError,
+    RepositoryFullError,
+    RepositoryMissingError,
     SetupError,
     SnapshotError,
 )
@@ -38,7 +38,7 @@ UPGRADE = "make restic ARGS='migrate upgrade_repo_v2' (BACKUP.md, 'Format')"
 
 @dataclass(frozen=True)
 class Config:
-    """Of a repository: its ID, its format, which compresses from 2 on, and by what it cuts files into chunks."""
+    """A repository's configuration: its ID, its format, which compresses from 2 on, and the polynomial that cuts files into chunks."""
 
     id: str
     format: int
@@ -62,7 +62,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Stored:
-    """What `store` did: the new snapshot's ID (8 digits or more), its file's path, how much it added.
+    """A stored snapshot: its ID (8 digits or more), the path of its file, the bytes that it added.
 
     Where `is_exact` is false, `added_bytes` is what there was to add before restic compressed it.
     """
@@ -88,14 +88,14 @@ class Repository:
         password_files.check(settings)
 
     def config(self) -> Config | None:
-        """How the repository was made; None if there is none. Raises WrongPassword if another one is needed."""
+        """The repository's configuration; None if there is no repository. Raises WrongPasswordError if another password is needed."""
         try:
             return self._restic.ask(
                 lambda found: Config(found["id"], int(found["version"]), found["chunker_polynomial"]),
                 "cat",
                 "config",
             )
-        except RepositoryMissing:
+        except RepositoryMissingError:
             return None
 
     def init(self, like: RepositorySettings | None = None) -> None:
@@ -126,14 +126,14 @@ class Repository:
             try:
                 self._restic.run("copy", *which, source=source)
                 return
-            except RepositoryFull as full:
+            except RepositoryFullError as full:
                 if source.shown not in full.message:
                     raise
         # a volume that fails or is full has no place for a lock, and is the one whose snapshots have to be elsewhere
         self._restic.run("copy", "--no-lock", *which, source=source)
 
     def keys(self) -> list[Key]:
-        """Who can open it, the oldest first."""
+        """The keys that open it, the oldest first."""
         found = self._restic.ask(
             lambda entries: [
                 Key(
@@ -204,7 +204,7 @@ class Repository:
             raise SetupError(f"repository {shown} cannot be written", "run this as the user that owns it")
 
     def snapshots(self) -> list[Snapshot]:
-        """Those that hold a database, the oldest first: one call, which reads nothing of what is in them. Warns of unreadable ones."""
+        """The snapshots that hold a database, the oldest first: one call, which reads nothing of their content. Warns of unreadable ones."""
         found = [snapshot for snapshot in self.listed() if snapshot.path]
         for snapshot_id in self.unreadable:
             log.warning(
@@ -213,7 +213,7 @@ class Repository:
         return found
 
     def sizes(self, snapshots: Sequence[Snapshot]) -> dict[str, int]:
-        """How many bytes the database's file has in each of `snapshots`, by the snapshot's ID.
+        """The bytes of the database's file in each of `snapshots`, by the snapshot's ID.
 
         `snapshots` knows no sizes before restic 0.17, `find` does: one call. One that is damaged is left out, and warned of.
         """
@@ -225,7 +225,7 @@ class Repository:
 
         try:
             damaged = self._each_whole(snapshots, look)
-        except failures.IndexDamaged as error:
+        except failures.IndexDamagedError as error:
             log.warning("no size is known: %s", error)
             return {}
         for snapshot in snapshots:
@@ -259,16 +259,16 @@ class Repository:
     ) -> list[Snapshot]:
         """Do `work` for all `snapshots` that are whole, in as few calls as that takes; those that are damaged.
 
-        Raises what else `work` raises, and IndexDamaged, for then none can be read.
+        Raises what else `work` raises, and IndexDamagedError, for then none can be read.
         """
         if not snapshots:
             return []
         try:
             work(snapshots)
             return []
-        except failures.IndexDamaged:
+        except failures.IndexDamagedError:
             raise
-        except RepositoryDamaged:
+        except RepositoryDamagedError:
             if len(snapshots) == 1:
                 return list(snapshots)
         half = len(snapshots) // 2
@@ -285,12 +285,12 @@ class Repository:
     def dump_path(
         self, snapshot_id: str, path: str, reader: Callable[[Readable], None], cached: bool = True
     ) -> None:
-        """The same, for the file at `path` in the snapshot of that ID."""
+        """As dump(), for the file at `path` in the snapshot of that ID."""
         options = () if cached else ("--no-cache",)
         self._restic.run("dump", *options, "--", snapshot_id, path, reader=reader)
 
     def _path_in(self, snapshot: Snapshot) -> str:
-        """Where the file is in the snapshot: one that was named by a relative path is at the top, whatever its own path."""
+        """The path of the file inside the snapshot: one that was named by a relative path is at the top, whatever its own path."""
         name = snapshot.path.rpartition("/")[2]
         if snapshot.path == f"/{name}":
             return snapshot.path
@@ -328,7 +328,7 @@ class Repository:
         if ids:
             try:
                 self._restic.run("forget", "--", *ids)
-            except RepositoryFull:
+            except RepositoryFullError:
                 if not folder:
                     raise
                 (folder / "snapshots" / ids[0]).unlink(missing_ok=True)
@@ -365,7 +365,7 @@ class Repository:
             probes = self._probes()
         try:
             self._restic.run("forget", "--", *probes)
-        except failures.RemovalRefused:
+        except failures.RemovalRefusedError:
             return False
         return not self._probes()
 
@@ -378,13 +378,13 @@ class Repository:
     def check(self, part: int, parts: int, folder: Path) -> None:
         """Check the repository's structure, and read the data in one of `parts` parts of it, numbered from 1.
 
-        restic's cache for that is in `folder`: one that was killed leaves it there. Raises RepositoryDamaged,
+        restic's cache for that is in `folder`: one that was killed leaves it there. Raises RepositoryDamagedError,
         having logged what restic says.
         """
         self._restic.run("check", f"--read-data-subset={part}/{parts}", "--cache-dir", str(folder))
 
     def stored_bytes(self, environment: Environment) -> int:
-        """How many bytes of the repository the snapshots of `environment` need, what they share counted once."""
+        """The bytes of the repository that the snapshots of `environment` need, shared data counted once."""
         return self._restic.ask(
             lambda stats: json_values.count(stats["total_size"]),
             *("stats", "--json", "--mode", "raw-data", "--tag", tag_filter(environment.name)),

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar
 
-from dodeka_db.errors import BackupError, Refused, RepositoryFull, RepositoryLocked, SetupError, Unreachable
+from dodeka_db.errors import (
+    BackupError,
+    RefusedError,
+    RepositoryFullError,
+    RepositoryLockedError,
+    SetupError,
+    UnreachableError,
+)
 from dodeka_db.host import disks, programs
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, server_watch, stale_locks
@@ -58,11 +65,11 @@ class Restic:
                 self._make_contact()
                 done = self._run(*arguments, stdin=stdin, reader=reader, source=source)
                 if waiting_for:
-                    log.info("that lock is gone, going on")
+                    log.info("the lock is gone, going on")
                 return done
-            except failures.LockUnreadable:
+            except failures.LockUnreadableError:
                 raise
-            except RepositoryLocked as locked:
+            except RepositoryLockedError as locked:
                 remaining = deadline - time.monotonic()
                 if waiting_for and remaining <= 0:
                     raise
@@ -74,7 +81,7 @@ class Restic:
                 stale_locks.remove(self)
                 if stdin:
                     stdin.seek(0)
-            except (Unreachable, Refused):
+            except (UnreachableError, RefusedError):
                 raise
             except BackupError:
                 # without a lock: a run may just have removed what we were about to read
@@ -84,11 +91,11 @@ class Restic:
                 time.sleep(1)
 
     def ask(self, convert: Callable[[Any], Parsed], *arguments: str) -> Parsed:
-        """What `convert` makes of the JSON that run() with these arguments gives. Raises as run() and parsed() do."""
+        """Run restic and `convert` its JSON. Raises as run() and parsed() do."""
         return self.parsed(convert, self.run(*arguments).stdout)
 
     def parsed(self, convert: Callable[[Any], Parsed], output: bytes) -> Parsed:
-        """What `convert` makes of restic's JSON in `output`; BackupError if that is none, or of another shape."""
+        """`convert` restic's JSON in `output`; BackupError if it is not JSON, or of another shape."""
         try:
             return convert(json.loads(output))
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -120,7 +127,7 @@ class Restic:
                 if not done.exit_code:
                     return done
                 version(self._repository)  # one that is too old fails for options that it does not know
-                failure = failures.of(
+                failure = failures.of_restic(
                     concerned(self._repository, options.get("source"), done.stderr), verb, done
                 )
             except BackupError as error:
@@ -128,7 +135,7 @@ class Restic:
             if verb in _OF_ONE_SNAPSHOT:
                 failure = failures.of_snapshot(self._repository, failure)
             # restoring from a full volume: there is no room for a lock either
-            if not reading or unlocked or not isinstance(failure, RepositoryFull):
+            if not reading or unlocked or not isinstance(failure, RepositoryFullError):
                 raise failure
             unlocked = True
 
@@ -142,7 +149,7 @@ class Restic:
     ) -> programs.Completed:
         """One start of restic, however it ends; its standard error without passwords.
 
-        Raises Unreachable where there is no answer within `timeout_s`, and what ServerWatch raises.
+        Raises UnreachableError where there is no answer within `timeout_s`, and what ServerWatch raises.
         """
         watch = ServerWatch(self._repository, source, timeout_s or server_watch.GIVE_UP_S)
         try:
@@ -156,7 +163,7 @@ class Restic:
                 watch=watch,
                 **options,
             )
-        except programs.TimedOut as error:
+        except programs.ProgramTimeoutError as error:
             raise watch.unreachable(f"no answer within {server_watch.LOOK_S} s") from error
         said = done.stderr.replace(r"\u003c", "<").replace(r"\u003e", ">")  # where restic says it in JSON
         return replace(done, stderr=self._repository.masked(said))

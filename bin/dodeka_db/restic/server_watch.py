@@ -8,7 +8,7 @@ import re
 import time
 
 from dodeka_db import repository_address
-from dodeka_db.errors import Unreachable
+from dodeka_db.errors import UnreachableError
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
 
@@ -47,9 +47,9 @@ class ServerWatch:
             self._moved_at, self._moved_bytes = now, read_bytes
         is_failing = bool(self._reason) and self._failed_at - self._failing_since > self._patience_s
         if is_failing or now - self._moved_at > self._patience_s:
-            raise self.unreachable(f"nothing has come for {self._patience_s:.0f} s")
+            raise self.unreachable(f"no data for {self._patience_s:.0f} s")
 
-    def unreachable(self, otherwise: str) -> Unreachable:
+    def unreachable(self, otherwise: str) -> UnreachableError:
         """The failure to raise: with restic's last reason, or `otherwise`."""
         reason = self._reason or otherwise
         return failures.unreachable(concerned(self._repository, self._source, reason), reason)
@@ -75,7 +75,7 @@ class ServerWatch:
 def concerned(
     repository: RepositorySettings, source: RepositorySettings | None, text: str
 ) -> RepositorySettings:
-    """Which of the two repositories an error of restic's is about: the one whose folder or host stands in its `text`.
+    """The repository of the two that an error of restic's is about: the one whose folder or host stands in its `text`.
 
     Else the one on a server, or `source` where what is read is damaged: from the other little is read.
     """

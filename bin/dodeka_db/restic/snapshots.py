@@ -50,7 +50,7 @@ class Snapshot:
 
     @property
     def format(self) -> str:
-        """What the file is, one of settings.FORMATS."""
+        """The format of the file, one of settings.FORMATS."""
         return "zst" if self.path.endswith(".zst") else "pages"
 
 
@@ -87,23 +87,23 @@ def _snapshot(entry: dict[str, Any], environment: str) -> Snapshot:
     )
 
 
-def of(snapshots: Iterable[Snapshot], environment: str) -> list[Snapshot]:
-    """Those of `environment`."""
+def of_environment(snapshots: Iterable[Snapshot], environment: str) -> list[Snapshot]:
+    """The snapshots of `environment`."""
     return [snapshot for snapshot in snapshots if snapshot.environment == environment]
 
 
 def ordinary(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
-    """Those that are no copy of a database which a restore replaced."""
+    """The snapshots that backups made: all but the pre-restore ones."""
     return [snapshot for snapshot in snapshots if not snapshot.is_pre_restore]
 
 
 def pre_restore(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
-    """Those that hold a database which a restore replaced."""
+    """The snapshots that hold a database which a restore replaced."""
     return [snapshot for snapshot in snapshots if snapshot.is_pre_restore]
 
 
 def of_the_past(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
-    """Those that are not from the future."""
+    """The snapshots that are not from the future."""
     return [snapshot for snapshot in snapshots if not snapshot.is_from_the_future]
 
 
@@ -121,7 +121,7 @@ def resolve(
     Raises SnapshotError if `wanted` is malformed, unknown, ambiguous, or of another environment.
     """
     hint = f"see: {repository.make(f'snapshots ENV={environment}')}"
-    candidates = of(snapshots, environment)
+    candidates = of_environment(snapshots, environment)
     if wanted == LATEST:
         if found := newest(candidates):
             return found
@@ -150,7 +150,7 @@ def newest_pre_restore(
     repository: RepositorySettings, snapshots: Iterable[Snapshot], environment: str
 ) -> Snapshot:
     """The database that the last restore of `environment` replaced; SnapshotError if there is no such snapshot of the past."""
-    kept = pre_restore(of(snapshots, environment))
+    kept = pre_restore(of_environment(snapshots, environment))
     if past := of_the_past(kept):
         return past[-1]
     if kept:

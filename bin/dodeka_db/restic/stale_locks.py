@@ -44,11 +44,11 @@ def read(restic: "Restic") -> tuple[list[Lock], list[str]]:
     """The locks that are there now, and the IDs of those whose content cannot be read. Raises BackupError."""
     listed = restic.start("list", "--no-lock", "locks", timeout_s=server_watch.LOOK_S)
     if listed.exit_code:
-        raise failures.of(restic.repository, "list", listed)
+        raise failures.of_restic(restic.repository, "list", listed)
     found, unreadable = [], []
     for lock_id in listed.stdout.decode(errors="replace").split():
         done = restic.start("cat", "--no-lock", "lock", lock_id, timeout_s=server_watch.LOOK_S)
-        if isinstance(failures.of(restic.repository, "cat", done), failures.LockUnreadable):
+        if isinstance(failures.of_restic(restic.repository, "cat", done), failures.LockUnreadableError):
             unreadable.append(lock_id)
         elif not done.exit_code:  # else it is gone
             found.append(restic.parsed(partial(_lock, lock_id), done.stdout))

@@ -7,7 +7,7 @@ from dodeka_db import safe_open
 from dodeka_db.errors import DatabaseError
 from dodeka_db.host import open_files
 from dodeka_db.sqlite.connection import opened
-from dodeka_db.sqlite.failures import RETRY, DatabaseInUse, next_step
+from dodeka_db.sqlite.failures import RETRY, DatabaseInUseError, next_step
 from dodeka_db.sqlite.header import read_header
 
 
@@ -25,8 +25,8 @@ def checkpoint_and_close(path: Path) -> None:
     """Bring what is in the journals of the database at `path` into the file itself, and be the only one there.
 
     Whoever has used it is noticed on the way, idle readers too, which a checkpoint and BEGIN EXCLUSIVE let
-    pass in WAL mode (a connection that has read nothing yet is seen by nobody). Raises DatabaseInUse or
-    NotWhole, or another BackupError, with nothing lost and the journals in place.
+    pass in WAL mode (a connection that has read nothing yet is seen by nobody). Raises DatabaseInUseError or
+    NotWholeError, or another BackupError, with nothing lost and the journals in place.
     """
     read_header(path)
     shown = f"database {path}"
@@ -43,18 +43,18 @@ def checkpoint_and_close(path: Path) -> None:
                 if is_ours:
                     connection.execute("PRAGMA journal_mode=DELETE").fetchone()
             if Path(f"{path}-wal").exists():
-                raise DatabaseInUse(f"{shown} is locked by another process", RETRY)
-    except DatabaseInUse as error:
+                raise DatabaseInUseError(f"{shown} is locked by another process", RETRY)
+    except DatabaseInUseError as error:
         hint = f"find it with: sudo fuser -v {path}"
-        raise DatabaseInUse(f"{shown} is still open in another process", hint) from error
+        raise DatabaseInUseError(f"{shown} is still open in another process", hint) from error
 
 
 def refuse_if_open(path: Path) -> None:
-    """Raise DatabaseInUse if a process has the database file `path` open: what that writes would be lost."""
+    """Raise DatabaseInUseError if a process has the database file `path` open: what that writes would be lost."""
     if holders := open_files.that_have_open(path):
         hint = (
             f"find it with: sudo fuser -v {path}"
             if open_files.UNSEEN in holders
-            else "end that, then run this again"
+            else "end that process, then run this again"
         )
-        raise DatabaseInUse(f"database {path} is still open in {', '.join(holders)}", hint)
+        raise DatabaseInUseError(f"database {path} is still open in {', '.join(holders)}", hint)

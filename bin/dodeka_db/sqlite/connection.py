@@ -13,7 +13,15 @@ from dodeka_db import safe_open
 from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.host import open_files
 from dodeka_db.sqlite import failures
-from dodeka_db.sqlite.failures import MEMORY_BYTES, RESTORE, RETRY, DatabaseInUse, NotWhole, next_step, plain
+from dodeka_db.sqlite.failures import (
+    MEMORY_BYTES,
+    RESTORE,
+    RETRY,
+    DatabaseInUseError,
+    NotWholeError,
+    next_step,
+    plain,
+)
 
 # by the schema alone: pragma_table_list prepares every view
 TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
@@ -47,17 +55,17 @@ def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
             connection.execute(f"PRAGMA hard_heap_limit={MEMORY_BYTES}")
             if alone:
                 if open_files.count_open(alone) != before + 1:
-                    raise DatabaseError(f"{shown} is another file by now", RETRY)
+                    raise DatabaseError(f"{shown} was replaced by another file", RETRY)
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 # in WAL mode this connection looks at no other journal any more
                 if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
                     _lock(alone, fcntl.F_UNLCK)
             yield connection
     except sqlite3.Error as error:
-        raise failures.of(path, shown, error, is_alone=alone is not None) from error
+        raise failures.of_sqlite(path, shown, error, is_alone=alone is not None) from error
     except UnicodeDecodeError as error:
         # sqlite3's own, where a damaged name stands in a message of SQLite
-        raise NotWhole(f"{shown} is damaged: a name in it is no text", RESTORE) from error
+        raise NotWholeError(f"{shown} is damaged: a name in it is not text", RESTORE) from error
     except MemoryError as error:
         raise BackupError(f"{shown}: {plain(error)}", "look with: top") from error
 
@@ -65,7 +73,7 @@ def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
 def _alone(path: Path, shown: str) -> IO[bytes]:
     """The database file at `path`, with the lock of a reader: behind that SQLite rolls nothing back, however late it comes.
 
-    Raises DatabaseInUse where somebody else has such a lock, or DatabaseError.
+    Raises DatabaseInUseError where somebody else has such a lock, or DatabaseError.
     """
     try:
         with ExitStack() as stack:
@@ -75,13 +83,13 @@ def _alone(path: Path, shown: str) -> IO[bytes]:
             stack.pop_all()  # to be closed behind the connection, which loses its own locks by that
             return file
     except BlockingIOError as error:
-        raise DatabaseInUse(f"{shown} is locked by another process", RETRY) from error
+        raise DatabaseInUseError(f"{shown} is locked by another process", RETRY) from error
     except OSError as error:
         raise DatabaseError(f"{shown} cannot be written: {error.strerror}", next_step(error)) from error
 
 
 def _lock(file: IO[bytes], kind: int) -> None:
-    """Of the bytes that SQLite's readers lock (SHARED_FIRST and SHARED_SIZE in its os_unix.c), and against its own locks in
+    """Lock the bytes that SQLite's readers lock (SHARED_FIRST and SHARED_SIZE in its os_unix.c), and against its own locks in
     this process too (https://man7.org/linux/man-pages/man2/F_OFD_SETLK.2const.html).
     """
     fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0x40000000 + 2, 510, 0))

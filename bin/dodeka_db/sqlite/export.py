@@ -7,7 +7,14 @@ from pathlib import Path
 
 from dodeka_db.errors import BackupError
 from dodeka_db.sqlite.connection import opened
-from dodeka_db.sqlite.failures import DISK, THIS_SQLITE, CannotExport, is_of_the_database, name_of, plain
+from dodeka_db.sqlite.failures import (
+    DISK,
+    THIS_SQLITE,
+    CannotCompactError,
+    is_of_the_database,
+    name_of,
+    plain,
+)
 from dodeka_db.sqlite.header import read_header
 
 
@@ -16,7 +23,7 @@ def export_compacted(source: Path, target: Path) -> None:
 
     `VACUUM INTO` reads in one transaction: the copy is of one moment, and in WAL mode no writer waits for
     it (https://www.sqlite.org/lang_vacuum.html#vacuuminto). It needs every function, collation and bit of
-    syntax that the schema names, and indexes that can be read: CannotExport, with no `target`, where copy_pages() may do
+    syntax that the schema names, and indexes that can be read: CannotCompactError, with no `target`, where copy_pages() may do
     better. Raises DatabaseError, or BackupError when there is no room for the copy.
     """
     with _exporting(source, target) as connection:
@@ -28,7 +35,9 @@ def export_compacted(source: Path, target: Path) -> None:
             if not is_of_the_database(error):
                 raise
             target.unlink(missing_ok=True)
-            raise CannotExport(f"{THIS_SQLITE} cannot compact database {source}: {plain(error)}") from error
+            raise CannotCompactError(
+                f"{THIS_SQLITE} cannot compact database {source}: {plain(error)}"
+            ) from error
 
 
 def copy_pages(source: Path, target: Path) -> None:
@@ -66,7 +75,7 @@ def _exporting(source: Path, target: Path) -> Iterator[sqlite3.Connection]:
 
 
 def size_bytes(path: Path) -> int:
-    """How large the database at `path`, which may be in use, is with what is in its journal. Raises DatabaseError."""
+    """The bytes of the database at `path`, which may be in use, with its journal. Raises DatabaseError."""
     header = read_header(path)
     with opened(path, "mode=ro", f"database {path}") as connection:
         pages = int(connection.execute("PRAGMA page_count").fetchone()[0])

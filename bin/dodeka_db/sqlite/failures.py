@@ -19,35 +19,35 @@ RETRY = "try again"
 DISK = "look at its disk: sudo dmesg"
 
 
-class DatabaseInUse(DatabaseError):
+class DatabaseInUseError(DatabaseError):
     """A process still has the database open."""
 
 
-class NotWhole(DatabaseError):
+class NotWholeError(DatabaseError):
     """There is no database whose rows can all be read: it is missing, empty, damaged, or something else."""
 
 
-class CannotExport(DatabaseError):
+class CannotCompactError(DatabaseError):
     """VACUUM INTO cannot copy this database; its pages can be copied, perhaps."""
 
 
-def of(path: Path, shown: str, error: sqlite3.Error, is_alone: bool) -> BackupError:
+def of_sqlite(path: Path, shown: str, error: sqlite3.Error, is_alone: bool) -> BackupError:
     name, said = name_of(error), plain(error)
     rolls_nothing_back = is_alone and name == "SQLITE_BUSY" and Path(f"{path}-journal").exists()
     if name == "SQLITE_NOTADB" or said == "unsupported file format":
-        return NotWhole(
-            f"{shown} is no database that {THIS_SQLITE} can read: {said}",
+        return NotWholeError(
+            f"{shown} is not a database that {THIS_SQLITE} can read: {said}",
             "a newer SQLite can, perhaps; else restore it: BACKUP.md, 'Restore'",
         )
     if is_damage(error) or said.startswith("Could not decode"):
-        return NotWhole(f"{shown} is damaged: {said}", RESTORE)
+        return NotWholeError(f"{shown} is damaged: {said}", RESTORE)
     if name in ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY") or rolls_nothing_back:
         return DatabaseError(
             f"{shown} has an unfinished transaction in its journal",
             "start its service once, which rolls it back",
         )
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
-        return DatabaseInUse(f"{shown} is locked by another process", RETRY)
+        return DatabaseInUseError(f"{shown} is locked by another process", RETRY)
     if name == "SQLITE_FULL":
         return BackupError(f"no room left on the disk of {shown}", "free some")
     if name == "SQLITE_IOERR_NOMEM":
@@ -61,7 +61,7 @@ def of(path: Path, shown: str, error: sqlite3.Error, is_alone: bool) -> BackupEr
 
 
 def _why_not_opened(path: Path) -> OSError | None:
-    """Why SQLite, which does not say so, could not open the database at `path` or a file that it keeps or makes beside it."""
+    """The reason, which SQLite does not tell, why it could not open the database at `path` or a file beside it."""
     try:
         with ExitStack() as stack:  # all of them at once: there is a limit
             for suffix in ("", "-wal", "-shm", "-journal"):
@@ -122,7 +122,9 @@ def quoted(name: str) -> str:
 
 
 def plain(said: object) -> str:
-    """What SQLite says, in one line that is not too long; of its memory it says nothing."""
+    """SQLite's words in one line that is not too long; for a lack of memory it has none."""
     if isinstance(said, MemoryError):
-        return f"SQLite takes more than the {MEMORY_BYTES // 1_000_000} MB of memory that we give it, or than there is"
+        return (
+            f"SQLite needs more than its limit of {MEMORY_BYTES // 1_000_000} MB of memory, or than there is"
+        )
     return " ".join(str(said).split())[:200]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dodeka_db import safe_open
 from dodeka_db.errors import BackupError, DatabaseError
-from dodeka_db.sqlite.failures import DISK, RESTORE, NotWhole, next_step
+from dodeka_db.sqlite.failures import DISK, RESTORE, NotWholeError, next_step
 
 MAGIC = b"SQLite format 3\0"
 HEADER_BYTES = 100
@@ -13,7 +13,7 @@ HEADER_BYTES = 100
 
 @dataclass(frozen=True)
 class Header:
-    """What the first 100 bytes say (https://www.sqlite.org/fileformat2.html#the_database_header)."""
+    """The content of the first 100 bytes (https://www.sqlite.org/fileformat2.html#the_database_header)."""
 
     page_bytes: int
     pages: int
@@ -21,7 +21,7 @@ class Header:
 
 
 def read_header(path: Path, shown: str = "") -> Header:
-    """The header of the file at `path`; NotWhole if it is missing, empty or no database, DatabaseError if unreadable.
+    """The header of the file at `path`; NotWholeError if it is missing, empty or no database, DatabaseError if unreadable.
 
     `shown` is what a message calls it, if not by its path.
 
@@ -32,20 +32,20 @@ def read_header(path: Path, shown: str = "") -> Header:
         with open(path, "rb", opener=safe_open.regular) as file:
             head = file.read(HEADER_BYTES)
     except FileNotFoundError as error:
-        raise NotWhole(
+        raise NotWholeError(
             f"{shown} is missing", "check DODEKA_BACKEND, or restore it: BACKUP.md, 'Restore'"
         ) from error
     except OSError as error:
         raise DatabaseError(f"{shown} cannot be read: {error.strerror}", next_step(error)) from error
     if not head:
-        raise NotWhole(f"{shown} is empty (0 bytes)", RESTORE)
+        raise NotWholeError(f"{shown} is empty (0 bytes)", RESTORE)
     return header_of(head, shown)
 
 
 def header_of(head: bytes, shown: str) -> Header:
-    """The header in `head`, the first HEADER_BYTES bytes of a file; NotWhole, calling it `shown`, if it is no database."""
+    """The header in `head`, the first HEADER_BYTES bytes of a file; NotWholeError, calling it `shown`, if it is no database."""
     if len(head) < HEADER_BYTES or not head.startswith(MAGIC):
-        raise NotWhole(f"{shown} is not an SQLite database", RESTORE)
+        raise NotWholeError(f"{shown} is not an SQLite database", RESTORE)
     page_bytes = int.from_bytes(head[16:18], "big")
     return Header(
         page_bytes=65536 if page_bytes == 1 else page_bytes,
@@ -58,7 +58,7 @@ def match_journal_mode(staged: Path, live: Path) -> None:
     """Give `staged` the journal mode of `live`, the backend's own (WAL) where that is no database. Raises BackupError."""
     try:
         wal = read_header(live).wal
-    except NotWhole:
+    except NotWholeError:
         wal = True
     left = Path(f"{staged}-wal")  # an empty one is of a reader
     if left.exists() and left.stat().st_size:

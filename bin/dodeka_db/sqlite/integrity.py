@@ -12,7 +12,7 @@ from dodeka_db.sqlite.connection import TABLES, opened, quoted
 from dodeka_db.sqlite.failures import (
     RESTORE,
     THIS_SQLITE,
-    NotWhole,
+    NotWholeError,
     is_beyond_us,
     is_damage,
     is_of_the_database,
@@ -27,7 +27,7 @@ SHOWN_DEFECTS = 3
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong with a database that can be read through.
+    """The defects of a database that can be read through.
 
     `orphans`: how many rows of one table refer to no row of another one, by the names of the two; SQLite lets them be.
     `defects`: what SQLite's check says, each line once. `unchecked`: why this SQLite cannot do all of that check, or "".
@@ -57,7 +57,7 @@ class Findings:
 
 
 def verify(path: Path, shown: str, quick: bool = False) -> Findings:
-    """What is wrong with the database in the file `path`, which nobody else uses; NotWhole if it cannot be read through.
+    """The defects of the database in the file `path`, which nobody else uses; NotWholeError if it cannot be read through.
 
     `shown` is what a message calls it. With `quick` the indexes are not compared with their tables, which takes
     most of the time (https://www.sqlite.org/pragma.html#pragma_quick_check). The size is checked first: SQLite
@@ -67,7 +67,7 @@ def verify(path: Path, shown: str, quick: bool = False) -> Findings:
     size = path.stat().st_size
     if size != header.pages * header.page_bytes:
         expected = header.pages * header.page_bytes
-        raise NotWhole(f"{shown} has {size} bytes where its header says {expected}", RESTORE)
+        raise NotWholeError(f"{shown} has {size} bytes where its header says {expected}", RESTORE)
     # not read-only: then SQLite would leave CHECKs out
     with opened(path, "mode=rw", shown) as connection:
         findings = _check(connection, "quick_check" if quick else "integrity_check")
@@ -78,9 +78,9 @@ def verify(path: Path, shown: str, quick: bool = False) -> Findings:
                 if not is_damage(error):
                     raise
                 problem = findings.defects_shown or plain(error)
-                raise NotWhole(f"{shown} is damaged: {problem}", RESTORE) from error
+                raise NotWholeError(f"{shown} is damaged: {problem}", RESTORE) from error
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise NotWhole(f"{shown} holds no tables", RESTORE)
+            raise NotWholeError(f"{shown} holds no tables", RESTORE)
     return findings
 
 
@@ -154,7 +154,7 @@ def is_damaged(path: Path) -> bool:
         read_header(path)
         with opened(path, "mode=ro", f"database {path}") as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except NotWhole:
+    except NotWholeError:
         return True
     except BackupError:
         pass  # in use, or not ours to read: somebody can

@@ -17,7 +17,7 @@ def is_same(path: Path, other: Path) -> bool:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give each journal of the database at `source` a second name at `target`, where there is none yet."""
+    """Give each journal of the database at `source` a second name at `target`, where no snapshot yet."""
     for suffix in SUFFIXES:
         journal = Path(f"{source}{suffix}")
         if journal.exists() and not Path(f"{target}{suffix}").exists():

@@ -16,18 +16,18 @@ KEPT = "pre-restore"
 DAMAGED = "damaged"
 
 
-def of(live: Path) -> list[Path]:
+def kept_beside(live: Path) -> list[Path]:
     """The files that restores kept beside `live` and that are in no snapshot yet, the last one last; damaged ones apart."""
     return [path for path in _beside(live, KEPT) if not journals.is_same(path, live)]
 
 
-def damaged_of(live: Path) -> list[Path]:
+def damaged_beside(live: Path) -> list[Path]:
     """The files that restores kept beside `live` and that cannot become a snapshot, the last one last."""
     return _beside(live, DAMAGED)
 
 
 def since(kept: Path) -> datetime:
-    """When `kept` was the live database last, by its name."""
+    """The time at which `kept` was the live database last, by its name."""
     return datetime.strptime(f"{kept.name[-16:-1]}+0000", "%Y%m%dT%H%M%S%z")
 
 

@@ -1,4 +1,4 @@
-"""How many rows each table of a database has."""
+"""The number of rows in each table of a database."""
 
 import sqlite3
 from pathlib import Path
@@ -9,7 +9,7 @@ from dodeka_db.sqlite.header import read_header
 
 
 def row_counts(path: Path) -> dict[str, int | None]:
-    """How many rows each table of the database at `path`, which may be in use, has. Raises DatabaseError.
+    """The number of rows by table of the database at `path`, which may be in use. Raises DatabaseError.
 
     None where this SQLite cannot tell.
     """

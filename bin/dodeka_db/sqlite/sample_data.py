@@ -56,7 +56,7 @@ def insert(connection: sqlite3.Connection, table: str, key: str, value: object) 
 
 
 def count(path: Path, table: str = "users") -> int:
-    """How many rows `table` has."""
+    """The number of rows in `table`."""
     with closing(sqlite3.connect(path)) as connection:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 

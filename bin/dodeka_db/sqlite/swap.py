@@ -18,7 +18,7 @@ from dodeka_db.host import disks, file_rights, open_files, staging
 from dodeka_db.host.file_rights import Rights
 from dodeka_db.sqlite import journals, kept_files
 from dodeka_db.sqlite.checkpoint import check_access, checkpoint_and_close, refuse_if_open
-from dodeka_db.sqlite.failures import DatabaseInUse, NotWhole
+from dodeka_db.sqlite.failures import DatabaseInUseError, NotWholeError
 
 LARGER_DISK = "move the databases to a larger disk; nothing was changed"
 # how Linux says that a file system has no hard links (vfat, some of FUSE)
@@ -27,7 +27,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 @dataclass(frozen=True)
 class Kept:
-    """Where the database that is about to be replaced is kept.
+    """The kept file of the database that is about to be replaced.
 
     `is_link`: at `path` is its second name already; else it is copied there when nobody uses it any more.
     """
@@ -71,7 +71,7 @@ def replace(
 
     keep() has been called. SQLite does not get to see a `live` that `is_damaged`: it would take its journals away.
     Returns the path of the replaced database, that of `kept` or its name as a damaged one; None if there was none. Raises
-    DatabaseInUse if a process has `live` open, or another BackupError, with nothing changed.
+    DatabaseInUseError if a process has `live` open, or another BackupError, with nothing changed.
 
     `even_in_use`, which takes a link: whoever has `live` open goes on with the replaced database.
     """
@@ -79,7 +79,7 @@ def replace(
     try:
         if not is_damaged:
             _checkpoint(live, even_in_use)
-    except NotWhole:
+    except NotWholeError:
         is_damaged = True
     path, was_there = kept.path, live.exists()
     try:
@@ -92,7 +92,7 @@ def replace(
         if not even_in_use:
             refuse_if_open(live)
             if Path(f"{live}-wal").exists() and not is_damaged:
-                raise DatabaseInUse(
+                raise DatabaseInUseError(
                     f"database {live} was opened by another process meanwhile", "run this again"
                 )
         _refuse_if_not_kept(live, path)
@@ -119,7 +119,7 @@ def _checkpoint(live: Path, even_in_use: bool) -> None:
     try:
         refuse_if_open(live)
         checkpoint_and_close(live)
-    except DatabaseInUse:
+    except DatabaseInUseError:
         if not even_in_use:
             raise
 
@@ -170,7 +170,7 @@ def _copy(live: Path, kept: Path) -> None:
         shutil.copyfileobj(source, unfinished)
         unfinished.flush()
         os.fsync(unfinished.fileno())
-        its_rights = file_rights.of(live)
+        its_rights = file_rights.read(live)
         its_rights.own(Path(unfinished.name))
         its_rights.open_up(Path(unfinished.name))
         Path(unfinished.name).rename(kept)

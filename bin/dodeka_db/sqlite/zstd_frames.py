@@ -100,7 +100,7 @@ def decompress(source: Readable, target: Writable) -> None:
                 piece = frame.unused_data
     except zstandard.ZstdError as error:
         if "too much memory" in str(error):
-            most = f"more than the {WINDOW_BYTES // 2**20} MiB of memory that we give it"
+            most = f"more than its limit of {WINDOW_BYTES // 2**20} MiB of memory"
             raise SnapshotError(f"the compressed export takes {most}", _HINT) from error
         raise SnapshotError(f"the compressed export is damaged ({error})", _HINT) from error
     if frame is None:
