@@ -16,6 +16,8 @@ NAME ?=
 HTML ?=
 # the arguments of restic
 ARGS ?=
+# which tests: a file, or one test in it (tests/test_swap.py::test_name); all if left out
+T ?=
 # which Debian make test-in makes, and as whom it runs the tests there: root, user, or one after the other
 SUITE ?= trixie
 AS ?=
@@ -27,7 +29,7 @@ YES ?=
 # make would expand a value that it was given, and run a $(shell ...) in it. So each is taken as it is, those that are
 # exported without being read here too; and recipes read them from their shell's environment, so that no shell parses one.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-VALUES := PYTHON CONFIG ENV FROM SNAPSHOT OFFSITE NAME HTML ARGS SUITE AS TIMERS YES
+VALUES := PYTHON CONFIG ENV FROM SNAPSHOT OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
 $(foreach name,$(VALUES),$(eval override export $(name) := $$(value $(name))))
 
 override SHELL := /bin/sh
@@ -166,9 +168,21 @@ restic: ## restic itself with these settings: ARGS='snapshots --tag env_demo'
 	@bin/dodeka-db-restic.py $(OFFSITE_FLAG) -- "$$ARGS"
 
 .PHONY: test
-test: setup test-packages .venv/.tests ## run all tests
-	@.venv/bin/python -m pytest --numprocesses 6 --dist worksteal tests
-	@bats tests
+test: setup test-packages .venv/.tests ## run the tests; T=tests/test_swap.py: those of one file
+	@.venv/bin/python -m pytest $${T:---numprocesses 6 --dist worksteal} $${T:+"$$T"}
+	@[ -n "$$T" ] || bats tests
+
+.PHONY: lint
+lint: setup .venv/.tests ## ruff, mypy --strict, shellcheck, shfmt: 0 findings
+	@tests/lint.sh
+
+.PHONY: format
+format: setup .venv/.tests ## write Python and shell as make lint wants them
+	@tests/lint.sh --fix
+
+.PHONY: pins
+pins: setup .venv/.tests ## resolve requirements.txt and tests/requirements.txt anew, together
+	@tests/pins.sh
 
 .PHONY: test-in
 test-in: ## run them in a fresh Debian, as root and not: SUITE=bookworm or trixie, AS=root or user
@@ -179,11 +193,11 @@ soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores 
 	@.venv/bin/python tests/soak.py
 
 .PHONY: bench
-bench: setup test-packages .venv/.bench ## beside the documented pipeline: docs/bench.md (10 minutes; BENCH_LARGE=1: 1 GB too, an hour)
+bench: setup test-packages .venv/.tests ## beside the documented pipeline: docs/bench.md (10 minutes; BENCH_LARGE=1: 1 GB too, an hour)
 	@.venv/bin/python tests/bench.py
 
 .PHONY: fuzz
-fuzz: setup test-packages .venv/.fuzz ## made-up settings, IDs, snapshots and restic's JSON, for a minute (FUZZ_EXAMPLES=200)
+fuzz: setup test-packages .venv/.tests ## made-up settings, IDs, snapshots and restic's JSON, for a minute (FUZZ_EXAMPLES=200)
 	@.venv/bin/python tests/fuzz.py
 
 .PHONY: test-packages
@@ -195,10 +209,3 @@ test-packages:
 	@.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r $<
 	@touch $@
 
-.venv/.bench: tests/requirements-bench.txt .venv/.tests
-	@.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r $<
-	@touch $@
-
-.venv/.fuzz: tests/requirements-fuzz.txt .venv/.tests
-	@.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r $<
-	@touch $@

@@ -142,17 +142,21 @@ def page(results: Sequence[Result]) -> str:
     """docs/bench.md."""
     version = subprocess.check_output([RESTIC, "version"], text=True).split()[1]
     about = [
-        f"`make bench` wrote this, on {len(os.sched_getaffinity(0))} cores with restic {version} and Python"
-        f" {platform.python_version()}. *documented* is the pipeline of the shell scripts (`sqlite3` with `VACUUM INTO`,"
-        " `zstd --rsyncable`, `restic backup`), which checks nothing; *zst* and *pages* are `make backup` with either"
-        " `DODEKA_FORMAT`, which reads its snapshot back. A cron run also applies the retention: that is not in these"
-        " figures.",
-        f"Each took {SNAPSHOTS} snapshots of the same database, in turn, with the use of some minutes between them:"
-        " 3 profiles change, 3 sessions begin, the 3 oldest expire, 3 mails are queued, every other time there is a new"
-        " member. Figures are medians over all snapshots but the first; ratios, in brackets, are medians of the ratios"
-        " to what the documented pipeline took for the same snapshot. During"
-        f" {bench_backup.WITH_WRITER} more snapshots of each, a writer was at work that commits every 10 ms and gives up"
-        f" after {bench_backup.BUSY_MS} ms.",
+        (
+            f"`make bench` wrote this, on {len(os.sched_getaffinity(0))} cores with restic {version} and Python"
+            f" {platform.python_version()}. *documented* is the pipeline of the shell scripts (`sqlite3` with `VACUUM INTO`,"
+            " `zstd --rsyncable`, `restic backup`), which checks nothing; *zst* and *pages* are `make backup` with either"
+            " `DODEKA_FORMAT`, which reads its snapshot back. A cron run also applies the retention: that is not in these"
+            " figures."
+        ),
+        (
+            f"Each took {SNAPSHOTS} snapshots of the same database, in turn, with the use of some minutes between them:"
+            " 3 profiles change, 3 sessions begin, the 3 oldest expire, 3 mails are queued, every other time there is a new"
+            " member. Figures are medians over all snapshots but the first; ratios, in brackets, are medians of the ratios"
+            " to what the documented pipeline took for the same snapshot. During"
+            f" {bench_backup.WITH_WRITER} more snapshots of each, a writer was at work that commits every 10 ms and gives up"
+            f" after {bench_backup.BUSY_MS} ms."
+        ),
     ]
     if any(result.downtime for result in results):
         about.append(

@@ -29,6 +29,7 @@ mount --make-rprivate /
 
 if [ ! -e "$base" ]; then
     command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
+    # shellcheck disable=SC2016  # apt-get's own
     mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Label: Debian' | head -1)}
     rm -rf --one-file-system "$base.made"
     debootstrap --variant=minbase --include=make,python3,git,ca-certificates,sudo "$suite" "$base.made" \

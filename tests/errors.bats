@@ -7,7 +7,7 @@ setup_file() { make_site "$BATS_FILE_TMPDIR/site"; }
 setup() { copy_site; }
 
 restic_is() { # a version: a fake, for no older or broken restic can be had from a package
-    printf '#!/bin/sh\necho "%s"\n' "$1" > "$SITE/restic-fake"
+    printf '#!/bin/sh\necho "%s"\n' "$1" >"$SITE/restic-fake"
     chmod +x "$SITE/restic-fake"
     export RESTIC=$SITE/restic-fake
 }
@@ -67,14 +67,14 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 
 @test "not a database" {
     rm "$DB"*
-    head -c 10000 /dev/urandom > "$DB"
+    head -c 10000 /dev/urandom >"$DB"
     script backup production
     fails_with 3 "database $DB is not an SQLite database"
     [ "$(snapshot_count)" -eq 0 ]
 }
 
 @test "database corrupt" {
-    sqlite3 "$DB" 'PRAGMA journal_mode=DELETE' > /dev/null
+    sqlite3 "$DB" 'PRAGMA journal_mode=DELETE' >/dev/null
     dd if=/dev/urandom of="$DB" bs=4096 seek=5 count=40 conv=notrunc status=none
     script backup production
     fails_with 3 "database $DB is damaged"
@@ -110,7 +110,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 }
 
 @test "wrong password" {
-    echo wrong > "$SITE/password"
+    echo wrong >"$SITE/password"
     script backup production
     fails_with 12 "the password in $SITE/password does not open repository $SITE/restic"
     [[ $stderr != *wrong\ * ]]
@@ -131,7 +131,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 }
 
 @test "password file empty" {
-    : > "$SITE/password"
+    : >"$SITE/password"
     script backup production
     fails_with 6 "password file $SITE/password is empty"
 }
@@ -141,8 +141,8 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     export RESTIC_REPOSITORY RESTIC_PASSWORD_FILE
     # a backup from a slow pipe holds its lock until the pipe ends
     mkfifo "$SITE/slow"
-    "$RESTIC" backup --quiet --stdin < "$SITE/slow" 3>&- &
-    exec 7> "$SITE/slow"
+    "$RESTIC" backup --quiet --stdin <"$SITE/slow" 3>&- &
+    exec 7>"$SITE/slow"
     until [ -n "$(ls "$SITE/restic/locks")" ]; do sleep 0.05; done
     script cron production
     echo content >&7
@@ -157,9 +157,12 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     . "$SITE/backup.env"
     export RESTIC_REPOSITORY RESTIC_PASSWORD_FILE
     script backup production # something to read, at 1 kB a second
-    "$RESTIC" check --read-data --limit-download=1 > "$SITE/said" 2>&1 3>&- &
+    "$RESTIC" check --read-data --limit-download=1 >"$SITE/said" 2>&1 3>&- &
     check=$!
-    until grep -x 'load indexes' "$SITE/said"; do kill -0 $check; sleep 0.05; done # then it has its lock
+    until grep -x 'load indexes' "$SITE/said"; do
+        kill -0 $check
+        sleep 0.05
+    done # then it has its lock
     script backup production
     kill -KILL $check
     wait $check || true
@@ -170,7 +173,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     rm "$SITE/restic/config"
     script init
     fails_with 6 "repository $SITE/restic has keys, but no config: an init was cut off, or that file is lost"
-    [ "$(ls "$SITE/restic/keys" | wc -l)" -eq 1 ]
+    [ "$(find "$SITE/restic/keys" -type f | wc -l)" -eq 1 ]
 }
 
 @test "malformed, unknown and ambiguous snapshot IDs" {
@@ -203,7 +206,10 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 @test "a settings file that cannot be read" {
     DODEKA_BACKUP_ENV=$SITE/none.env script backup production
     fails_with 6 "settings file $SITE/none.env cannot be read"
-    (umask 077; echo 'RESTIC_PASSWORD=hush hush' > "$SITE/bad.env")
+    (
+        umask 077
+        echo 'RESTIC_PASSWORD=hush hush' >"$SITE/bad.env"
+    )
     DODEKA_BACKUP_ENV=$SITE/bad.env script backup production
     fails_with 6 "settings file $SITE/bad.env, line 1"
     [[ $stderr != *hush* ]]
@@ -218,7 +224,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 
 @test "another run on this machine" {
     mkdir -p "$SITE/state"
-    exec 8> "$SITE/state/lock"
+    exec 8>"$SITE/state/lock"
     echo "restore of demo, process 1" >&8
     flock 8
     script backup production

@@ -235,8 +235,30 @@ SCALARS = st.one_of(
     ),
 )
 KEYS = st.sampled_from(
-    """id time tags hostname paths userName hostName created current snapshot matches size remove keep total_size pid
-    version chunker_polynomial snapshot_id data_added data_added_packed message_type""".split()
+    [
+        "id",
+        "time",
+        "tags",
+        "hostname",
+        "paths",
+        "userName",
+        "hostName",
+        "created",
+        "current",
+        "snapshot",
+        "matches",
+        "size",
+        "remove",
+        "keep",
+        "total_size",
+        "pid",
+        "version",
+        "chunker_polynomial",
+        "snapshot_id",
+        "data_added",
+        "data_added_packed",
+        "message_type",
+    ]
 )
 ANY = st.recursive(
     SCALARS,
@@ -298,7 +320,7 @@ def asked(folder: Path, fake: Path, answer: bytes) -> None:
         lambda: snapshots.as_table(of_it.listed(), {"a" * 64: 1}),
         lambda: [size(count) for count in of_it.sizes([snapshot()]).values()],
         lambda: keys.table(here.main),
-        lambda: of_it.config(),
+        of_it.config,
         lambda: size(of_it.stored_bytes(environment)),
         lambda: of_it.forget(environment),
         lambda: stale_locks.can_be_removed(of_it.locks()[0]),

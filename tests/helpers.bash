@@ -4,7 +4,7 @@ bats_require_minimum_version 1.5.0
 
 ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
 # what is set for a real server must not reach a test
-unset ${!RESTIC_*} ${!DODEKA_*} ${!OFFSITE_*} TZ
+unset "${!RESTIC_@}" "${!DODEKA_@}" "${!OFFSITE_@}" TZ
 unset ENV FROM SNAPSHOT YES OFFSITE NAME HTML CONFIG MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
 
 make_site() { # FOLDER
@@ -17,7 +17,7 @@ copy_site() {
     cp -a "$BATS_FILE_TMPDIR/site" "$SITE"
     sed -i "s|$BATS_FILE_TMPDIR/site|$SITE|g" "$SITE/backup.env"
     export DODEKA_BACKUP_ENV=$SITE/backup.env
-    DB=$SITE/backend/envs/production/db.sqlite
+    export DB=$SITE/backend/envs/production/db.sqlite
 }
 
 script() { # NAME ARGUMENT... : run it, keeping $status, $output and $stderr apart
@@ -26,6 +26,7 @@ script() { # NAME ARGUMENT... : run it, keeping $status, $output and $stderr apa
 
 # What was run has done well, and has nothing to complain of.
 succeeds() {
+    # shellcheck disable=SC2154  # run sets them
     echo "status $status, stdout: $output, stderr: $stderr"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
@@ -33,6 +34,7 @@ succeeds() {
 
 # One line on standard error that holds both words, and nothing that looks like a traceback.
 fails_with() { # STATUS TEXT [TEXT]
+    # shellcheck disable=SC2154  # run sets them
     echo "status $status, stdout: $output, stderr: $stderr"
     [ "$status" -eq "$1" ]
     [ "${#stderr_lines[@]}" -eq 1 ]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # The front door: targets, their variables, and what make says.
+# shellcheck disable=SC2016  # text for another shell, or for make
 
 load helpers
 
@@ -7,7 +8,7 @@ setup_file() { make_site "$BATS_FILE_TMPDIR/site"; }
 setup() {
     copy_site
     unset DODEKA_BACKUP_ENV
-    cd "$ROOT"
+    cd "$ROOT" || return
 }
 
 mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env" "$@"; }
@@ -78,10 +79,10 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users')" -eq 400 ]
     sqlite3 "$DB" 'DELETE FROM users'
-    mk restore ENV=production SNAPSHOT=latest < /dev/null
+    mk restore ENV=production SNAPSHOT=latest </dev/null
     [ "$status" -eq 2 ]
     [[ $stderr == *"nothing was changed"* ]]
-    mk restore ENV=production SNAPSHOT=latest YES=0 < /dev/null
+    mk restore ENV=production SNAPSHOT=latest YES=0 </dev/null
     [ "$status" -eq 2 ]
     [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users')" -eq 0 ]
 }
@@ -114,6 +115,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     before=$(state_of_everything)
     export RESTIC_REPOSITORY=$SITE/elsewhere
     for words in "init YES=1" "backup ENV=demo" "snapshots" "restic ARGS=snapshots" "settings" "status"; do
+        # shellcheck disable=SC2086  # words
         mk $words
         [ "$status" -eq 2 ]
         [[ $stderr == *"RESTIC_REPOSITORY=$SITE/elsewhere of the environment is not what settings file $SITE/backup.env sets: RESTIC_REPOSITORY=$SITE/restic; unset RESTIC_REPOSITORY, or if that one is right, write it into the file"* ]]
@@ -134,7 +136,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 }
 
 @test "restic by hand, on either repository, without a variable in the shell" {
-    printf '%s\n' "OFFSITE_REPOSITORY=$SITE/there" "OFFSITE_PASSWORD_FILE=$SITE/there-password" >> "$SITE/backup.env"
+    printf '%s\n' "OFFSITE_REPOSITORY=$SITE/there" "OFFSITE_PASSWORD_FILE=$SITE/there-password" >>"$SITE/backup.env"
     mk init OFFSITE=1 YES=1
     mk backup ENV=demo
     mk restic ARGS='snapshots --compact --tag env_demo'
@@ -165,7 +167,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 
 @test "init makes what is missing, once, and only init does" {
     rm -r "$SITE/restic" "$SITE/password"
-    mk init < /dev/null
+    mk init </dev/null
     [ "$status" -eq 2 ]
     [[ $output == *"THERE IS NO REPOSITORY AT $SITE/restic."*"No volume is mounted there: "* ]]
     [[ $stderr == *"no answer; nothing was changed"* ]]
@@ -175,7 +177,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [[ $output == *"KEEP ITS CONTENT SOMEWHERE ELSE TOO"* ]]
     [ "$(stat -c %a "$SITE/password")" = 600 ]
-    [ "$(wc -c < "$SITE/password")" -eq 40 ]
+    [ "$(wc -c <"$SITE/password")" -eq 40 ]
     before=$(sha256sum "$SITE/password" "$SITE/restic/config")
     mk init
     [ "$status" -eq 0 ]
@@ -275,31 +277,38 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     cd "$ROOT"
     # what recipes run stands for itself: were a value to reach a shell, the words behind it would be run
     hostile=('$(shell touch '"$SITE"'/executed)' ';touch '"$SITE"'/executed;' '`touch '"$SITE"'/executed`'
-             '$$(touch '"$SITE"'/executed)' "'; touch $SITE/executed; '" '"; touch '"$SITE"'/executed; "'
-             "production'; touch $SITE/executed; '" 'x) $(shell touch '"$SITE"'/executed)')
+        '$$(touch '"$SITE"'/executed)' "'; touch $SITE/executed; '" '"; touch '"$SITE"'/executed; "'
+        "production'; touch $SITE/executed; '" 'x) $(shell touch '"$SITE"'/executed)')
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(echo $read)" = "PYTHON CONFIG ENV FROM SNAPSHOT OFFSITE NAME HTML ARGS SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do
                 [ "$goal" != test-in ] || [[ "$name" =~ ^(SUITE|AS)$ ]] || continue
                 [ "$goal" != venv ] || [ "$name" = PYTHON ] || continue
                 [ "$name" != SHELL ] || continue
-                timeout 60 make -n "$name=$value" $goal > /dev/null 2>&1 || true
-                [ ! -e "$SITE/executed" ] || { echo "$name=$value, $goal"; false; }
+                # shellcheck disable=SC2086  # words
+                timeout 60 make -n "$name=$value" $goal >/dev/null 2>&1 || true
+                [ ! -e "$SITE/executed" ] || {
+                    echo "$name=$value, $goal"
+                    false
+                }
             done
-            timeout 60 make "$name=$value" help > /dev/null 2>&1 || true
-            env "$name=$value" timeout 60 make help > /dev/null 2>&1 || true
-            env "$name=$value" timeout 60 make -e help > /dev/null 2>&1 || true
-            [ ! -e "$SITE/executed" ] || { echo "$name=$value"; false; }
+            timeout 60 make "$name=$value" help >/dev/null 2>&1 || true
+            env "$name=$value" timeout 60 make help >/dev/null 2>&1 || true
+            env "$name=$value" timeout 60 make -e help >/dev/null 2>&1 || true
+            [ ! -e "$SITE/executed" ] || {
+                echo "$name=$value"
+                false
+            }
         done
     done
     # the recipes that have a value, for real
     for value in "${hostile[@]}"; do
-        make PYTHON="$value" venv > /dev/null 2>&1 || true
-        PYTHON=$value make packages > /dev/null 2>&1 || true
+        make PYTHON="$value" venv >/dev/null 2>&1 || true
+        PYTHON=$value make packages >/dev/null 2>&1 || true
         mk snapshots ENV="$value"
         mk restore ENV=demo FROM="$value" YES=1
         mk verify ENV=demo SNAPSHOT="$value"
@@ -307,7 +316,10 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         ARGS=$value mk restic
         run make --no-print-directory settings CONFIG="$value"
         mk "$value"
-        [ ! -e "$SITE/executed" ] || { echo "$value"; false; }
+        [ ! -e "$SITE/executed" ] || {
+            echo "$value"
+            false
+        }
     done
     # a value goes on to a script as it is
     mk key-remove NAME='a$(b)$$c'

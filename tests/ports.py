@@ -16,3 +16,4 @@ def free_port() -> int:
         port = _LOWEST + turn % _HOW_MANY
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
+    raise RuntimeError("unreachable: the turns never end")

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import boto3
@@ -72,10 +72,8 @@ class Relay:
         except OSError:
             pass
         for end in (source, target):
-            try:
+            with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 class Remote:
@@ -156,10 +154,8 @@ class Remote:
             return  # its ID may be somebody else's by now
         # sshd's children begin sessions of their own
         for process in [self._process.pid, *_descendants(self._process.pid)]:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(process, signum)
-            except ProcessLookupError:
-                pass
 
     def _command(self) -> list[str]:
         raise NotImplementedError

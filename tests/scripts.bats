@@ -54,7 +54,7 @@ import datetime, json, sys
 assert set(entry) == {"id", "short_id", "time", "environment", "tags", "host", "path", "stored_bytes", "format"}, entry
 assert entry["environment"] == "production" and entry["format"] == "zst" and entry["path"] == "/dodeka-production.sqlite.zst"
 assert datetime.datetime.fromisoformat(entry["time"]).tzinfo and entry["stored_bytes"] > 1000
-' <<< "$output"
+' <<<"$output"
 }
 
 @test "the table" {
@@ -88,7 +88,7 @@ assert datetime.datetime.fromisoformat(entry["time"]).tzinfo and entry["stored_b
 @test "no secret on a command line, in the output or in an error" {
     # every argument list of every restic that runs, by a restic that writes it down and then is the real one
     . "$SITE/backup.env"
-    printf '#!/bin/sh\necho "$@" >> %s/arguments\nexec %s "$@"\n' "$SITE" "$RESTIC" > "$SITE/restic-spy"
+    printf '#!/bin/sh\necho "$@" >> %s/arguments\nexec %s "$@"\n' "$SITE" "$RESTIC" >"$SITE/restic-spy"
     chmod +x "$SITE/restic-spy"
     secret=$(cat "$SITE/password")
     RESTIC=$SITE/restic-spy script cron production

@@ -100,7 +100,7 @@ class Server:
                 *("sh", "-c", BOOT, "sh", str(folder), str(disk or "")),
             ],
             stdin=subprocess.DEVNULL,
-            stdout=(log := open(folder.parent / f"{folder.name}.log", "wb")),
+            stdout=(log := open(folder.parent / f"{folder.name}.log", "wb")),  # noqa: SIM115
             stderr=log,
         )
         self._log = Path(log.name)
@@ -220,8 +220,17 @@ class Server:
             if not children:
                 continue
             asked = subprocess.run(
-                ["nsenter", f"--target={children[0]}", "--mount", "--pid", "--root", "--wd=/"]
-                + ["systemctl", "is-active", "dodeka-test.target"],
+                [
+                    "nsenter",
+                    f"--target={children[0]}",
+                    "--mount",
+                    "--pid",
+                    "--root",
+                    "--wd=/",
+                    "systemctl",
+                    "is-active",
+                    "dodeka-test.target",
+                ],
                 capture_output=True,
                 text=True,
             )

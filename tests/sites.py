@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
 from cheap_key import reseal  # noqa: E402
-from dodeka_db import settings
-from dodeka_db.host import staging
+from dodeka_db import settings  # noqa: E402
+from dodeka_db.host import staging  # noqa: E402
 from dodeka_db.sqlite import sample_data  # noqa: E402
 
 RESTIC = os.environ.get("RESTIC") or shutil.which("restic") or "restic"

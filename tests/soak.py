@@ -3,8 +3,8 @@
 A site with the real restic, SQLite and zstd, whose clock starts five days ago: a wrapper around restic gives each
 snapshot a time 12 minutes after the one before, so that the retention has hours and days to choose from. Nothing
 else is made up. The format changes from run to run, by chance. All the while somebody with a state folder of their own,
-whose runs know nothing of these but the databases and the repository, backs up, drills and cleans up. After every run that says it is good the snapshots
-are exactly those that the policy keeps of what was there; after every run that was killed the next one succeeds by
+whose runs know nothing of these but the databases and the repository, backs up, drills and cleans up. After every run that
+says it is good the snapshots are exactly those that the policy keeps of what was there; after every run that was killed the next one succeeds by
 itself.
 """
 
@@ -232,7 +232,7 @@ def main() -> int:
     for state in (soak.site.state, soak.site.folder / "another-state"):
         left += [path for path in (state / "staging").iterdir() if path.name != staging.MARK]
     left += soak.site.database().parent.glob("db.sqlite.*")
-    left += [path for path in (soak.site.state / "restic-cache").glob("restic-check-*")]
+    left += list((soak.site.state / "restic-cache").glob("restic-check-*"))
     assert not left, left
     assert re.fullmatch("ok", _integrity(soak.site.database()))
     print(

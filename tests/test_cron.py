@@ -154,7 +154,7 @@ class TestTheLockOfThisMachine:
         assert site.staged() == []
 
     @pytest.mark.parametrize(
-        "environment, at, wait_s",
+        ("environment", "at", "wait_s"),
         [("production", "11:59:57", 3), ("demo", "12:05:57", 3), ("production", "12:05:57", 363)],
     )
     def test_cron_waits_at_most_until_its_next_run_is_due(self, site, environment, at, wait_s):
@@ -205,7 +205,7 @@ class TestTheRepositorysLocks:
         for _ in range(50):
             run = start(site)
             child = wait_for(
-                lambda: (
+                lambda run=run: (
                     run.poll() is not None
                     or [pid for pid, words in descendants(run.pid).items() if f" {verb} " in words]
                 )
@@ -213,7 +213,7 @@ class TestTheRepositorysLocks:
             if child is True:
                 run.communicate()
                 continue
-            wait_for(lambda: locks(site) or run.poll() is not None)
+            wait_for(lambda run=run: locks(site) or run.poll() is not None)
             try:
                 if with_us:
                     run.kill()
@@ -396,7 +396,7 @@ class TestNothingIsRemovedOnFaith:
 
 
 class TestARunDidAllItShouldOrFailed:
-    @pytest.mark.parametrize("verb, exit_code", [("backup", 3), ("forget", 3), ("backup", 77)])
+    @pytest.mark.parametrize(("verb", "exit_code"), [("backup", 3), ("forget", 3), ("backup", 77)])
     def test_every_exit_code_of_restic_but_0_is_a_failure(self, site, verb, exit_code):
         """A restic that does it all and then ends with another code: a fake, for a single file gives no real 3."""
         fake = site.folder / "fake-restic"
@@ -653,7 +653,9 @@ class TestHeartbeats:
             assert site.run("cron", "demo", DODEKA_PING_URL_DEMO=receiver.url).returncode == 75
         assert receiver.calls[0][1].endswith("/fail")
 
-    @pytest.mark.parametrize("status, problem, within_s", [(500, "HTTP 500", 60), (None, "no answer", 120)])
+    @pytest.mark.parametrize(
+        ("status", "problem", "within_s"), [(500, "HTTP 500", 60), (None, "no answer", 120)]
+    )
     def test_a_monitor_that_fails_or_is_slow_is_a_warning(self, site, status, problem, within_s):
         began = time.monotonic()
         with Receiver(status) as receiver:

@@ -115,7 +115,7 @@ def soon(site: Site, *words: str, **variables: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(
-    "part, how",
+    ("part", "how"),
     [
         *[(tree_pack, how) for how in (flipped, cut_short, emptied, gone)],
         *[(data_pack, how) for how in (flipped, gone)],
@@ -197,7 +197,7 @@ def crowd(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "part, how",
+    ("part", "how"),
     [
         (tree_pack, flipped),
         (tree_pack, gone),
@@ -246,7 +246,7 @@ def test_a_damaged_index(site, how):
     site.ok("restore", "production", "--snapshot", "latest", "--yes")
 
 
-@pytest.mark.parametrize("part, how", [(tree_pack, flipped), (data_pack, gone)])
+@pytest.mark.parametrize(("part", "how"), [(tree_pack, flipped), (data_pack, gone)])
 def test_the_copy_goes_on_with_what_is_whole(site, part, how):
     there = {
         "OFFSITE_REPOSITORY": str(site.folder / "there"),

@@ -262,7 +262,7 @@ class TestVerify:
     def test_pages_missing_at_the_end(self, db, target):
         export_compacted(db, target)
         os.truncate(target, target.stat().st_size - 4096)
-        with pytest.raises(DatabaseError, match="the copy has .* bytes where its header says"):
+        with pytest.raises(DatabaseError, match=r"the copy has .* bytes where its header says"):
             integrity.verify(target, "the copy")
 
     def test_pages_too_many(self, db, target):

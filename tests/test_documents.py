@@ -21,7 +21,7 @@ SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "bin").rglob("*.
 
 def rows(text: str, first: str) -> list[list[str]]:
     """The cells of the table whose first heading is `first`."""
-    table = text[text.index(f"\n| {first} |") + 1 :].split("\n\n")[0].splitlines()[2:]
+    table = text[text.index(f"\n| {first} |") + 1 :].split("\n\n", maxsplit=1)[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
 
 

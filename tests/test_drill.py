@@ -112,7 +112,7 @@ class TestVerify:
             (other, "is not an SQLite database"),
         ]
 
-    @pytest.mark.parametrize("damage, words", damages(), ids=lambda value: getattr(value, "__name__", ""))
+    @pytest.mark.parametrize(("damage", "words"), damages(), ids=lambda value: getattr(value, "__name__", ""))
     def test_a_damaged_snapshot(self, site, damage, words):
         site.ok("backup", "production")
         site.ok("verify", "production")

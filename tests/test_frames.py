@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import zstandard
@@ -159,7 +160,7 @@ def test_a_file_cut_off_inside_a_frame_is_refused(export):
         *rng.sample(range(len(archive)), 20),
     ]:
         if length not in boundaries:
-            with pytest.raises(SnapshotError, match="cut off|damaged"):
+            with pytest.raises(SnapshotError, match=r"cut off|damaged"):
                 decompressed(archive[:length])
 
 
@@ -174,12 +175,8 @@ def test_each_of_40_flipped_bits_is_noticed(export):
     for _ in range(40):
         broken = bytearray(archive)
         broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
-        try:
-            assert (
-                decompressed(bytes(broken)) == export
-            )  # a bit that means nothing, as the unused ones of a header
-        except SnapshotError:
-            pass
+        with suppress(SnapshotError):  # else it is a bit that means nothing, as the unused ones of a header
+            assert decompressed(bytes(broken)) == export
 
 
 def test_something_that_is_not_zstd_is_refused():

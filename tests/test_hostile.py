@@ -370,7 +370,7 @@ def marked(db: Path) -> service.Service:
         lambda mark: mark.touch(0o600),  # a staged file of ours, renamed
         lambda mark: mark.symlink_to("/etc/passwd"),
         lambda mark: mark.symlink_to("/dev/zero"),
-        lambda mark: os.mkfifo(mark),
+        os.mkfifo,
         lambda mark: mark.mkdir(),
     ],
 )
@@ -492,7 +492,7 @@ def evil(site: Site) -> Site:
 
 
 @pytest.mark.parametrize(
-    "script, arguments, says",
+    ("script", "arguments", "says"),
     [
         ("snapshots", (), True),
         ("snapshots", ("--json",), True),
@@ -626,7 +626,7 @@ def test_a_frame_that_wants_a_huge_window(site):
 
 
 @pytest.mark.parametrize(
-    "at, number",
+    ("at", "number"),
     [
         *((slice(16, 18), size) for size in (0, 2, 511, 513, 4097, 65535)),
         (slice(28, 32), 0),

@@ -461,7 +461,7 @@ def timers(server):
 
 class TestTimers:
     def test_they_take_the_crontab_s_place_and_back(self, timers):
-        server, said = timers
+        server, _said = timers
         assert server.run("crontab", "-u", "dbackup", "-l", user="root", check=False).returncode == 1
         listed = server.run("systemctl", "list-timers", "--no-pager", user="root").stdout
         assert all(f"dodeka-backup-{job}.timer" in listed for job in JOBS)

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -16,7 +16,7 @@ TAGS = ["db", "db_sqlite", "db_dodeka"]
 
 
 def snapshot(id: str, environment: str = "production", hour: int = 0, tags: tuple[str, ...] = ()) -> Snapshot:
-    time = datetime(2026, 11, 22, hour, tzinfo=timezone.utc)
+    time = datetime(2026, 11, 22, hour, tzinfo=UTC)
     return Snapshot(id.ljust(64, "0"), time, environment, tags, "host", "/x")
 
 

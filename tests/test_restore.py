@@ -420,7 +420,7 @@ def test_a_service_that_ends_well_soon_after_its_start_is_not_forgotten(stored, 
 @pytest.mark.parametrize("call", ["link", "show"])
 def test_a_unit_that_was_stopped_stays_so_whatever_fails_first(stored, systemctl, call):
     """A signal before anything is stopped, or a systemctl that cannot be asked."""
-    program = systemctl(extra='[ "$1" != show ] || [ ! -e "{0}/fail" ] || exit 1'.format(stored.folder))
+    program = systemctl(extra=f'[ "$1" != show ] || [ ! -e "{stored.folder}/fail" ] || exit 1')
     (stored.folder / "systemctl.log.state").write_text("inactive\n")
     script = [str(ROOT / "bin/dodeka-db-restore.py"), "production", "--snapshot", "latest", "--yes"]
     if call == "link":

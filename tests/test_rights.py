@@ -65,7 +65,7 @@ def test_no_acl_where_the_folder_would_give_one(live, staged, tmp_path):
 
 
 def test_extended_attributes(live, staged):
-    os.setxattr(live, "user.of", "the board".encode())
+    os.setxattr(live, "user.of", b"the board")
     take_over(file_rights.read(live), staged)
     assert os.getxattr(staged, "user.of") == b"the board"
 

@@ -221,7 +221,7 @@ def test_a_line_that_is_no_setting_is_named(file, line):
 
 
 def test_a_settings_file_that_was_named_must_be_there(tmp_path):
-    with pytest.raises(SetupError, match="none.env cannot be read"):
+    with pytest.raises(SetupError, match=r"none\.env cannot be read"):
         load(tmp_path / "none.env")
 
 
@@ -406,7 +406,7 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
     assert sorted(set(shown) - {"RESTIC_COMPRESSION"}) == sorted(settings.SETTINGS)
 
 
-@pytest.mark.parametrize("setting, attribute", [("HEALTH", "health_url"), ("PING", "ping_url")])
+@pytest.mark.parametrize(("setting", "attribute"), [("HEALTH", "health_url"), ("PING", "ping_url")])
 def test_addresses_by_environment(file, setting, attribute):
     assert getattr(load(file).environment("demo"), attribute) is None
     name = f"DODEKA_{setting}_URL_DEMO"
@@ -431,7 +431,7 @@ def test_addresses_by_environment(file, setting, attribute):
 def test_seconds(file):
     assert load(file, DODEKA_START_WAIT_S="0").start_wait_s == 0
     for wrong in ("-1", "5s", "1.5"):
-        with pytest.raises(SetupError, match="DODEKA_START_WAIT_S=.* is not a whole number of seconds"):
+        with pytest.raises(SetupError, match=r"DODEKA_START_WAIT_S=.* is not a whole number of seconds"):
             load(file, DODEKA_START_WAIT_S=wrong)
 
 
@@ -769,7 +769,7 @@ def test_every_value_in_force_is_listed_with_where_it_was_set(site):
         },
         {"RESTIC_PROGRESS_FPS": "60"},
     ],
-    ids=lambda variables: min(variables),
+    ids=min,
 )
 def test_restic_means_our_snapshots_whatever_is_exported(site, variables):
     offsite = {

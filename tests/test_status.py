@@ -192,7 +192,7 @@ class TestWell:
             r"^\*/5 \* \* \* \* dbackup (.*)$", (ROOT / "BACKUP.md").read_text(), re.MULTILINE
         )
         (setup,) = re.findall(
-            r"^```sh\n(sudo install -d .*?)```", (ROOT / "BACKUP.md").read_text(), re.M | re.S
+            r"^```sh\n(sudo install -d .*?)```", (ROOT / "BACKUP.md").read_text(), re.MULTILINE | re.DOTALL
         )
         # the page is for a user of its own
         command, setup = (

@@ -74,7 +74,7 @@ def run(site: Site, job: tuple[str, ...], *before: str, **variables: str) -> sub
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
-@pytest.mark.parametrize("format, jobs", [("zst", JOBS), ("pages", JOBS[:2])])
+@pytest.mark.parametrize(("format", "jobs"), [("zst", JOBS), ("pages", JOBS[:2])])
 def test_every_job_does_with_a_full_tmp(elsewhere, format, jobs):
     full = ("unshare", "--mount", "sh", "-c", FULL, "sh", str(ROOT), str(elsewhere.folder / "scripts"))
     for job in jobs:
@@ -146,9 +146,7 @@ def test_a_state_folder_of_somebody_else_is_said_to_be_that(site):
     site.ok("snapshots")
     staging.state_folder(site.settings.main)
     (site.state / "staging").chmod(0o500)
-    if os.geteuid() == 0:
-        done = run(site, ("backup", "demo"), "setpriv", "--bounding-set=-all", "--inh-caps=-all")
-    else:
-        done = run(site, ("backup", "demo"))
+    unprivileged = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+    done = run(site, ("backup", "demo"), *unprivileged)
     assert (done.returncode, done.stderr.count("\n")) != (0, 0)
     assert "Traceback" not in done.stderr

@@ -19,8 +19,8 @@ PURE = Path(sysconfig.get_path("purelib"))
 LIB = PURE.relative_to(ROOT / ".venv")
 STAMP = r"[\d-]+T[\d:]+[+-][\d:]+"
 ARGUMENTS = {
-    **dict.fromkeys(("backup", "restore", "undo", "verify"), ["production"]),
-    **dict.fromkeys(("key-add", "key-remove"), ["anna"]),
+    **{key: ["production"] for key in ("backup", "restore", "undo", "verify")},
+    **{key: ["anna"] for key in ("key-add", "key-remove")},
 }
 SCRIPTS = sorted(path.stem.removeprefix("dodeka-db-") for path in (ROOT / "bin").glob("dodeka-db-*.py"))
 
@@ -179,8 +179,8 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("environment, arguments", [("production", []), ("demo", ["demo"])])
-@pytest.mark.parametrize("break_it, wrong", BROKEN.items(), ids=lambda one: getattr(one, "__name__", ""))
+@pytest.mark.parametrize(("environment", "arguments"), [("production", []), ("demo", ["demo"])])
+@pytest.mark.parametrize(("break_it", "wrong"), BROKEN.items(), ids=lambda one: getattr(one, "__name__", ""))
 def test_the_monitor_is_told_by_whatever_python_there_is(clone, break_it, wrong, environment, arguments):
     break_it(clone)
     with Receiver() as receiver:

@@ -11,10 +11,10 @@ from dodeka_db.errors import SetupError
 # the password in an address, or a user name alone, which of http may be a token; what is not in an address is no password
 _PASSWORD = re.compile(
     r"([a-z][a-z0-9+.-]*://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@|(sftp:[^/@:\s]+:)[^/@\s]*@(?=[^/@:\s]+:)",
-    re.I,
+    re.IGNORECASE,
 )
 # no port: the beginning of a password that was cut off
-_CUT_OFF_PASSWORD = re.compile(r"(https?://[^/@:\[\s]*:)(?!\*\*\*@|\d+(?:[^\w]|$))[^/@\s\"]+", re.I)
+_CUT_OFF_PASSWORD = re.compile(r"(https?://[^/@:\[\s]*:)(?!\*\*\*@|\d+(?:[^\w]|$))[^/@\s\"]+", re.IGNORECASE)
 _LOOPBACK = re.compile(r"(.*\.)?localhost|127(\.\d+){3}|::1")
 
 
@@ -37,13 +37,13 @@ def host(address: str) -> str:
 
 def user_info(address: str) -> str:
     """The `user:password` of an address of http, as it is written; empty if there is none."""
-    match = re.match(r"(?:\w+:)?https?://(.*)@", address, re.I)
+    match = re.match(r"(?:\w+:)?https?://(.*)@", address, re.IGNORECASE)
     return match[1] if match else ""
 
 
 def is_plain_http(address: str) -> bool:
     """Whether it leads to another machine without encryption."""
-    match = re.match(r"(?:\w+:)?http://(?:[^/]*@)?(\[[^]]*|[^/:?#]*)", address, re.I)
+    match = re.match(r"(?:\w+:)?http://(?:[^/]*@)?(\[[^]]*|[^/:?#]*)", address, re.IGNORECASE)
     return bool(match and not _LOOPBACK.fullmatch(match[1].strip("[").lower()))
 
 

@@ -44,7 +44,7 @@ def is_regular(path: str | os.PathLike[str]) -> bool:
 
 
 def is_ours(folder: str | os.PathLike[str]) -> bool:
-    """Whether `folder` belongs to us: whose it is may put another file in the place of any name there, at any time. Raises OSError."""
+    """Whether `folder` belongs to us: its owner may put another file in the place of any name there, at any time. Raises OSError."""
     return os.stat(folder).st_uid == os.geteuid()
 
 

@@ -61,7 +61,8 @@ def left_files(settings: RepositorySettings) -> list[Path]:
 
 
 def _of(repository: Repository, name: str) -> list[Key]:
-    return [key for key in repository.keys() if key.name == name]
+    keys = repository.keys()
+    return [key for key in keys if key.name == name]
 
 
 def _take_back(repository: Repository, name: str, known: set[str]) -> None:
@@ -114,9 +115,9 @@ def remove(settings: RepositorySettings, wanted: str) -> Key:
 
 def table(settings: RepositorySettings) -> list[str]:
     """Its keys as lines under each other: ID, name, host, when it was made, whether it is the one in use."""
+    keys = Repository(settings).keys()
     rows = [("ID", "Name", "Host", "Made", "")]
     rows += [
-        (key.short_id, key.name, key.host, when(key.made), "in use" if key.is_in_use else "")
-        for key in Repository(settings).keys()
+        (key.short_id, key.name, key.host, when(key.made), "in use" if key.is_in_use else "") for key in keys
     ]
     return columns(rows, "<<<<<")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, BusyError, DatabaseError, ServiceError, as_line
@@ -92,10 +92,8 @@ def settle(path: Path) -> None:
         return  # what is damaged stays as it is, with its journals
     except DatabaseError:
         pass  # a reader cannot roll back
-    try:
+    with suppress(DatabaseInUseError):  # whoever has it open has done that
         checkpoint_and_close(path)
-    except DatabaseInUseError:
-        pass  # whoever has it open has done that
 
 
 def _bring_up(settings: Settings, environment: Environment, unit: Service) -> ServiceError | None:

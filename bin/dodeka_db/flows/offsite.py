@@ -20,7 +20,7 @@ JOB = "offsite"
 
 @dataclass(frozen=True)
 class Done:
-    """A finished copy: the number of copied snapshots, those read back, the number of removed old ones (None: left to the server).
+    """A finished copy: the number of copied snapshots, those read back, the number of removed ones (None: left to the server).
 
     `is_removable` is whether this machine could remove an off-site snapshot.
     """
@@ -81,15 +81,17 @@ def run(settings: Settings) -> Done:
     """
     main, offsite = settings.main, settings.repository(offsite=True)
     # one that finds another at work, as the hourly one does behind a long first copy, leaves the record to that
-    with run_lock.held(staging.state_folder(offsite), run_lock.COPY, main.lock_wait_s):
-        with job_records.failures(main.state, JOB):
-            done = _copy(settings, Repository(main), Repository(offsite))
-            details = {
-                "to": offsite.shown,
-                "snapshots": [one.short_id for one in done.read_back],
-                "is_removable": done.is_removable,
-            }
-            job_records.passed(main.state, JOB, details)
+    with (
+        run_lock.held(staging.state_folder(offsite), run_lock.COPY, main.lock_wait_s),
+        job_records.failures(main.state, JOB),
+    ):
+        done = _copy(settings, Repository(main), Repository(offsite))
+        details = {
+            "to": offsite.shown,
+            "snapshots": [one.short_id for one in done.read_back],
+            "is_removable": done.is_removable,
+        }
+        job_records.passed(main.state, JOB, details)
     return done
 
 

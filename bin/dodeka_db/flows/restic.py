@@ -29,4 +29,4 @@ def run(settings: RepositorySettings, words: Sequence[str]) -> NoReturn:
     runner.version(settings)
     staging.state_folder(settings)  # where restic's temporary files go
     options = [f"--option={one}" for one in settings.options]
-    os.execvpe(settings.restic, [settings.restic, *options, *words], settings.for_restic)
+    os.execvpe(settings.restic, [settings.restic, *options, *words], settings.for_restic)  # noqa: S606

@@ -21,17 +21,17 @@ def listed(settings: RepositorySettings, environment: str | None) -> tuple[list[
 def as_table(snapshots: Sequence[Snapshot], sizes: Mapping[str, int]) -> list[str]:
     """Lines under each other: ID, when, how long ago, size by ID (a damaged one has none), format, tags."""
     rows = [("ID", "When", "Ago", "Size", "Format", "Tags")]
-    for snapshot in snapshots:
-        rows.append(
-            (
-                snapshot.short_id,
-                when(snapshot.time),
-                ago(snapshot.time),
-                size(sizes[snapshot.id]) if snapshot.id in sizes else "?",
-                snapshot.format,
-                ",".join(snapshot.tags),
-            )
+    rows += [
+        (
+            snapshot.short_id,
+            when(snapshot.time),
+            ago(snapshot.time),
+            size(sizes[snapshot.id]) if snapshot.id in sizes else "?",
+            snapshot.format,
+            ",".join(snapshot.tags),
         )
+        for snapshot in snapshots
+    ]
     return columns(rows, "<<>><<")
 
 

@@ -107,7 +107,7 @@ class _Screen:
             return None
         try:
             return repository.listed()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             return error
 
     def _stored(
@@ -117,5 +117,5 @@ class _Screen:
             return None
         try:
             return status_repository.stored(repository, environment, of_environment(listed, environment.name))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             return error

@@ -76,7 +76,7 @@ def guarded(look_at: Callable[[], Look]) -> Look:
         return look_at()
     except RepositoryDamagedError as error:
         return bad(error.message, error.hint)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return unknown(as_line(error))
 
 

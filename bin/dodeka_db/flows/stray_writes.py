@@ -13,7 +13,7 @@ LOOK_S = 2
 
 
 def found(unit: Service, live: Path) -> str:
-    """The fault, in words, if `unit` is active without having the database `live` open; empty if there is none, or if we may not see.
+    """The fault, in words, if `unit` is active without having the database `live` open; empty if none, or if we may not see.
 
     A unit that has no database open, because `live` is none that it could open, writes nowhere. Raises ServiceError.
     """

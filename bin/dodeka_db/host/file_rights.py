@@ -38,8 +38,8 @@ class Rights:
         """These rights less those that `other` does not give to the same user or group; the owner keeps all."""
         asked = {**self.entries, **{entry: 0 for entry in other.entries if entry[0] in (_USER, _GROUP)}}
         entries = {
-            entry: (self.entries[entry] if entry in self.entries else self._permits(entry, self))
-            & other._permits(entry, self)
+            entry: (self.entries[entry] if entry in self.entries else self.permits(entry, self))
+            & other.permits(entry, self)
             for entry in asked
         }
         if len(entries) > len(self.entries):  # named users or groups came in, which takes a mask
@@ -99,7 +99,7 @@ class Rights:
         allowed = self.entries[_GROUP_OBJ, _NO_ID] & self.entries.get((_MASK, _NO_ID), _ALL)
         return self.group in groups and not self.entries[_USER_OBJ, _NO_ID] & ~allowed
 
-    def _permits(self, entry: Entry, asked: "Rights") -> int:
+    def permits(self, entry: Entry, asked: "Rights") -> int:
         """The permissions, by these rights, of the user or group of `entry` in the rights `asked`."""
         tag, of = entry
         if tag in (_USER_OBJ, _MASK):
@@ -125,7 +125,7 @@ def read(file: Path) -> Rights:
 
 
 def for_new_file(folder: Path) -> Rights:
-    """The rights of a new file in `folder`: read and written by the folder's owner alone, and by its group where new files get that.
+    """The rights of a new file in `folder`: for the folder's owner alone, and for its group where new files get that group.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""The files that `make install` puts on a server in either set-up, and whether they are installed: crontab or timers, logrotate, sudo's rules.
+"""The files that `make install` puts on a server in either set-up, and whether they are there: crontab, timers, rules of sudo.
 
 The shipped files in deploy/ are those of the one-user set-up, where the web service's user runs the backups. For a user of
 its own the same files are written with other names in them.
@@ -122,7 +122,8 @@ class SetUp:
                 "credentials": "\n".join(credentials),
                 "writes": " ".join(writes),
             }
-            for kind, text in (("service", service), ("timer", timer)):
+            for kind, shipped in (("service", service), ("timer", timer)):
+                text = shipped
                 for name, value in filled_in.items():
                     text = text.replace(f"{{{name}}}", value.replace("%", "%%"))  # which systemd fills in
                 found[UNITS / f"{UNIT_NAME}{job.name}.{kind}"] = text

@@ -29,7 +29,7 @@ class Record:
 
 
 def read(state: Path, job: str) -> Record:
-    """The record of `job` in the folder `state`; an empty one if there is none, or one that makes no sense. OSError if unreadable."""
+    """The record of `job` in the folder `state`; an empty one if it is missing or makes no sense. OSError if unreadable."""
     try:
         with open(_file(state, job), opener=safe_open.no_link) as file:
             found = json.load(file)

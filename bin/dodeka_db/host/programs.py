@@ -110,17 +110,19 @@ def run(
         try:
             with shielded():  # between its start and our knowing of it, it could not be ended
                 child = _started(
-                    sh.Command(program),
-                    *arguments,
-                    _in=stdin or nothing,
-                    _out=written,
-                    _err=errors,
-                    _env=dict(env) if env is not None else None,
-                    _tty_out=False,
-                    _bg=True,
-                    _bg_exc=False,
-                    _return_cmd=True,
-                    _preexec_fn=_ignore_signals if deaf else None,
+                    program,
+                    lambda: sh.Command(program)(
+                        *arguments,
+                        _in=stdin or nothing,
+                        _out=written,
+                        _err=errors,
+                        _env=dict(env) if env is not None else None,
+                        _tty_out=False,
+                        _bg=True,
+                        _bg_exc=False,
+                        _return_cmd=True,
+                        _preexec_fn=_ignore_signals if deaf else None,
+                    ),
                 )
                 if reader:
                     written.close()  # or its output would never come to an end
@@ -161,22 +163,21 @@ def _file_in_memory() -> BinaryIO:
     return open(os.memfd_create("output"), "w+b")
 
 
-def _started(command: "sh.Command", *arguments: str, **options: object) -> "sh.RunningCommand":
+def _started(program: str, start: Callable[[], "sh.RunningCommand"]) -> "sh.RunningCommand":
     for pause_s in (*FORK_PAUSES_S, None):
         try:
-            return command(*arguments, **options)
+            return start()
         except OSError as error:
             gc.enable()  # which sh switches off while it forks
             if error.errno not in (errno.EAGAIN, errno.ENOMEM):
                 raise
-        except (
-            RuntimeError
-        ):  # sh got no thread to look after the program, which runs, and has read some of its input
+        except RuntimeError:
+            # sh got no thread to look after the program, which runs, and has read some of its input
             _kill_children()
             break
         if pause_s is not None:
             time.sleep(pause_s)
-    raise no_process(str(command))
+    raise no_process(program)
 
 
 def _kill_children() -> None:
@@ -225,7 +226,7 @@ class _Watcher(threading.Thread):
                 self._read_bytes = int(self._counts.read_text().split()[1])
             try:
                 self._watch([line.decode(errors="replace") for line in lines], self._read_bytes)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 self._objection = error
                 self._end_program()
             if is_all:

@@ -96,7 +96,7 @@ def _wait(descriptor: int, path: Path, wait_s: int, who: Callable[[], str]) -> N
 
 
 def _holder_of(descriptor: int) -> str:
-    """The process that has locked that file, by https://man7.org/linux/man-pages/man5/proc_locks.5.html; empty if that is not shown."""
+    """The process that has locked that file (https://man7.org/linux/man-pages/man5/proc_locks.5.html); empty if not shown."""
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in Path("/proc/locks").read_text().splitlines():

@@ -141,7 +141,7 @@ def beside(live: Path) -> Iterator[BufferedRandom]:
     try:
         with shielded():
             descriptor, name = tempfile.mkstemp(prefix=_prefix(live), dir=live.parent)
-            made = open(name, "r+b", opener=lambda *_: descriptor)
+            made = open(name, "r+b", opener=lambda *_: descriptor)  # noqa: SIM115  closed below
         fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield made
     except OSError as error:

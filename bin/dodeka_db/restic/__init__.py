@@ -1,0 +1,1 @@
+"""One restic repository."""

@@ -36,16 +36,16 @@ ATTEMPT = re.compile(
 )
 # restic < 0.17 talks to an ssh that has ended; the others are mistakes in the address
 _NO_POINT = re.compile(
-    r"connection lost|HTTP response to HTTPS client|unsupported protocol scheme|x509", re.I
+    r"connection lost|HTTP response to HTTPS client|unsupported protocol scheme|x509", re.IGNORECASE
 )
 _REFUSED = re.compile(
     r"unauthorized|forbidden|access.?denied|access key id|request signature|permission denied|no credentials",
-    re.I,
+    re.IGNORECASE,
 )
 _NO_ANSWER = re.compile(
     r"dial tcp|connection (?:re|lost)|i/o timeout|no such host|network is|server misbehaving|HTTP response|x509|"
     r"unexpected EOF|: EOF\b|unsupported protocol|tls:|ssh command|sftp session|rclone exited|HTTP to rclone",
-    re.I,
+    re.IGNORECASE,
 )
 _FULL = re.compile(
     r"(?P<path>/[^:\n]*): (?:no space left on device|disk quota exceeded)|no space left on device|disk quota"
@@ -146,7 +146,7 @@ def of_words(repository: RepositorySettings, said: str, reason: str) -> BackupEr
 
 
 def of_attempt(repository: RepositorySettings, line: re.Match[str], reason: str) -> BackupError | None:
-    """The failure because of which restic need not repeat the attempt in `line`, a match of ATTEMPT; None where another one may do."""
+    """The failure that no repetition of the attempt in `line`, a match of ATTEMPT, can get past; None where one may."""
     if of_cache := _of_our_cache(repository, reason):
         return of_cache
     if "bucket does not exist" in reason:  # restic 0.18 and 0.19 go on trying
@@ -156,7 +156,7 @@ def of_attempt(repository: RepositorySettings, line: re.Match[str], reason: str)
             return (removal_refused if line["operation"] == "Remove" else refused)(repository, reason)
         return unreachable(repository, reason) if line["retrying"] and _NO_POINT.search(reason) else None
     # restic < 0.17 tries for minutes what only a repair can bring back; a lock may have gone meanwhile
-    if line["retrying"] and not line["file"].startswith("<lock/") or _FULL.search(reason):
+    if (line["retrying"] and not line["file"].startswith("<lock/")) or _FULL.search(reason):
         said = f"{line['file']}: {reason}"
         return of_words(repository, said, short(said))
     return None

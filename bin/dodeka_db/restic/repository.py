@@ -38,7 +38,7 @@ UPGRADE = "make restic ARGS='migrate upgrade_repo_v2' (BACKUP.md, 'Format')"
 
 @dataclass(frozen=True)
 class Config:
-    """A repository's configuration: its ID, its format, which compresses from 2 on, and the polynomial that cuts files into chunks."""
+    """A repository's configuration: its ID, its format, which compresses from 2 on, the polynomial that cuts files into chunks."""
 
     id: str
     format: int
@@ -88,7 +88,7 @@ class Repository:
         password_files.check(settings)
 
     def config(self) -> Config | None:
-        """The repository's configuration; None if there is no repository. Raises WrongPasswordError if another password is needed."""
+        """The repository's configuration; None if there is no repository. WrongPasswordError if it needs another password."""
         try:
             return self._restic.ask(
                 lambda found: Config(found["id"], int(found["version"]), found["chunker_polynomial"]),
@@ -204,7 +204,10 @@ class Repository:
             raise SetupError(f"repository {shown} cannot be written", "run this as the user that owns it")
 
     def snapshots(self) -> list[Snapshot]:
-        """The snapshots that hold a database, the oldest first: one call, which reads nothing of their content. Warns of unreadable ones."""
+        """The snapshots that hold a database, the oldest first: one call, which reads nothing of their content.
+
+        Warns of unreadable ones.
+        """
         found = [snapshot for snapshot in self.listed() if snapshot.path]
         for snapshot_id in self.unreadable:
             log.warning(
@@ -290,7 +293,7 @@ class Repository:
         self._restic.run("dump", *options, "--", snapshot_id, path, reader=reader)
 
     def _path_in(self, snapshot: Snapshot) -> str:
-        """The path of the file inside the snapshot: one that was named by a relative path is at the top, whatever its own path."""
+        """The path of the file inside the snapshot: one that was given by a relative path is at the top, whatever its own path."""
         name = snapshot.path.rpartition("/")[2]
         if snapshot.path == f"/{name}":
             return snapshot.path

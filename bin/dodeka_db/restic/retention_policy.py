@@ -24,6 +24,6 @@ def pre_restore_since() -> datetime:
 
 
 def _months_before(moment: datetime, months: int) -> datetime:
-    """`moment` so many months earlier: the same day, or so many days later where that month is too short, as restic itself counts."""
+    """`moment` some months earlier: the same day, or days later where that month is too short, as restic itself counts."""
     year, month = divmod(moment.year * 12 + moment.month - 1 - months, 12)
     return moment.replace(year=year, month=month + 1, day=1) + timedelta(days=moment.day - 1)

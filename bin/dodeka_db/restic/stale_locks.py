@@ -1,16 +1,16 @@
 """restic's own locks in a repository: whose they are, and the removal of those that nobody holds any more."""
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from dodeka_db.host.programs import Completed
+from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, json_values, server_watch
-
-if TYPE_CHECKING:
-    from dodeka_db.restic.runner import Restic
 
 # from when on restic calls any lock stale; a live one is renewed every 5 minutes
 STALE = timedelta(minutes=30)
@@ -40,7 +40,16 @@ class Lock:
         return self.is_old or (self.is_of_this_host and not Path(f"/proc/{self.process}").exists())
 
 
-def read(restic: "Restic") -> tuple[list[Lock], list[str]]:
+class _Restic(Protocol):
+    """The part of runner.Restic, which removes locks on its way, that is needed here."""
+
+    @property
+    def repository(self) -> RepositorySettings: ...
+    def start(self, verb: str, *rest: str, timeout_s: float | None) -> Completed: ...
+    def parsed(self, convert: Callable[[Any], Lock], output: bytes) -> Lock: ...
+
+
+def read(restic: _Restic) -> tuple[list[Lock], list[str]]:
     """The locks that are there now, and the IDs of those whose content cannot be read. Raises BackupError."""
     listed = restic.start("list", "--no-lock", "locks", timeout_s=server_watch.LOOK_S)
     if listed.exit_code:
@@ -55,7 +64,7 @@ def read(restic: "Restic") -> tuple[list[Lock], list[str]]:
     return found, unreadable
 
 
-def remove(restic: "Restic") -> None:
+def remove(restic: _Restic) -> None:
     """Have restic remove the locks that are stale, if there is one and that harms nobody. Raises BackupError."""
     found, _ = read(restic)
     if can_be_removed(found):
