@@ -71,10 +71,52 @@ override YES_FLAG := $(if $(filter 1 yes,$(YES)),--yes)
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, OFFSITE=1, NAME=<who>, HTML=1,'
-	@echo '  YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>'
+	@echo '  YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
+
+##@ every day
+
+.PHONY: status
+status: ## is all well? the worst first, with what fixes it
+	@bin/dodeka-db-status.py
+
+.PHONY: snapshots
+snapshots: ## list the snapshots of ENV, or of both
+	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"} $(OFFSITE_FLAG)
+
+.PHONY: backup
+backup: ## take a snapshot of ENV now
+	@bin/dodeka-db-backup.py "$$ENV"
+
+.PHONY: cron
+cron: ## what cron runs: a snapshot of ENV (production), then retention
+	@bin/dodeka-db-cron.py $${ENV:+"$$ENV"}
+
+.PHONY: verify
+verify: ## the drill: prove that ENV's newest snapshot (or SNAPSHOT) is a whole database
+	@bin/dodeka-db-verify.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG)
+
+.PHONY: check
+check: ## check the repository, and read a quarter of its data
+	@bin/dodeka-db-check.py
+
+.PHONY: offsite
+offsite: ## copy the snapshots that are missing to OFFSITE_REPOSITORY
+	@bin/dodeka-db-offsite.py
+
+##@ after an accident
+
+.PHONY: restore
+restore: ## put a snapshot (of FROM) in the place of ENV's database
+	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG) $(YES_FLAG)
+
+.PHONY: undo
+undo: ## put back the database that the last restore of ENV replaced
+	@bin/dodeka-db-undo.py "$$ENV" $(YES_FLAG)
+
+##@ setting up
 
 .PHONY: try
 try: setup ## see it work: a backup, an accident and a restore in sandbox/
@@ -103,45 +145,19 @@ install: ## as root: a user of its own for the backups, with all that they need;
 	@bin/dodeka-install.py $(YES_FLAG) $(if $(filter 1,$(TIMERS)),--timers)
 
 .PHONY: uninstall
-uninstall: ## take back what install has made; what holds data stays
+uninstall: ## undo what install has made; data stays
 	@bin/check-clone.sh
 	@bin/dodeka-install.py --uninstall
 
-.PHONY: backup
-backup: ## take a snapshot of ENV now
-	@bin/dodeka-db-backup.py "$$ENV"
+.PHONY: settings
+settings: ## every setting: its value in force, and where it was set
+	@bin/dodeka-db-settings.py
 
-.PHONY: cron
-cron: ## what cron runs: a snapshot of ENV (production), then retention
-	@bin/dodeka-db-cron.py $${ENV:+"$$ENV"}
+.PHONY: restic
+restic: ## restic itself with these settings: ARGS='snapshots --tag env_demo'
+	@bin/dodeka-db-restic.py $(OFFSITE_FLAG) -- "$$ARGS"
 
-.PHONY: status
-status: ## is all well? the worst first, with what fixes it
-	@bin/dodeka-db-status.py
-
-.PHONY: snapshots
-snapshots: ## list the snapshots of ENV, or of both
-	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"} $(OFFSITE_FLAG)
-
-.PHONY: restore
-restore: ## put a snapshot (of FROM) in the place of ENV's database
-	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG) $(YES_FLAG)
-
-.PHONY: undo
-undo: ## put back what the last restore of ENV replaced
-	@bin/dodeka-db-undo.py "$$ENV" $(YES_FLAG)
-
-.PHONY: verify
-verify: ## the drill: prove that ENV's newest snapshot (or SNAPSHOT) is a whole database
-	@bin/dodeka-db-verify.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG)
-
-.PHONY: check
-check: ## check the repository, and read a quarter of its data
-	@bin/dodeka-db-check.py
-
-.PHONY: offsite
-offsite: ## copy the snapshots that are missing to OFFSITE_REPOSITORY
-	@bin/dodeka-db-offsite.py
+##@ people and keys
 
 .PHONY: keys
 keys: ## list who can open the repository
@@ -159,13 +175,7 @@ key-remove: ## remove the key of NAME
 recovery-sheet: ## the page to keep on paper: what is where, and how to restore it by hand
 	@bin/dodeka-db-recovery-sheet.py $(if $(HTML),--html)
 
-.PHONY: settings
-settings: ## every setting: its value in force, and where it was set
-	@bin/dodeka-db-settings.py
-
-.PHONY: restic
-restic: ## restic itself with these settings: ARGS='snapshots --tag env_demo'
-	@bin/dodeka-db-restic.py $(OFFSITE_FLAG) -- "$$ARGS"
+##@ developing
 
 .PHONY: test
 test: setup test-packages .venv/.tests ## run the tests; T=tests/test_swap.py: those of one file
@@ -183,6 +193,11 @@ format: setup .venv/.tests ## write Python and shell as make lint wants them
 .PHONY: pins
 pins: setup .venv/.tests ## resolve requirements.txt and tests/requirements.txt anew, together
 	@tests/pins.sh
+
+.PHONY: version
+version: ## print the version: the newest release of CHANGELOG.md, and git's revision
+	@sed -n 's/^## \([0-9][0-9.]*\) - .*/\1/p;T;q' CHANGELOG.md
+	@git describe --always --dirty 2>/dev/null || :
 
 .PHONY: test-in
 test-in: ## run them in a fresh Debian, as root and not: SUITE=bookworm or trixie, AS=root or user
@@ -208,4 +223,3 @@ test-packages:
 .venv/.tests: tests/requirements.txt | venv
 	@.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r $<
 	@touch $@
-

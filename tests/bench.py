@@ -25,8 +25,8 @@ from dodeka_db.formatting import size
 from sites import RESTIC, ROOT
 
 DOCS = ROOT / "docs"
-BACKUP = ROOT / "BACKUP.md"
-# what BACKUP.md shows of the table
+FORMATS = DOCS / "formats.md"
+# what docs/formats.md shows of the table
 SHOWN = ("wall time", "growth per snapshot")
 OURS = [name for name in PIPELINES if name != "documented"]
 MEMBERS = {"1.3 MB": 760, "70 MB": 47_500, "1 GB": 680_000}
@@ -63,7 +63,7 @@ def main() -> int:
     DOCS.mkdir(exist_ok=True)
     (DOCS / "bench.md").write_text(page(results))
     plot(results, DOCS / "bench.svg")
-    BACKUP.write_text(with_figures(BACKUP.read_text(), results))
+    FORMATS.write_text(with_figures(FORMATS.read_text(), results))
     broken = [line for result in results for line in too_much(result)]
     for line in broken:
         print(line, file=sys.stderr)
@@ -173,7 +173,7 @@ def page(results: Sequence[Result]) -> str:
 
 
 def with_figures(text: str, results: Sequence[Result]) -> str:
-    """BACKUP.md with the figures of the formats as they are now."""
+    """docs/formats.md with the figures of the formats as they are now."""
     lines = ["| database | | documented | `zst` | `pages` |", f"|{'---|' * 5}"]
     for result in results:
         rows = [

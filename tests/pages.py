@@ -52,14 +52,14 @@ def run(
     server: Server,
     page: str,
     typed: Mapping[str, str] = MappingProxyType({}),
-    ids: Mapping[str, str] = MappingProxyType({}),
+    ids: dict[str, str] | None = None,
 ) -> int:
     """Run every command of `page` in there, and compare what it prints; how many they were.
 
     Those that begin with `sudo` an administrator types, the others the user of the backups. `typed` is what is typed for a
-    command that shows no question; `ids` what IDs of the page are here, if known before.
+    command that shows no question; `ids` what IDs of the page are here, as far as known: those that are shown are added.
     """
-    ids = dict(ids)
+    ids = {} if ids is None else ids
     before = f"cd {CLONE}; "
     for command, lines in consoles(page):
         command = ID.sub(lambda match: ids[match[0]], command)

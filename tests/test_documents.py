@@ -14,8 +14,28 @@ from dodeka_db.host import installed
 from dodeka_db.restic import retention_policy
 from server import PROJECT, ROOT, Server
 
-BACKUP = (ROOT / "BACKUP.md").read_text()
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+}
+BACKUP, README = PAGES["BACKUP.md"], PAGES["README.md"]
+ERRORS, SETTINGS, FORMATS = (PAGES[f"docs/{name}.md"] for name in ("errors", "settings", "formats"))
+# the sections whose commands are run, in the order in which a server lives; those of the last two are test_lost.py's
+LIFE = (
+    *(
+        ("BACKUP.md", title)
+        for title in ("Set up a server", "Schedule", "Back up by hand", "List the snapshots")
+    ),
+    ("docs/formats.md", "Format"),
+    *(("BACKUP.md", title) for title in ("Status", "Drill", "Check", "Restore")),
+    *(("BACKUP.md", title) for title in ("Clone production to demo", "Undo a restore", "Off-site")),
+    ("docs/set-ups.md", "When the server gets a new Debian"),
+    *(("BACKUP.md", title) for title in ("Keys", "Recovery sheet")),
+    ("docs/settings.md", "Settings"),
+    *(("BACKUP.md", title) for title in ("Locked", "Damaged", "Password")),
+    ("docs/by-hand.md", "By hand, with restic and zstd alone"),
+)
+LOST = (("BACKUP.md", "The server is lost"), ("BACKUP.md", "Broken into"))
 SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "bin").rglob("*.py")))
 
 
@@ -31,10 +51,10 @@ def targets() -> list[str]:
 
 
 def test_make_s_targets():
-    mentioned = set(re.findall(r"(?:`|\$ |^|sudo )make ([a-z][a-z-]*)", BACKUP + README, re.MULTILINE))
+    everything = "\n".join(PAGES.values())
+    mentioned = set(re.findall(r"(?:`|\$ |^|sudo )make ([a-z][a-z-]*)", everything, re.MULTILINE))
     assert mentioned - set(targets()) == set()
-    for_operators = set(targets()) - {"help", "try", "test", "test-in", "soak", "bench", "fuzz"}
-    assert for_operators - set(re.findall(r"(?:`|\$ |sudo )make ([a-z][a-z-]*)", BACKUP)) == set()
+    assert set(targets()) - {"help"} - mentioned == set()
 
 
 def test_the_exit_codes():
@@ -42,7 +62,7 @@ def test_the_exit_codes():
         return {kind.exit_code}.union(*(codes(subclass) for subclass in kind.__subclasses__()))
 
     interrupted = {128 + signum for signum in interrupts.SIGNALS}
-    documented = {int(code): row[1] for row in rows(BACKUP, "exit code") for code in row[0].split(", ")}
+    documented = {int(code): row[1] for row in rows(ERRORS, "exit code") for code in row[0].split(", ")}
     assert list(documented) == list(errors.MEANINGS) == sorted({0} | codes(errors.BackupError) | interrupted)
     for code in documented.keys() - interrupted:
         assert documented[code] == errors.MEANINGS[code]
@@ -108,7 +128,7 @@ REASONS = {"it is not what was stored", "it is longer than what was stored"}
 
 def test_the_table_of_the_messages_and_the_code_are_the_same():
     """Each failure that the code words has a row, and each row is of a message that the code has."""
-    table = BACKUP[BACKUP.index("What the messages mean") :]
+    table = ERRORS[ERRORS.index("What the messages mean") :]
     documented = [message for row in rows(table, "exit code") for message in re.findall(r"`([^`]+)`", row[1])]
     every, raised = templates()
     assert len(documented) > 100 and len(raised) > 100
@@ -125,17 +145,22 @@ def test_the_table_of_the_messages_and_the_code_are_the_same():
 def test_what_a_message_refers_to_is_there():
     headings = re.findall(r"^#+ (.+)$", BACKUP, re.MULTILINE)
     referred = re.findall(r"BACKUP\.md, '([^']+)'", SOURCES)
-    assert referred and set(referred) <= set(headings)
+    assert referred
+    assert set(referred) <= set(headings)
+    assert set(re.findall(r"docs/[\w-]+\.md", SOURCES)) <= set(PAGES)
 
 
-@pytest.mark.parametrize("page", [BACKUP, README], ids=["BACKUP.md", "README.md"])
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)]+)\)", page):
-        if target.startswith("#"):
-            anchors = [re.sub(r"[^a-z -]", "", title.lower()).replace(" ", "-") for title in headings(page)]
-            assert target[1:] in anchors
-        else:
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[name]):
+        file, _, anchor = target.partition("#")
+        there = ((ROOT / name).parent / file).resolve() if file else ROOT / name
+        assert there.exists(), target
+        if anchor:
+            titles = headings(PAGES[str(there.relative_to(ROOT))])
+            assert anchor in [re.sub(r"[^a-z -]", "", one.lower()).replace(" ", "-") for one in titles], (
+                target
+            )
 
 
 def headings(page: str) -> list[str]:
@@ -148,12 +173,12 @@ def test_the_page_is_in_deploy_too():
 
 def test_the_settings():
     names = re.findall(r"^#([A-Z_]+)=", (ROOT / "deploy" / "backup.env.example").read_text(), re.MULTILINE)
-    documented = [row[0].strip("`") for row in rows(BACKUP, "setting")]
+    documented = [row[0].strip("`") for row in rows(SETTINGS, "setting")]
     assert sorted(documented) == sorted(set(names) - {"RESTIC_COMPRESSION"})
 
 
 def test_sudo_s_rules_of_one_user_for_all():
-    (shown,) = re.findall(r"```sudoers\n(.*?)```", BACKUP, re.DOTALL)
+    (shown,) = re.findall(r"```sudoers\n(.*?)```", PAGES["docs/set-ups.md"], re.DOTALL)
     rules = [line for line in installed.ONE_USER.sudoers.splitlines() if not line.startswith("#")]
     assert [line.strip() for line in shown.strip().splitlines()] == rules
 
@@ -195,7 +220,7 @@ def test_the_figures_of_the_formats_are_the_benchmark_s():
         section.splitlines()[0]: section
         for section in (ROOT / "docs" / "bench.md").read_text().split("\n## ")[1:]
     }
-    shown = rows(BACKUP, "database")
+    shown = rows(FORMATS, "database")
     assert {database for database, *_ in shown} == set(measured)
     for database, *cells in shown:
         assert f"\n| {' | '.join(cells)} |\n" in measured[database]
@@ -222,11 +247,19 @@ def server(tmp_path_factory):
         server.stop()
 
 
-@pytest.mark.parametrize("page", [BACKUP, README], ids=["BACKUP.md", "README.md"])
-def test_every_command_prints_what_the_page_says(server, page):
-    for title in ("The server is lost", "Broken into") if page is BACKUP else ():  # test_lost.py's
-        page = page.replace(pages.section(page, title), "")
-    assert pages.run(server, page)
+def test_every_command_prints_what_the_pages_say(server):
+    ids: dict[str, str] = {}
+    for name, title in LIFE:
+        assert pages.run(server, pages.section(PAGES[name], title), ids=ids), title
+    assert pages.run(server, README)
+
+
+def test_no_command_of_a_page_is_left_out():
+    for name, page in PAGES.items():
+        if name == "README.md":
+            continue
+        run = "".join(pages.section(page, title) for of, title in (*LIFE, *LOST) if of == name)
+        assert sorted(map(str, pages.consoles(page))) == sorted(map(str, pages.consoles(run))), name
 
 
 def test_the_page_leaves_the_server_whole(server):

@@ -35,7 +35,7 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def wing_of(module: str) -> str:
-    return module.split(".")[0] if "." in module else ""
+    return module.split(".", maxsplit=1)[0] if "." in module else ""
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

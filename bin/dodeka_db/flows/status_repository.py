@@ -70,7 +70,7 @@ def opened(
     if isinstance(listed, BackupError):
         if main.folder is None:
             return unknown(listed.message)  # the network, perhaps
-        return bad(listed.message, listed.hint or "see what restic says: BACKUP.md, 'Errors'")
+        return bad(listed.message, listed.hint or "see what restic says: docs/errors.md")
     if isinstance(listed, Exception):
         raise listed
     if repository.unreadable:

@@ -277,7 +277,7 @@ def refused(repository: RepositorySettings, reason: str) -> BackupError:
         return foreign(repository, reason)
     return RefusedError(
         f"the server of repository {repository.shown} refuses access: {short(reason)}",
-        "check the credentials, and what they allow (BACKUP.md, 'Another repository')",
+        "check the credentials, and what they allow (docs/repositories.md)",
     )
 
 

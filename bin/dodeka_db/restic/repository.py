@@ -33,7 +33,7 @@ _PROBE_TIME = "2000-01-01 00:00:00"
 NO_COMPRESSION = (
     "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
 )
-UPGRADE = "make restic ARGS='migrate upgrade_repo_v2' (BACKUP.md, 'Format')"
+UPGRADE = "make restic ARGS='migrate upgrade_repo_v2' (docs/formats.md)"
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ def version(repository: RepositorySettings) -> tuple[int, int]:
     found = int(match[1]), int(match[2])
     if found < OLDEST:
         raise SetupError(
-            f"{repository.restic} is {match[0]}, which is too old", "0.14 or later is needed: see BACKUP.md"
+            f"{repository.restic} is {match[0]}, which is too old",
+            "0.14 or later is needed: BACKUP.md, 'Set up a server'",
         )
     return found
