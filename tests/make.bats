@@ -181,7 +181,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     before=$(sha256sum "$SITE/password" "$SITE/restic/config")
     mk init
     [ "$status" -eq 0 ]
-    [[ $output == *"was there already, nothing to do"* ]]
+    [[ $output == *"exists already, nothing to do"* ]]
     [[ $output != *KEEP* ]]
     [ "$(sha256sum "$SITE/password" "$SITE/restic/config")" = "$before" ]
     mk backup ENV=demo

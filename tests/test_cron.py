@@ -556,7 +556,7 @@ class TestARunDidAllItShouldOrFailed:
         done = on_a_disk("cron", "production")
         assert done.returncode == 1
         assert re.search(
-            r"error: .*, also after the retention policy, by which 0 old snapshots went; see BACKUP.md, 'The volume is full'",
+            r"error: .*, even after the retention policy removed 0 old snapshots; see BACKUP.md, 'The volume is full'",
             done.stderr,
         )
         assert self.kept(site, small_disk / "restic") == before

@@ -206,7 +206,7 @@ def test_a_defect_is_stored_and_the_run_fails_behind_that(site, kind, format):
     change(site.database(), "DELETE FROM users")
     output = site.ok("restore", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
     assert re.search(
-        f"\n(Its indexes were damaged, and are rebuilt|Not all is well with it): .*{words}", output
+        f"\n(Its indexes were damaged, and are rebuilt|Warning about the new database): .*{words}", output
     )
     assert ("\nIts indexes were damaged, and are rebuilt" in output) == is_fixed
     assert content(site.database(), table) == before

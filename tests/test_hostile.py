@@ -75,7 +75,7 @@ def test_a_link_in_the_place_of_the_staging_area_is_not_followed(site):
     staging_area.symlink_to(volume)
     done = site.run("verify", "production")
     assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
-    assert "is no folder of ours: it is a symbolic link" in done.stderr
+    assert "is not a folder of these backups: it is a symbolic link" in done.stderr
     assert [path.name for path in volume.iterdir()] == ["tmpabcdefgh"]
 
 
@@ -351,7 +351,7 @@ def test_another_file_under_the_name_when_sqlite_opens_it(theirs, victim, monkey
         return file
 
     monkeypatch.setattr(connection, "_alone", and_then)
-    with pytest.raises(DatabaseError, match="is another file by now"):
+    with pytest.raises(DatabaseError, match="was replaced by another file"):
         checkpoint_and_close(theirs)
     assert victim.exists()
 
@@ -707,7 +707,7 @@ def test_an_index_that_expands_to_any_amount_is_no_damage(site):
     assert "defects=()" in findings
     assert int(peak_kb) < 600_000
     site.ok("backup", "production")
-    assert "SQLite takes more than the 256 MB" in site.ok(
+    assert "SQLite needs more than its limit of 256 MB" in site.ok(
         "restore", "production", "--snapshot=latest", "--yes"
     )
 

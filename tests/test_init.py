@@ -61,7 +61,7 @@ def test_the_volume_is_not_mounted(server, password, ran):
     assert server.run(CRON, "demo", check=False).returncode != 0
 
     as_root(server, "mount --bind /run/volume /mnt/backup")
-    assert "was there already, nothing to do" in server.run(INIT).stdout
+    assert "exists already, nothing to do" in server.run(INIT).stdout
     server.run(CRON, "demo")
 
 
@@ -111,4 +111,4 @@ def test_a_server_s_repository_is_asked_for_before_the_question(site: Site, tmp_
     assert not (tmp_path / "password").exists()
     site.ok("init", stdin="yes\n", **remote)
     assert (tmp_path / "there" / "config").exists()
-    assert "was there already" in site.ok("init", **remote)
+    assert "exists already" in site.ok("init", **remote)

@@ -115,7 +115,7 @@ def test_what_is_refused_changes_nothing(site):
         ("key-add", "anna", "there is a key of anna already; see: make keys"),
         ("key-remove", "bob", "there is no key of 'bob'; see: make keys"),
         ("key-remove", "f" * 8, "there is no key of 'ffffffff'"),
-        ("key-remove", before[0][1], "is the one in use"),
+        ("key-remove", before[0][1], "is the one that this server uses"),
     ):
         done = site.run(script, name)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
@@ -140,7 +140,7 @@ def test_several_keys_of_one_name(site):
     done = site.run("key-remove", "anna")
     assert done.returncode == 2
     ids = [words[0] for words in listed(site) if words[1] == "anna"]
-    assert "several keys are meant by anna: " in done.stderr
+    assert "anna names several keys: " in done.stderr
     assert all(one in done.stderr for one in ids)
     site.ok("key-remove", ids[0])
     site.ok("key-remove", "anna")
@@ -189,8 +189,9 @@ def test_the_recovery_sheet_says_what_it_should(site):
     version = subprocess.run([RESTIC, "version"], capture_output=True, text=True).stdout.split()[1]
     for words in (
         f"database of production     {site.database()}, of dodeka-backend-production",
-        f"repository               {site.repository}",
+        f"main repository          {site.repository}",
         f"its password             {site.password_file}",
+        "ok, then the number of members: 400 today",
         f"restic                   {'.'.join(version.split('.')[:2])}",
         "anna (key ",
         "drill of production      never",
@@ -201,6 +202,18 @@ def test_the_recovery_sheet_says_what_it_should(site):
     assert re.search(r"check of the repository +\w{3} \d\d \w{3} \d{4}", page)
     # one page of A4 in a plain type
     assert len(page.splitlines()) <= 66
+
+
+def test_the_recovery_sheet_begins_with_the_repository_that_is_left(site):
+    """The off-site one, by an address that works elsewhere; and of a monitor no more than its host."""
+    there = {"OFFSITE_REPOSITORY": "/mnt/there", "OFFSITE_PASSWORD_FILE": str(site.password_file)}
+    page = site.ok("recovery-sheet", **there, DODEKA_PING_URL_DEMO="https://hc-ping.com/the-secret")
+    first, main = page.index("export RESTIC_REPOSITORY=/mnt/there"), page.index(str(site.repository))
+    assert first < main
+    assert re.search(r"^  if that is gone +the main repository", page, re.MULTILINE)
+    assert re.search(r"^  monitor +https://hc-ping\.com/\.\.\.$", page, re.MULTILINE)
+    # what is to be filled in stands in one column
+    assert len({line.index("___") for line in page.splitlines() if "___" in line}) == 1
 
 
 def test_the_recovery_sheet_without_git_and_ssh(site):
@@ -230,7 +243,7 @@ def test_the_recovery_sheet_in_html_says_the_same(site):
     reader = Reader()
     reader.feed(site.ok("recovery-sheet", "--html"))
     assert not opened
-    text = site.ok("recovery-sheet").replace("_" * 50, "").split()
+    text = re.sub(r"^ +\d+  |_{50}", "", site.ok("recovery-sheet"), flags=re.MULTILINE).split()
     of_now = r"as of \w{3} \d\d \w{3} \d{4} \d\d:\d\d"
     as_html, as_text = (re.subn(of_now, "as of now", " ".join(page)) for page in (words, text))
     assert as_html[1] == as_text[1] == 1
@@ -244,11 +257,13 @@ def test_its_commands_bring_the_databases_back(site, tmp_path, format):
         execute(site.database(environment), "DELETE FROM outbox")
         site.ok("backup", environment, DODEKA_FORMAT=format)
     page = site.ok("recovery-sheet")
-    script = page[page.index("GET A DATABASE BACK") :].split("\n\n")[0].split("\n", 1)[1]
+    commands = re.findall(r"^ +\d+  (.+)$", page.partition("PUT IT IN ITS PLACE")[0], re.MULTILINE)
+    assert commands.pop(0).startswith("sudo apt install restic zstd sqlite3")
+    script = ""
     for environment in ("production", "demo"):
-        before, after = script.split(f"env_{environment} ", 1)
         snapshot = site.snapshots(environment)[-1]["short_id"]
-        script = f"{before}env_{environment} {after.replace('restic dump ID', f'restic dump {snapshot}', 1)}"
+        for command in commands:
+            script += command.replace("production", environment).replace("dump ID", f"dump {snapshot}") + "\n"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     path = f"{Path(RESTIC).parent}:{os.environ['PATH']}"
@@ -261,7 +276,7 @@ def test_its_commands_bring_the_databases_back(site, tmp_path, format):
         ["sh", "-e"], input=script, cwd=elsewhere, env=environ, capture_output=True, text=True
     )
     assert done.returncode == 0, done
-    assert done.stdout.count("\nok\n") == 2
+    assert re.findall(r"^ok\n(\d+)$", done.stdout, re.MULTILINE) == ["400", "30"]
     for environment in ("production", "demo"):
         assert sample_data.digest(elsewhere / f"{environment}.sqlite") == sample_data.digest(
             site.database(environment)

@@ -194,7 +194,7 @@ def test_init_before_there_is_an_offsite_repository(twin):
     shutil.rmtree(twin.repository)
     twin.there_password.unlink()
     said = twin.ok("init", "--yes")
-    assert f"{twin.there} is not looked at: {twin.there_password} is missing\n" in said
+    assert f"{twin.there} is not read: {twin.there_password} is missing\n" in said
     shutil.rmtree(twin.repository)
     done = twin.run("init", "--yes", "--offsite")
     assert done.returncode == 10
@@ -636,8 +636,8 @@ def test_every_command_takes_the_options(twin, append_only, tmp_path):
     assert "anna" in twin.ok("keys", "--offsite", **there)
     assert '"hostname"' in twin.run("restic", "--offsite", "--", "snapshots --json", **there).stdout
     sheet = twin.ok("recovery-sheet", **there)
-    assert f"options of restic there  rclone.program={append_only.program}\n" in sheet
-    assert f"behind each 'restic': -o 'rclone.program={append_only.program}'\n" in sheet
+    assert f"options of restic        rclone.program={append_only.program}\n" in sheet
+    assert f"restic -o 'rclone.program={append_only.program}' snapshots" in sheet
     # a main repository that is made from it: there it is the source
     shutil.rmtree(twin.repository)
     said = twin.ok("init", "--yes", **there)

@@ -339,7 +339,7 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "IT IS DOWN" in done.stderr, done.stderr
     assert actions(stored) == [STOP, START, STOP, START]
-    assert "the old database is back, and with that" in done.stderr
+    assert "the old database is back, and with it" in done.stderr
     assert (
         ": the data was not the reason: IT IS DOWN; to start it: sudo systemctl start dodeka-" in done.stderr
     )
@@ -520,7 +520,7 @@ class TestTheQuestion:
         assert lines[1] == f"It puts snapshot {latest['short_id']} in the place of {stored.database()}:"
         assert lines[2:] == [
             "  birthdays: 0 rows, a table that the live database does not have",
-            "  later: goes, a table that has 1 row now",
+            "  later: a table that disappears, with 1 row",
             "  outbox: 20 rows, 2 fewer than now",
             "  users: 400 rows, 390 more than now",
             "Type 'yes' to go on: ",

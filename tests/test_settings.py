@@ -562,7 +562,7 @@ def test_a_repository_below_the_home_folder(file):
     ],
 )
 def test_a_name_that_is_no_setting_is_refused_with_the_nearest(file, name, meant):
-    hint = f"is {meant} meant? Else take it away"
+    hint = f"did you mean {meant}? Else remove the line or the variable"
     with pytest.raises(SetupError) as raised:
         load(file, **{name: "/x"})
     assert str(raised.value) == f"{name} of the environment is not a setting; {hint}"

@@ -172,8 +172,8 @@ BROKEN = {
     interrupted: " is half made",
     without_packages: " has no sh and zstandard for Python ",
     half_installed: " has no zstandard for Python ",
-    a_damaged_library: " cannot give us zstandard: ",
-    a_damaged_source: " cannot give us sh: ",
+    a_damaged_library: "cannot import zstandard from ",
+    a_damaged_source: "cannot import sh from ",
     a_python_of_something_else: "/bin/python starts the Python of /usr",
     upgrade: " has no sh and zstandard for Python ",
 }

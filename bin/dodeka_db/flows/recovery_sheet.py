@@ -1,4 +1,4 @@
-"""The recovery sheet: one page for paper, with what is needed to get the databases back by hand, but no secret."""
+"""make recovery-sheet: one page for paper, with all that is needed to get the databases back by hand, but no secret."""
 
 import getpass
 import platform
@@ -9,21 +9,27 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from dodeka_db import masking, repository_address
 from dodeka_db.errors import BackupError, SetupError, as_line
 from dodeka_db.flows import check, offsite, verify
+from dodeka_db.formatting import when
 from dodeka_db.host import job_records, programs
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import runner
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import Snapshot, ordinary
+from dodeka_db.restic.snapshots import newest, of_environment, tag_filter
 from dodeka_db.settings import ENVIRONMENTS, ROOT, SETTINGS_FILE, Environment, Settings
+from dodeka_db.sqlite.row_counts import row_counts
+
+# the table whose rows are the members, and whose environment counts
+MEMBERS, MAIN_ENVIRONMENT = "users", ENVIRONMENTS[0]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a title, then either what is called what, or lines to be typed."""
+    """A part of the page: a title, then commands to be typed in their order, then values by their names."""
 
     title: str
     entries: Mapping[str, str] = field(default_factory=dict)
@@ -32,70 +38,130 @@ class Section:
 
 def sections(settings: Settings) -> list[Section]:
     """The whole page, as things are now. What cannot be told it says, and why."""
-    newest = _newest(settings)
+    environment = settings.environment(MAIN_ENVIRONMENT)
     return [
+        Section(
+            f"Get {MAIN_ENVIRONMENT}'s database back, on any machine",
+            dict(_about_the_commands(settings, environment)),
+            tuple(_commands(settings, environment)),
+        ),
+        Section(
+            "Put it in its place, on the server, as an administrator",
+            {
+                "the second answers": "delete; if not, some process still has the database open: end that first"
+            },
+            _swap(environment),
+        ),
+        Section("Who can open the repositories", dict(_holders(settings))),
         Section("What is where", dict(_places(settings))),
-        Section("Who can open it", dict(_holders(settings))),
         Section("When it last passed", dict(_passed(settings))),
         Section("What it was made with", _versions(settings)),
-        Section(
-            "Get a database back, on any machine with restic, zstd and sqlite3",
-            commands=_commands(settings, newest),
-        ),
-        Section("Put it in its place, on the server", commands=_swap(settings.environment(ENVIRONMENTS[0]))),
     ]
 
 
-def _places(settings: Settings) -> Iterator[tuple[str, str]]:
-    yield "server", f"{socket.gethostname()}, user {getpass.getuser()}"
-    for name in ENVIRONMENTS:
-        environment = settings.environment(name)
-        yield f"database of {name}", f"{environment.database}, of {environment.unit}"
-    yield "repository", settings.main.shown
-    yield "its password", str(settings.main.password_file or "not in a file: see the settings")
-    if there := settings.offsite:
-        yield "off-site repository", there.shown
-        if there.options:
-            yield "options of restic there", there.masked("; ".join(there.options))
-        yield "off-site password", str(there.password_file)
-    else:
-        yield "off-site repository", "none"
-    named = settings.main.variables.get("DODEKA_BACKUP_ENV")
-    yield "settings", str(named or SETTINGS_FILE)
-    if credentials := _credentials(settings):
-        yield "credentials in them", ", ".join(credentials)
-    if origin := _said("git", "-C", str(ROOT), "remote", "get-url", "origin"):
-        yield "these scripts", settings.main.masked(origin)
+def _nearest(settings: Settings) -> RepositorySettings:
+    """The repository that is most likely left: the off-site one, if there is one."""
+    return settings.offsite or settings.main
 
 
-def _said(*words: str) -> str:
-    """The output of a program that may be missing; empty if it fails."""
+def _commands(settings: Settings, environment: Environment) -> Iterator[str]:
+    repository, name = _nearest(settings), environment.name
+    options = [f"-o {shlex.quote(_option_from_anywhere(one))}" for one in repository.options]
+    restic = " ".join(["restic", *options])
+    yield " ".join(["sudo apt install restic zstd sqlite3", *_tools(repository)])
+    yield "umask 077"
+    yield f"export RESTIC_REPOSITORY={shlex.quote(_from_anywhere(repository))}"
+    for credential in _credentials(settings):
+        yield f"export {credential}=..."
+    yield f"{restic} snapshots --tag {tag_filter(name)}"
+    path = _path_of_newest(settings, name) or f"/{environment.file_name(settings.main.format)}"
+    unpacked = f"| zstd -q -d -o {name}.sqlite" if path.endswith(".zst") else f"> {name}.sqlite"
+    yield f"{restic} dump ID {shlex.quote(path)} {unpacked}"
+    yield f"sqlite3 {name}.sqlite 'PRAGMA integrity_check' 'SELECT count(*) FROM {MEMBERS}'"
+
+
+def _about_the_commands(settings: Settings, environment: Environment) -> Iterator[tuple[str, str]]:
+    repository, main = _nearest(settings), settings.main
+    which = "the off-site repository's" if repository.is_offsite else "the repository's"
+    yield "restic asks for", f"{which} password"
+    yield "ID", "one of the list, none tagged pre-restore; another path inside: restic ls ID"
+    yield "the last one shows", f"ok, then the number of members: {_members(environment)}"
+    for other in ENVIRONMENTS[1:]:
+        yield f"for {other}", f"the same, with {other} in the place of {environment.name}"
+    if repository.is_offsite:
+        yield "if that is gone", f"the main repository and its password: {_from_anywhere(main)}"
+    shown = repository.shown + " ".join(map(repository.masked, repository.options))
+    if "***" in shown:
+        yield "***", "is the password of the server, kept where the others are"
+    if "ssh" in " ".join(_tools(repository)):
+        yield "ssh", "needs a key that the other server knows"
+    elif repository_address.backend(repository.address) == "rclone":
+        yield "rclone", "needs a remote of that name: rclone config"
+
+
+def _members(environment: Environment) -> str:
     try:
-        done = programs.run(*words)
-    except SetupError:
+        count = row_counts(environment.live).get(MEMBERS)
+    except BackupError as error:
+        return f"not known now ({error.message})"
+    return f"{count} today" if count is not None else "not known now"
+
+
+def _path_of_newest(settings: Settings, environment: str) -> str:
+    """The path inside the newest snapshot; empty where that cannot be told."""
+    try:
+        found = newest(of_environment(Repository(settings.main).snapshots(), environment))
+    except (BackupError, OSError):
         return ""
-    return "" if done.exit_code else done.stdout.decode(errors="replace").strip()
+    return found.path if found else ""
 
 
-def _credentials(settings: Settings) -> list[str]:
-    return sorted(name for name in settings.main.variables if masking.is_credential(name))
+def _tools(repository: RepositorySettings) -> list[str]:
+    """The packages that reach the repository, besides restic."""
+    backend = repository_address.backend(repository.address)
+    by_ssh = backend == "sftp" or any(
+        option.startswith("rclone.program=ssh") for option in repository.options
+    )
+    return ["openssh-client"] if by_ssh else ["rclone"] if backend == "rclone" else []
 
 
 def _from_anywhere(repository: RepositorySettings) -> str:
     """The repository's address as another machine can use it, which does not have our ~/.ssh/config."""
     match = repository_address.sftp_host_and_path(repository.address)
-    if not match:
+    known = _ssh(match[0]) if match else {}
+    if not match or not known:
         return repository.shown
-    host, path = match
-    lines = _said("ssh", "-G", host).splitlines()
+    return f"sftp://{known['user']}@{known['hostname']}:{known['port']}/{match[1]}"
+
+
+def _option_from_anywhere(option: str) -> str:
+    match = re.fullmatch(r"rclone\.program=ssh ([\w.-]+)", option)
+    known = _ssh(match[1]) if match else {}
+    if not known:
+        return option
+    return f"rclone.program=ssh -p {known['port']} {known['user']}@{known['hostname']}"
+
+
+def _ssh(host: str) -> dict[str, str]:
+    """User, name and port of a host of our ~/.ssh/config; empty where ssh does not tell."""
+    lines = _output("ssh", "-G", host).splitlines()
     known = dict(line.split(" ", 1) for line in lines if " " in line)
-    if not {"user", "hostname", "port"} <= known.keys():
-        return repository.shown
-    return f"sftp://{known['user']}@{known['hostname']}:{known['port']}/{path}"
+    return known if {"user", "hostname", "port"} <= known.keys() else {}
+
+
+def _swap(environment: Environment) -> tuple[str, ...]:
+    live = shlex.quote(str(environment.database))
+    return (
+        f"systemctl stop {environment.unit}",
+        f"sqlite3 {live} 'PRAGMA journal_mode=DELETE'",
+        f"cp -p {live} {live}.before",
+        f"cat {environment.name}.sqlite > {live}",
+        f"systemctl start {environment.unit}",
+    )
 
 
 def _holders(settings: Settings) -> Iterator[tuple[str, str]]:
-    for title, repository in (("repository", settings.main), ("off-site repository", settings.offsite)):
+    for title, repository in (("off-site repository", settings.offsite), ("main repository", settings.main)):
         if repository is None:
             continue
         try:
@@ -106,20 +172,53 @@ def _holders(settings: Settings) -> Iterator[tuple[str, str]]:
         yield title, "; ".join(f"{key.name} (key {key.short_id}, made {key.made:%d %b %Y})" for key in keys)
 
 
+def _places(settings: Settings) -> Iterator[tuple[str, str]]:
+    main, second = settings.main, settings.offsite
+    if second:
+        yield "off-site repository", second.shown
+        if second.options:
+            yield "options of restic", second.masked("; ".join(second.options))
+        yield "its password", str(second.password_file)
+    else:
+        yield "off-site repository", "none"
+    yield "main repository", main.shown
+    yield "its password", str(main.password_file or "not in a file: see the settings")
+    yield "server", f"{socket.gethostname()}, user {getpass.getuser()}"
+    for environment in settings.environments:
+        yield f"database of {environment.name}", f"{environment.database}, of {environment.unit}"
+    yield "settings", str(main.variables.get("DODEKA_BACKUP_ENV") or SETTINGS_FILE)
+    if credentials := _credentials(settings):
+        yield "credentials in them", ", ".join(credentials)
+    if monitors := {_host(url) for url in settings.ping_urls.values()}:
+        yield "monitor", ", ".join(sorted(monitors))
+    if origin := _output("git", "-C", str(ROOT), "remote", "get-url", "origin"):
+        yield "these scripts", main.masked(origin)
+
+
+def _host(url: str) -> str:
+    """The part of a monitor's address that is no secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}/..."
+
+
+def _credentials(settings: Settings) -> list[str]:
+    return sorted(filter(masking.is_credential, settings.main.variables))
+
+
 def _passed(settings: Settings) -> Iterator[tuple[str, str]]:
-    jobs = {f"drill of {name}": verify.job(settings.environment(name)) for name in ENVIRONMENTS}
-    jobs |= {"check of the repository": check.JOB}
+    state = settings.main.state
+    records = {
+        f"drill of {one.name}": job_records.read(state, verify.job(one)) for one in settings.environments
+    }
+    records["check of the repository"] = job_records.read(state, check.JOB)
     if settings.offsite:
-        jobs |= {"off-site copy": offsite.JOB}
-    for title, job in jobs.items():
-        passed = (
-            offsite.last(settings) if job == offsite.JOB else job_records.read(settings.main.state, job)
-        ).passed
-        yield title, f"{passed:%a %d %b %Y %H:%M}" if passed else "never"
+        records["off-site copy"] = offsite.last(settings)
+    for title, record in records.items():
+        yield title, when(record.passed) if record.passed else "never"
 
 
 def _versions(settings: Settings) -> dict[str, str]:
-    revision = _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+    revision = _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     try:
         version = ".".join(map(str, runner.version(settings.main)))
     except BackupError as error:
@@ -132,53 +231,15 @@ def _versions(settings: Settings) -> dict[str, str]:
     }
 
 
-def _newest(settings: Settings) -> dict[str, Snapshot]:
-    """The newest ordinary snapshot by environment; empty where the repository does not open."""
+def _output(*words: str) -> str:
+    """The output of a program that may be missing; empty if it fails."""
     try:
-        snapshots = Repository(settings.main).snapshots()
-    except (BackupError, OSError):
-        return {}
-    return {snapshot.environment: snapshot for snapshot in ordinary(snapshots)}
-
-
-def _commands(settings: Settings, newest: Mapping[str, Snapshot]) -> tuple[str, ...]:
-    there = settings.offsite
-    lines = [f"export RESTIC_REPOSITORY={shlex.quote(_from_anywhere(settings.main))}"]
-    if there:
-        lines.append(f"# or: export RESTIC_REPOSITORY={shlex.quote(_from_anywhere(there))}")
-        if there.options:
-            options = " ".join(f"-o {shlex.quote(there.masked(one))}" for one in there.options)
-            lines.append(f"# and with that one, behind each 'restic': {options}")
-    lines += [f"# export {name}=..." for name in _credentials(settings)]
-    lines.append("umask 077")
-    for name in ENVIRONMENTS:
-        lines.append(f"restic snapshots --tag db_dodeka,env_{name}   # choose an ID, none tagged pre-restore")
-        path = newest[name].path if name in newest else f"/dodeka-{name}.sqlite.zst"
-        unpacked = f"| zstd -q -d -o {name}.sqlite" if path.endswith(".zst") else f"> {name}.sqlite"
-        lines.append(f"restic dump ID {shlex.quote(path)} {unpacked}")
-        lines.append(f"sqlite3 {name}.sqlite 'PRAGMA integrity_check'   # ok")
-    lines.append("# restic asks for the password; another path inside: restic ls ID")
-    addresses = " ".join(lines[:3])
-    if "***" in addresses:
-        lines.append("# *** is the password of the server, kept where the others are")
-    if "sftp:" in addresses or "rclone.program=ssh" in addresses:
-        lines.append("# ssh needs a key that the other server knows")
-    if re.search(r"rclone:(?!.*rclone\.program=ssh)", addresses):
-        lines.append("# rclone needs a remote of that name: rclone config")
-    return tuple(lines)
-
-
-def _swap(environment: Environment) -> tuple[str, ...]:
-    live = environment.database
-    return (
-        f"sudo systemctl stop {environment.unit}",
-        f"sqlite3 {shlex.quote(str(live))} 'PRAGMA journal_mode=DELETE'   # delete; if there is still one",
-        f"cp -p {shlex.quote(str(live))} {shlex.quote(str(live))}.before",
-        f"mv {environment.name}.sqlite {shlex.quote(str(live))}   # as the user that runs the backend",
-        f"sudo systemctl start {environment.unit}",
-    )
+        done = programs.run(*words)
+    except SetupError:
+        return ""
+    return "" if done.exit_code else done.stdout.decode(errors="replace").strip()
 
 
 def now() -> str:
     """The date of the page."""
-    return f"{datetime.now().astimezone():%a %d %b %Y %H:%M}"
+    return when(datetime.now().astimezone())
