@@ -498,7 +498,8 @@ class TestReasons:
             db, first="sqlite3.connect(':memory:').execute('PRAGMA hard_heap_limit=60000').fetchall()"
         )
         assert re.fullmatch(
-            f"SQLite .* cannot compact database {db}: SQLite needs more than its limit of 256 MB of memory .*\n", said
+            f"SQLite .* cannot compact database {db}: SQLite needs more than its limit of 256 MB of memory .*\n",
+            said,
         )
 
     def test_a_file_in_the_place_of_the_folder(self, db, target, export):

@@ -78,7 +78,10 @@ class TestVerify:
         for file in site.database().parent.iterdir():
             file.unlink()
         output = site.ok("verify", "production")
-        assert f"warning: the rows are not compared with the live database: database {site.database()} is missing" in output
+        assert (
+            f"warning: the rows are not compared with the live database: database {site.database()} is missing"
+            in output
+        )
         assert re.search(r"users +400 +-\n", output)
         assert record(site, "drill-production")["passed"]
 

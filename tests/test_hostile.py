@@ -24,7 +24,8 @@ from dodeka_db.errors import BackupError, DatabaseError, SetupError
 from dodeka_db.flows import leftovers, restore
 from dodeka_db.host import http_probe, job_records, open_files, service, staging
 from dodeka_db.restic.repository import Repository
-from dodeka_db.sqlite import connection, header, integrity, sample_data
+from dodeka_db.sqlite import connection as connections
+from dodeka_db.sqlite import header, integrity, sample_data
 from dodeka_db.sqlite.checkpoint import checkpoint_and_close
 from dodeka_db.sqlite.export import export_compacted
 from dodeka_db.sqlite.failures import DatabaseInUseError
@@ -286,14 +287,14 @@ def test_a_journal_that_would_have_sqlite_remove_another_file(theirs, victim, mo
     """It comes before we look, or between our look and SQLite's."""
     with closing(sqlite3.connect(theirs)) as connection:
         connection.execute(f"PRAGMA journal_mode={mode}")
-    checks = connection._check_journals
+    checks = connections._check_journals
 
     def and_then(path: Path, shown: str) -> None:
         checks(path, shown)
         with_journal_of(theirs, victim)
 
     if late:
-        monkeypatch.setattr(connection, "_check_journals", and_then)
+        monkeypatch.setattr(connections, "_check_journals", and_then)
     else:
         with_journal_of(theirs, victim)
     with suppress(DatabaseError):
@@ -342,7 +343,7 @@ def test_an_unfinished_transaction_in_a_folder_of_another_user_is_left_to_the_se
 @of_another_user
 def test_another_file_under_the_name_when_sqlite_opens_it(theirs, victim, monkeypatch):
     with_journal_of(theirs, victim)
-    alone = connection._alone
+    alone = connections._alone
 
     def and_then(path: Path, shown: str):
         file = alone(path, shown)
@@ -350,7 +351,7 @@ def test_another_file_under_the_name_when_sqlite_opens_it(theirs, victim, monkey
         path.write_bytes(path.with_name("other").read_bytes())
         return file
 
-    monkeypatch.setattr(connection, "_alone", and_then)
+    monkeypatch.setattr(connections, "_alone", and_then)
     with pytest.raises(DatabaseError, match="was replaced by another file"):
         checkpoint_and_close(theirs)
     assert victim.exists()
@@ -403,14 +404,14 @@ def change_of_mind(site, victim, monkeypatch):
     site.ok("backup", "production")
     loaded = settings.load(site.environ)
     target, db = loaded.environment("production"), site.database()
-    repository = Repository(loaded)
+    repository = Repository(loaded.main)
     snapshot = next(one for one in repository.snapshots() if one.environment == "production")
 
     def run(lead: Callable[[Path, Path], None]) -> None:
         def confirm(_change: object) -> None:
             lead(db, victim)
 
-        restore.restore(loaded, target, repository, snapshot, confirm)
+        restore.restore(loaded, target, restore.Choice(repository, snapshot), confirm)
 
     return run
 

@@ -350,7 +350,7 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     for script in ("backup", "cron"):
         done = stored.run(script, "demo", DODEKA_SYSTEMCTL=systemctl(failing="start"))
         assert (done.returncode, done.stderr.count("\n")) == (5, 1)
-        left = "error: a restore left dodeka-backend-production stopped, and it does not come up: could not start"
+        left = " is safe, but a restore left dodeka-backend-production stopped, and it does not come up: could not start"
         assert left in done.stderr and "IT IS DOWN" in done.stderr
     assert len(stored.snapshots("demo")) == 3
     done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl(), DODEKA_START_WAIT_S="0")

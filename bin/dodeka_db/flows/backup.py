@@ -25,7 +25,7 @@ def run(settings: Settings, environment: Environment) -> Taken:
         down = leftovers.recover(settings)
         with run_lock.beside(environment.live, main.lock_wait_s):
             taken = of_live(settings, repository, environment)
-    leftovers.fail_if_down(down)
+    leftovers.fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
     fail_if_defective(taken, environment)
     return taken
 

@@ -69,7 +69,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 "done",
                 lambda: growth.sample(repository, environment),
             )
-        fail_if_down(down)
+        fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
         backup.fail_if_defective(taken, environment)
         job_records.passed(main.state, job(environment))
     return Done(taken, removed)

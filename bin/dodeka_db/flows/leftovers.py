@@ -65,11 +65,11 @@ def _warning_of(message: str, name: str) -> Iterator[None]:
         log.warning(message, name, as_line(error))
 
 
-def fail_if_down(down: Down) -> None:
-    """Raise the ServiceError of a service that a restore left stopped and that is still down."""
+def fail_if_down(down: Down, done: str = "") -> None:
+    """Raise the ServiceError of a service that a restore left stopped and that is still down; behind what is `done`, in words."""
     for unit, error in down:
         if unit.is_marked:
-            raise error
+            raise ServiceError(f"{done}, but {error.message}" if done else error.message, error.hint)
 
 
 def _clean_up_files(live: Path, unit: Service) -> None:
