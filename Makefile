@@ -16,7 +16,7 @@ NAME ?=
 HTML ?=
 # the arguments of restic
 ARGS ?=
-# which tests: a file, or one test in it (tests/test_swap.py::test_name); all if left out
+# which tests: a file, or one test in it (tests/sqlite/test_swap.py::test_name); all if left out
 T ?=
 # which Debian make test-in makes, and as whom it runs the tests there: root, user, or one after the other
 SUITE ?= trixie
@@ -178,7 +178,7 @@ recovery-sheet: ## the page to keep on paper: what is where, and how to restore 
 ##@ developing
 
 .PHONY: test
-test: setup test-packages .venv/.tests ## run the tests; T=tests/test_swap.py: those of one file
+test: setup test-packages .venv/.tests ## run the tests; T=tests/sqlite/test_swap.py: those of one file
 	@.venv/bin/python -m pytest $${T:---numprocesses 6 --dist worksteal} $${T:+"$$T"}
 	@[ -n "$$T" ] || bats tests
 
@@ -205,15 +205,15 @@ test-in: ## run them in a fresh Debian, as root and not: SUITE=bookworm or trixi
 
 .PHONY: soak
 soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores and kills (10 minutes)
-	@.venv/bin/python tests/soak.py
+	@PYTHONPATH=bin:tests/support .venv/bin/python tests/soak.py
 
 .PHONY: bench
 bench: setup test-packages .venv/.tests ## beside the documented pipeline: docs/bench.md (10 minutes; BENCH_LARGE=1: 1 GB too, an hour)
-	@.venv/bin/python tests/bench.py
+	@PYTHONPATH=bin:tests/support .venv/bin/python tests/bench.py
 
 .PHONY: fuzz
 fuzz: setup test-packages .venv/.tests ## made-up settings, IDs, snapshots and restic's JSON, for a minute (FUZZ_EXAMPLES=200)
-	@.venv/bin/python tests/fuzz.py
+	@PYTHONPATH=bin:tests/support .venv/bin/python tests/fuzz.py
 
 .PHONY: test-packages
 test-packages:

@@ -22,7 +22,7 @@ import bench_restore
 from bench_backup import PIPELINES, SNAPSHOTS, Costs
 from bench_restore import Downtime
 from dodeka_db.formatting import size
-from sites import RESTIC, ROOT
+from site_folder import RESTIC, ROOT
 
 DOCS = ROOT / "docs"
 FORMATS = DOCS / "formats.md"

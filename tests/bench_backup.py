@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 
-import sites
+import site_folder
 from dodeka_db.sqlite import sample_data
-from sites import PLAIN, RESTIC, ROOT
+from site_folder import PLAIN, RESTIC, ROOT
 
 SNAPSHOTS = 51
 WITH_WRITER = 5  # more snapshots, while a writer is at work
@@ -190,7 +190,7 @@ def _watched(database: Path, words: tuple[str, ...], variables: dict[str, str], 
     ) as writer:
         assert writer.stdout.readline() == "ready\n"
         process = subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL)
-        costs.own_memory_kb = max(costs.own_memory_kb, sites.peak_memory_kb(process))
+        costs.own_memory_kb = max(costs.own_memory_kb, site_folder.peak_memory_kb(process))
         longest_ms, refused, written = json.loads(writer.communicate("stop\n")[0])
     assert process.returncode == 0, words
     costs.waits_ms.append(longest_ms)

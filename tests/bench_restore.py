@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server import HOME, PROJECT, UNIT, Server
+from whole_server import HOME, PROJECT, UNIT, Server
 
 ROUNDS = 5
 NAME = "dodeka-backend-production"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import sites
-from sites import Site
+import site_folder
+from site_folder import Site
 
 # tests have a terminal where they make one: restic would hand ours to ssh and rclone, and wait to have it back
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -31,7 +31,7 @@ time.tzset()
 @pytest.fixture(scope="session")
 def empty_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once and copied."""
-    return sites.make(tmp_path_factory.mktemp("site")).folder
+    return site_folder.make(tmp_path_factory.mktemp("site")).folder
 
 
 @pytest.fixture

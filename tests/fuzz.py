@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import sites
+import site_folder
 from dodeka_db import errors, settings
 from dodeka_db.errors import BackupError, SetupError, SnapshotError
 from dodeka_db.flows import keys, snapshots
@@ -305,7 +305,7 @@ def asked(folder: Path, fake: Path, answer: bytes) -> None:
     (folder / "answer").write_bytes(answer)
     here = settings.load(
         {
-            **sites.PLAIN,
+            **site_folder.PLAIN,
             "DODEKA_BACKUP_ENV": "/dev/null",
             "RESTIC": str(fake),
             "RESTIC_REPOSITORY": str(folder / "repository"),

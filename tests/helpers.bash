@@ -8,7 +8,7 @@ unset "${!RESTIC_@}" "${!DODEKA_@}" "${!OFFSITE_@}" TZ
 unset ENV FROM SNAPSHOT YES OFFSITE NAME HTML CONFIG MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
 
 make_site() { # FOLDER
-    "$ROOT/.venv/bin/python" "$ROOT/tests/sites.py" "$1"
+    "$ROOT/.venv/bin/python" "$ROOT/tests/support/site_folder.py" "$1"
 }
 
 # Each test works on a fresh copy of the site that the file made once.

@@ -24,11 +24,11 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import sites
+import site_folder
 from dodeka_db.host import staging
 from dodeka_db.restic import retention_policy
 from dodeka_db.settings import FORMATS
-from sites import RESTIC, ROOT, Site
+from site_folder import RESTIC, ROOT, Site
 
 RUNS = 300
 STEP = timedelta(minutes=12)
@@ -115,7 +115,7 @@ def expected(times: list[datetime]) -> set[datetime]:
 
 class Soak:
     def __init__(self, folder: Path) -> None:
-        self.site: Site = sites.make(folder)
+        self.site: Site = site_folder.make(folder)
         self.clock = datetime.now().replace(microsecond=0) - 2 * RUNS * STEP
         self.file = folder / "clock"
         self.restic = folder / "restic-with-a-clock"
@@ -127,7 +127,7 @@ class Soak:
     def tick(self) -> None:
         self.clock += STEP
         self.file.write_text(f"{self.clock:%F %T}")
-        sites.PLAIN["DODEKA_FORMAT"] = self.rng.choice(list(FORMATS))
+        site_folder.PLAIN["DODEKA_FORMAT"] = self.rng.choice(list(FORMATS))
 
     def times(self) -> list[datetime]:
         """Of production's ordinary snapshots, by restic alone, without a lock."""
@@ -205,7 +205,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="dodeka-soak-", dir="/var/tmp"))
     temporary = folder / "tmp"
     temporary.mkdir()
-    sites.PLAIN["TMPDIR"] = str(temporary)
+    site_folder.PLAIN["TMPDIR"] = str(temporary)
     soak = Soak(folder / "site")
     writer = Writer(soak.site.database())
     writer.start()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import pages
+import console_blocks
 from dodeka_db import errors, interrupts, schedule
 from dodeka_db.host import installed
 from dodeka_db.restic import retention_policy
-from server import PROJECT, ROOT, Server
+from whole_server import PROJECT, ROOT, Server
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
@@ -250,16 +250,18 @@ def server(tmp_path_factory):
 def test_every_command_prints_what_the_pages_say(server):
     ids: dict[str, str] = {}
     for name, title in LIFE:
-        assert pages.run(server, pages.section(PAGES[name], title), ids=ids), title
-    assert pages.run(server, README)
+        assert console_blocks.run(server, console_blocks.section(PAGES[name], title), ids=ids), title
+    assert console_blocks.run(server, README)
 
 
 def test_no_command_of_a_page_is_left_out():
     for name, page in PAGES.items():
         if name == "README.md":
             continue
-        run = "".join(pages.section(page, title) for of, title in (*LIFE, *LOST) if of == name)
-        assert sorted(map(str, pages.consoles(page))) == sorted(map(str, pages.consoles(run))), name
+        run = "".join(console_blocks.section(page, title) for of, title in (*LIFE, *LOST) if of == name)
+        assert sorted(map(str, console_blocks.consoles(page))) == sorted(
+            map(str, console_blocks.consoles(run))
+        ), name
 
 
 def test_the_page_leaves_the_server_whole(server):

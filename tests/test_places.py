@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sites import ROOT, Site
+from site_folder import ROOT, Site
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be refused, and give a file away")
 SOMEBODY = 12345

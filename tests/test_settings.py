@@ -13,7 +13,7 @@ import pytest
 
 from dodeka_db import settings
 from dodeka_db.errors import SetupError, UsageError
-from sites import RESTIC
+from site_folder import RESTIC
 
 ROOT = Path(__file__).resolve().parents[1]
 

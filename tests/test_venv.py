@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sites import ROOT, Site
-from test_cron import Receiver
+from monitor_receiver import Receiver
+from site_folder import ROOT, Site
 
 PURE = Path(sysconfig.get_path("purelib"))
 LIB = PURE.relative_to(ROOT / ".venv")

@@ -1,0 +1,208 @@
+"""Every step of a restore, as strace sees it, and a restore that is stopped at one of them.
+
+A step is a system call of our own process that changes something a crash could leave half done: a name, a
+file's content, what is on the disk, a lock, a program started, a line that somebody reads. restic and
+systemctl are other processes, with guarantees of their own.
+"""
+
+import http.server
+import json
+import re
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cheap_key import reseal
+from dodeka_db.host import staging
+from whole_server import HOME, PROJECT, Server
+
+DEMO = PROJECT / "backend/envs/demo/db.sqlite"
+UNIT = "dodeka-backend-demo"
+STAGING = HOME / ".local/state/dodeka-backup/staging"
+CALLS = (
+    *("link", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir"),
+    *("chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat", "fsetxattr", "fremovexattr"),
+    *("fsync", "fdatasync", "ftruncate"),
+    *("flock", "write", "pwrite64", "clone", "fork", "vfork"),
+)
+# of these only what they do to the database's folder, and what is printed
+BY_FILE = ("write", "pwrite64", "ftruncate")
+LINE = re.compile(r"(\w+)\((.*)\) += (\S+)")
+
+
+SQLITE = """
+import json, sqlite3, sys
+for line in sys.stdin:
+    file, sql = json.loads(line)
+    connection = sqlite3.connect(file, isolation_level=None, timeout=10)
+    print(json.dumps(connection.execute(sql).fetchall()), flush=True)
+    connection.close()
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The `number`th time that the process makes the system call `name`."""
+
+    name: str
+    number: int
+    text: str
+
+
+class Machine:
+    """A server whose demo has a snapshot of 30 users, under a service that writes all the time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = Server(folder)
+        server = self.server
+        server.run("make", "-C", str(PROJECT), "init", "YES=1")
+        self.password = server.path("/mnt/backup/.restic-password").read_text().strip()
+        reseal(server.path("/mnt/backup/restic"), self.password)
+        server.run("chown", "-R", "backend:", "/mnt/backup", user="root")
+        sudoers = server.path("/etc/sudoers.d/dodeka")
+        sudoers.write_text("backend ALL=(ALL) NOPASSWD: ALL\n")
+        sudoers.chmod(0o440)
+        # hundreds of starts in a few minutes
+        limit = server.path(f"/etc/systemd/system/{UNIT}.service.d/limit.conf")
+        limit.parent.mkdir()
+        limit.write_text("[Unit]\nStartLimitIntervalSec=0\n")
+        server.run("systemctl", "daemon-reload", user="root")
+        server.run("make", "-C", str(PROJECT), "backup", "ENV=demo")
+        snapshot = server.sh(f"{PROJECT}/bin/dodeka-db-snapshots.py demo | tail -1 | cut -c1-8").strip()
+        self.script = [str(PROJECT / "bin/dodeka-db-restore.py"), "demo", f"--snapshot={snapshot}", "--yes"]
+        self._mark = 0
+        self._old = 0  # the inode of the database that prepare() has left
+        self._health = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._answering())
+        threading.Thread(target=self._health.serve_forever, daemon=True).start()
+        # Python keeps what it compiles the first time
+        server.run("systemctl", "start", UNIT, user="root")
+        server.run(*self.script, DODEKA_START_WAIT_S="0", check=False, **self.goes_back)
+        # one process for all statements, in there: SQLite would resolve a path that leads in from out here
+        self._sqlite = subprocess.Popen(
+            server.command("/usr/bin/python3", "-c", SQLITE),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _answering(self) -> type:
+        machine = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                is_old = machine.server.path(DEMO).stat().st_ino == machine._old
+                self.send_response(200 if is_old else 503)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+    @property
+    def goes_back(self) -> dict[str, str]:
+        """With these every restore is put back: the service answers with the old database and not with the new one."""
+        return {"DODEKA_HEALTH_URL_DEMO": f"http://127.0.0.1:{self._health.server_port}/"}
+
+    def stop(self) -> None:
+        self._health.shutdown()
+        self._sqlite.communicate()
+        self.server.stop()
+
+    def prepare(self) -> str:
+        """Demo with its service up and no user but one, whose row is in the WAL; that user's key."""
+        self._mark += 1
+        key = f"mark-{self._mark}"
+        self.server.run("systemctl", "start", UNIT, user="root")
+        self.execute("DELETE FROM users")
+        self.execute(f"INSERT INTO users VALUES ('{key}', 0, 0, x'00')")
+        self._old = self.server.path(DEMO).stat().st_ino
+        return key
+
+    def keep(self) -> None:
+        """A file that a restore has kept, of one user called `kept`."""
+        file = f"{DEMO}.pre-restore-20260101T000000Z"
+        self.server.sh(f'rm -f {file}* && sqlite3 {DEMO} ".timeout 5000" "VACUUM INTO \'{file}\'"')
+        self.execute("DELETE FROM users", Path(file))
+        self.execute("INSERT INTO users VALUES ('kept', 0, 0, x'00')", Path(file))
+
+    def trace(self, script: list[str] | None = None, **variables: str) -> list[str]:
+        """The system calls of a restore, or another script, that nothing disturbs, as lines of strace."""
+        command = (
+            "strace",
+            "-qq",
+            "-y",
+            "-s0",
+            "-esignal=none",
+            "-o",
+            "/tmp/trace",
+            f"-etrace={','.join(CALLS)}",
+        )
+        words = script or self.script
+        self.server.run(*command, *words, DODEKA_START_WAIT_S="0", check=not variables, **variables)
+        return self.server.path("/tmp/trace").read_text().splitlines()
+
+    def run(
+        self, step: Step, signal: str, script: list[str] | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A restore, or another script, whose process gets `signal` when it is about to take `step`."""
+        inject = f"-einject={step.name}:signal={signal}:when={step.number}"
+        command = ("strace", "-qq", "-o/dev/null", f"-etrace={step.name}", inject)
+        words = script or self.script
+        return self.server.run(*command, *words, check=False, DODEKA_START_WAIT_S="0", **variables)
+
+    def execute(self, sql: str, file: Path = DEMO) -> list[list]:
+        self._sqlite.stdin.write(json.dumps([str(file), sql]) + "\n")
+        self._sqlite.stdin.flush()
+        return json.loads(self._sqlite.stdout.readline())
+
+    def users(self, file: Path = DEMO) -> list[str]:
+        return sorted(key for (key,) in self.execute("SELECT key FROM users", file))
+
+    def is_up(self) -> bool:
+        """Within three seconds: our own look at the database may make its service start a second time."""
+        return any(self.server.active(UNIT) or time.sleep(0.2) for _ in range(15))
+
+    def is_whole(self) -> bool:
+        return self.execute("PRAGMA integrity_check") == [["ok"]]
+
+    def files(self) -> list[str]:
+        names = {path.name for path in self.server.path(DEMO.parent).iterdir()}
+        return sorted(names - {"db.sqlite-wal", "db.sqlite-shm"})
+
+    def staging(self) -> list[str]:
+        return [path.name for path in self.server.path(STAGING).iterdir() if path.name != staging.MARK]
+
+    def newest_pre_restore(self) -> Path:
+        """The newest pre-restore snapshot of demo as a database file in there; got by restic alone."""
+        dump = "restic dump --tag env_demo,pre-restore latest /dodeka-demo.sqlite.zst"
+        self.server.run(
+            *("sh", "-c", f"PATH=/home/backend/.local/bin:$PATH {dump} | zstd -q -d -f -o /tmp/got.sqlite"),
+            RESTIC_REPOSITORY="/mnt/backup/restic",
+            RESTIC_PASSWORD=self.password,
+        )
+        return Path("/tmp/got.sqlite")
+
+
+def steps(trace: list[str]) -> list[Step]:
+    """Those of a trace in their order; the calls that failed, having changed nothing, are none."""
+    found, counts = [], {}
+    for line in trace:
+        match = LINE.match(line)
+        if not match:
+            continue
+        name, arguments, result = match.groups()
+        counts[name] = counts.get(name, 0) + 1
+        ours = f"{DEMO.parent}/" in arguments and "-shm>" not in arguments
+        if result != "-1" and (name not in BY_FILE or ours or arguments.startswith("1<")):
+            found.append(Step(name, counts[name], line))
+    return found
+
+
+USERS = [f"{number:06d}" for number in range(30)]
+
+
+def is_new(users: list[str]) -> bool:
+    return [key.split("_")[0] for key in users] == USERS

@@ -1,0 +1,144 @@
+"""A server of its own for every test: real SQLite, real restic, a settings file, no service.
+
+For bats: `python site_folder.py FOLDER` makes one in FOLDER.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bin"))
+
+from cheap_key import reseal  # noqa: E402
+from dodeka_db import settings  # noqa: E402
+from dodeka_db.host import staging  # noqa: E402
+from dodeka_db.sqlite import sample_data  # noqa: E402
+
+RESTIC = os.environ.get("RESTIC") or shutil.which("restic") or "restic"
+PLAIN = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """Databases, repository, password and state below one folder, and the scripts run against them."""
+
+    folder: Path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        # without the settings file, from which what a test sets here could not differ
+        return {**PLAIN, **self.variables, "DODEKA_BACKUP_ENV": "/dev/null"}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {
+            "DODEKA_BACKEND": str(self.folder / "backend"),
+            "RESTIC_REPOSITORY": str(self.repository),
+            "RESTIC_PASSWORD_FILE": str(self.password_file),
+            "DODEKA_SYSTEMCTL": "none",
+            "DODEKA_STATE": str(self.state),
+            "DODEKA_LOCK_WAIT_S": "1",
+            "RESTIC": RESTIC,
+        }
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "backup.env"
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "restic"
+
+    @property
+    def password_file(self) -> Path:
+        return self.folder / "password"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def settings(self) -> settings.Settings:
+        return settings.load(self.environ)
+
+    def database(self, environment: str = "production") -> Path:
+        return self.folder / "backend" / "envs" / environment / "db.sqlite"
+
+    def run(
+        self, script: str, *arguments: str, stdin: str = "", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run bin/dodeka-db-<script>.py with this site's settings, changed by `variables`."""
+        return subprocess.run(
+            [ROOT / "bin" / f"dodeka-db-{script}.py", *arguments],
+            input=stdin,
+            env={**self.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def ok(self, script: str, *arguments: str, stdin: str = "", **variables: str) -> str:
+        """The same, for a run that must succeed and say nothing on standard error."""
+        done = self.run(script, *arguments, stdin=stdin, **variables)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    def restic(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        """restic itself on this site's repository, as an operator would run it."""
+        done = subprocess.run(
+            [RESTIC, *arguments],
+            env={**self.environ, "RESTIC_CACHE_DIR": str(self.folder / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **options,
+        )
+        assert done.returncode == 0, done
+        return done
+
+    def repository_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.repository.rglob("*") if path.is_file())
+
+    def staged(self) -> list[str]:
+        """What is in the staging area besides its mark; nothing where there is no such folder yet."""
+        return [path.name for path in self.state.glob("staging/*") if path.name != staging.MARK]
+
+    def snapshots(self, environment: str | None = None) -> list[dict]:
+        return json.loads(self.ok("snapshots", *([environment] if environment else []), "--json"))
+
+
+def make(folder: Path) -> Site:
+    """A site with an empty repository and two databases, of 400 and 30 members."""
+    site = Site(folder)
+    folder.mkdir(exist_ok=True)
+    site.config.touch(0o600)
+    site.config.write_text("".join(f"{name}='{value}'\n" for name, value in site.variables.items()))
+    site.ok("init", "--yes")
+    reseal(site.repository, site.password_file.read_text().strip())
+    sample_data.create(site.database("production"), members=400)
+    sample_data.create(site.database("demo"), members=30, seed=2)
+    return site
+
+
+def peak_memory_kb(process: subprocess.Popen) -> int:
+    """Wait for a process; the most resident memory that it itself had, without the programs that it ran."""
+    peak = 0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except ProcessLookupError:
+            continue
+        peak = max([peak, *(int(kb) for kb in re.findall(r"VmHWM:\s+(\d+) kB", status))])
+        time.sleep(0.02)
+    return peak
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))
