@@ -178,9 +178,25 @@ recovery-sheet: ## the page to keep on paper: what is where, and how to restore 
 ##@ developing
 
 .PHONY: test
-test: setup test-packages .venv/.tests ## run the tests; T=tests/sqlite/test_swap.py: those of one file
-	@.venv/bin/python -m pytest $${T:---numprocesses 6 --dist worksteal} $${T:+"$$T"}
-	@[ -n "$$T" ] || bats tests
+test: setup test-packages .venv/.tests ## run the tests (5 minutes); T=tests/sqlite/test_swap.py: all of one file
+	@.venv/bin/python -m pytest $${T:---numprocesses 10 --dist worksteal} $${T:+--full "$$T"}
+	@[ -n "$$T" ] || bats --jobs 4 tests
+
+.PHONY: test-fast
+test-fast: setup .venv/.tests ## those that need no root, no server, no systemd (a minute)
+	@.venv/bin/python -m pytest --numprocesses 4 --dist worksteal --fast
+
+.PHONY: test-full
+test-full: setup test-packages .venv/.tests ## slow ones too: each step of what is killed, each kind of server (20 minutes)
+	@.venv/bin/python -m pytest --numprocesses 10 --dist worksteal --full
+	@bats --jobs 4 tests
+
+.PHONY: coverage
+coverage: setup test-packages .venv/.tests ## which lines of bin/ make test runs, by the scripts too
+	@.venv/bin/coverage erase
+	@.venv/bin/coverage run -m pytest --numprocesses 10 --dist worksteal
+	@.venv/bin/coverage combine --quiet
+	@.venv/bin/coverage report
 
 .PHONY: lint
 lint: setup .venv/.tests ## ruff, mypy --strict, shellcheck, shfmt: 0 findings

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +26,44 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 os.environ.pop("TZ", None)
 time.tzset()
+
+
+# of a long list of cases every so manyth stands for all where there is little time
+SAMPLE = 12
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="slow tests too, and every case of a long list")
+    parser.addoption("--fast", action="store_true", help="only those that need no repository, server or systemd")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    full, fast = config.getoption("--full"), config.getoption("--fast")
+    left_out = [item for item in items if (not full and is_slow(item)) or (fast and needs_a_machine(item))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+# the fixtures that begin with a repository or a server
+MACHINES = {"empty_site", "site", "server", "machine"}
+
+
+def needs_a_machine(item: pytest.Item) -> bool:
+    """Whether it takes a repository, a server or a systemd, by its fixtures or by being among the tests of a server."""
+    return bool(MACHINES & set(getattr(item, "fixturenames", ()))) or item.path.parent.name == "server"
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether it is marked as slow, and is not the one of its cases that is kept all the same, by a part of its ID."""
+    marker = item.get_closest_marker("slow")
+    return marker is not None and marker.kwargs.get("keep", "\0") not in item.name
+
+
+@pytest.fixture
+def sampled(request: pytest.FixtureRequest) -> Callable[[list], list]:
+    """Every twelfth of a list of cases; with --full all of it."""
+    stride = 1 if request.config.getoption("--full") else SAMPLE
+    return lambda cases: cases[::stride]
 
 
 @pytest.fixture(scope="session")

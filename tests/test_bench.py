@@ -5,6 +5,8 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 
+import pytest
+
 import bench
 import bench_backup
 from bench_backup import Costs
@@ -41,6 +43,7 @@ def test_the_use_between_two_snapshots_is_what_the_page_says(tmp_path):
         }
 
 
+@pytest.mark.slow("a benchmark")
 def test_a_small_one_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_backup, "SNAPSHOTS", 3)
     monkeypatch.setattr(bench_backup, "WITH_WRITER", 1)

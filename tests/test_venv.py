@@ -220,6 +220,7 @@ def test_settings_that_make_no_sense_change_nothing_about_the_line(clone):
     )
 
 
+@pytest.mark.slow("pip, for each cause", keep="[upgrade]")
 @pytest.mark.parametrize("break_it", [upgrade, a_damaged_library, without_python, interrupted])
 def test_make_setup_makes_it_anew(clone, break_it):
     """Though the stamp is newer than the requirements. (From the index of packages, as `make test` itself was set up.)"""
@@ -268,5 +269,5 @@ def test_no_pip_of_ours_builds_anything():
         for line in path.read_text().splitlines()
         if "pip install" in line
     ]
-    assert len(calls) == 4
+    assert len(calls) == 2
     assert all("--only-binary :all: --require-hashes" in line for line in calls)

@@ -506,6 +506,7 @@ class TestARunDidAllItShouldOrFailed:
         listed = json.loads(site.restic("-r", str(repository), "snapshots", "--json", "--no-lock").stdout)
         return {one["id"] for one in listed}
 
+    @pytest.mark.slow("each amount of room", keep="[0 kB free]")
     @pytest.mark.parametrize("free_kb", [0, 4, 120, 300], ids="{} kB free".format)
     def test_a_volume_that_the_snapshots_have_filled(self, site, small_disk, filled, free_kb):
         """The retention frees some, and removes nothing that the policy keeps."""
@@ -767,6 +768,7 @@ class TestAVolumeThatHangs:
         assert run.wait(timeout=10) == 143
         assert "interrupted (SIGTERM)" in run.communicate()[1]
 
+    @pytest.mark.slow("half a minute")
     def test_the_status_says_which(self, site, hung):
         began = time.monotonic()
         done = site.run("status", "--json", **self.places(site, hung))
@@ -782,6 +784,7 @@ class TestAVolumeThatHangs:
         states = {line["subject"]: line["state"] for line in json.loads(done.stdout)["lines"]}
         assert states["snapshots"] == "unknown" and states["state folder"] == "well"
 
+    @pytest.mark.slow("half a minute each")
     @pytest.mark.parametrize("script", [["snapshots"], ["verify", "production"], ["init"]])
     def test_every_other_script(self, site, hung, script):
         done = site.run(*script, **self.places(site, hung))

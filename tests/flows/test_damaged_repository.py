@@ -114,6 +114,7 @@ def soon(site: Site, *words: str, **variables: str) -> subprocess.CompletedProce
     return done
 
 
+@pytest.mark.slow("each damage of each file", keep="flipped")
 @pytest.mark.parametrize(
     ("part", "how"),
     [
@@ -246,6 +247,7 @@ def test_a_damaged_index(site, how):
     site.ok("restore", "production", "--snapshot", "latest", "--yes")
 
 
+@pytest.mark.slow("each damage of each file", keep="data_pack-gone")
 @pytest.mark.parametrize(("part", "how"), [(tree_pack, flipped), (data_pack, gone)])
 def test_the_copy_goes_on_with_what_is_whole(site, part, how):
     there = {

@@ -43,6 +43,7 @@ def dumped(site: Site, snapshot: str, path: str) -> bytes:
     ).stdout
 
 
+@pytest.mark.slow("each order", keep="order0")
 @pytest.mark.parametrize("order", [FORMATS, FORMATS[::-1]])
 def test_both_kinds_are_listed_checked_and_restored_in_any_mixture(site, order):
     taken = []
@@ -95,6 +96,7 @@ def test_pages_are_restored_with_restic_alone(site):
     assert sample_data.digest(site.folder / "restored" / "dodeka-production.sqlite") == digest
 
 
+@pytest.mark.slow("dozens of runs")
 def test_a_cron_run_reads_pages_back_and_ages_both_kinds_out_together(site):
     for format in FORMATS * 6:
         change(site, format + str(len(site.snapshots())))
@@ -214,6 +216,7 @@ def large(site) -> Site:
     return site
 
 
+@pytest.mark.slow("20 MB", keep="[zst]")
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_large_one_has_its_indexes_checked_by_the_drill_and_rebuilt_by_a_restore(large, format):
     whole = take(large, format)

@@ -32,6 +32,7 @@ def as_root(server: Server, script: str) -> str:
     return server.sh(f"set -e; {script}", user="root")
 
 
+@pytest.mark.slow("a server for each case", keep="cron ran-/mnt/backup")
 @pytest.mark.parametrize("password", ["/mnt/backup/.restic-password", f"{HOME}/password"])
 @pytest.mark.parametrize("ran", [True, False], ids=["cron ran", "nothing ran"])
 def test_the_volume_is_not_mounted(server, password, ran):

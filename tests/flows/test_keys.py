@@ -192,7 +192,7 @@ def test_the_recovery_sheet_says_what_it_should(site):
         f"main repository          {site.repository}",
         f"its password             {site.password_file}",
         "ok, then the number of members: 400 today",
-        f"restic                   {'.'.join(version.split('.')[:2])}",
+        f"versions                 restic {'.'.join(version.split('.')[:2])}, SQLite ",
         "anna (key ",
         "drill of production      never",
         "off-site repository      none",

@@ -620,6 +620,7 @@ def test_a_copy_that_nobody_here_can_destroy(twin, append_only):
     twin.ok("restore", "demo", "--offsite", "--snapshot=latest", "--yes", **there)
 
 
+@pytest.mark.slow("every command")
 def test_every_command_takes_the_options(twin, append_only, tmp_path):
     """init, copy, snapshots, restore, verify, keys, restic, and the sheet."""
     there = append_only.variables
@@ -644,6 +645,7 @@ def test_every_command_takes_the_options(twin, append_only, tmp_path):
     assert f"repository {twin.repository}: made, with the chunking of rclone:offsite:restic\n" in said
 
 
+@pytest.mark.slow("every command")
 def test_what_an_append_only_server_refuses_is_said_at_once(twin, append_only):
     there = append_only.variables
     for _ in range(13):

@@ -37,6 +37,7 @@ def served(server: Remote, site: Site) -> Iterator[Remote]:
         server.stop()
 
 
+@pytest.mark.slow("each kind of server", keep="[rest]")
 def test_every_command(site, remote):
     """From init to undo, as on a local repository; what only that has is left out of the status."""
 
@@ -164,6 +165,7 @@ def test_no_secret_is_in_a_process_list(site, remote):
     assert not [words for words in seen if remote.secret in words]
 
 
+@pytest.mark.slow("each kind of server", keep="[rest]")
 def test_the_server_is_killed_in_the_middle_of_a_backup(site, remote):
     fill(site)
     remote.kill_after(3_000_000)
@@ -181,6 +183,7 @@ def test_the_server_is_killed_in_the_middle_of_a_backup(site, remote):
     assert len(json.loads(site.ok("snapshots", "--json", **remote.variables))) == 1
 
 
+@pytest.mark.slow("each kind of server", keep="[rest]")
 def test_the_server_is_killed_in_the_middle_of_a_restore(site, remote):
     fill(site)
     site.ok("backup", "production", **remote.variables)
@@ -197,6 +200,7 @@ def test_the_server_is_killed_in_the_middle_of_a_restore(site, remote):
     site.ok("restore", "production", "--snapshot=latest", "--yes", **remote.variables)
 
 
+@pytest.mark.slow("each kind of server", keep="rest")
 @pytest.mark.parametrize(
     "script", [["cron", "production"], ["restore", "production", "--snapshot=latest", "--yes"]]
 )

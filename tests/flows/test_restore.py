@@ -981,6 +981,7 @@ os.kill(os.getpid(), 9)
         assert beside(stored) == ["db.sqlite"]
 
 
+@pytest.mark.slow("300 MB")
 def test_memory_does_not_grow_with_the_database(site):
     """300 MB that do not compress: more than the bound, so that no file can have been held as a whole."""
     with closing(sqlite3.connect(site.database())) as connection, connection:

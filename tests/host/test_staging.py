@@ -73,6 +73,7 @@ def run(site: Site, job: tuple[str, ...], *before: str, **variables: str) -> sub
     )
 
 
+@pytest.mark.slow("every job")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 @pytest.mark.parametrize(("format", "jobs"), [("zst", JOBS), ("pages", JOBS[:2])])
 def test_every_job_does_with_a_full_tmp(elsewhere, format, jobs):

@@ -132,6 +132,7 @@ def store_again(site, time: str, *tags: str, zone: str = "UTC") -> str:
 
 
 # the last second of what restic can write and the first, in the time zones that are farthest off
+@pytest.mark.slow("each time and zone", keep="9999-12-31 23:59:59-Etc/GMT+12")
 @pytest.mark.parametrize(
     ("time", "zone"),
     [
@@ -216,6 +217,7 @@ def expected_to_stay(times: list[datetime]) -> set[datetime]:
     return stay
 
 
+@pytest.mark.slow("months of snapshots")
 def test_retention_over_months(site, tmp_path):
     now = datetime.now().replace(microsecond=0)
     hours = (

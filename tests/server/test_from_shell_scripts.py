@@ -85,6 +85,7 @@ def type_in(server: Server, block: str) -> None:
         assert done.returncode == 0, (line, done)
 
 
+@pytest.mark.slow("three turns of cron")
 def test_no_run_is_missed(server):
     section = console_blocks.section((ROOT / "BACKUP.md").read_text(), "Set up a server")
     section = section[section.index("### Coming from the shell scripts") :]
@@ -111,6 +112,7 @@ def test_no_run_is_missed(server):
     server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "production")
 
 
+@pytest.mark.slow("a turn of cron")
 def test_a_pull_without_the_rest_is_said_where_it_is_looked_for(server):
     """By the one line in the log that BACKUP.md's search finds."""
     server.run("git", "-C", str(PROJECT), "pull", "-q")

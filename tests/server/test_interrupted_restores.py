@@ -63,10 +63,11 @@ def pre_restore_snapshots(machine: Machine) -> int:
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
-def test_at_every_step(machine, name):
+def test_at_every_step(machine, sampled, name):
     machine.prepare()
-    found = steps(machine.trace())
-    assert len(found) > 60
+    every = steps(machine.trace())
+    assert len(every) > 60
+    found = sampled(every)
     wrong = {}
     answered = 0
     for step in found:
@@ -78,5 +79,5 @@ def test_at_every_step(machine, name):
         answered += done.returncode == 128 + getattr(signal, f"SIG{name}")
         if problem:
             wrong[step] = problem
-    assert answered > len(found) - 15, "all but the first and the last steps"
+    assert answered > len(found) - 15 * len(found) / len(every) - 1, "all but the first and the last steps"
     assert not wrong, "\n".join(f"{step}: {problem}" for step, problem in wrong.items())

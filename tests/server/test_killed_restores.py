@@ -71,16 +71,16 @@ def wrong_ones(steps: list[Step], kill: Callable[[Step], str]) -> str:
     return "\n".join(f"{step}: {problem}" for step in steps if (problem := kill(step)))
 
 
-def test_killed_at_every_step(machine):
+def test_killed_at_every_step(machine, sampled):
     machine.prepare()
     found = steps(machine.trace())
     names = {step.name for step in found}
     assert {"link", "rename", "unlink", "fsync", "fdatasync", "pwrite64", "write", "clone", "flock"} <= names
     assert len(found) > 60
-    assert not wrong_ones(found, lambda step: killed(machine, step, machine.prepare))
+    assert not wrong_ones(sampled(found), lambda step: killed(machine, step, machine.prepare))
 
 
-def test_killed_at_every_step_while_the_old_database_is_put_back(machine):
+def test_killed_at_every_step_while_the_old_database_is_put_back(machine, sampled):
     machine.prepare()
     found = steps(machine.trace(**machine.goes_back))
     renamed = [at for at, step in enumerate(found) if step.name == "rename" and f"{DEMO}" in step.text]
@@ -95,10 +95,10 @@ def test_killed_at_every_step_while_the_old_database_is_put_back(machine):
             return "the new database, with what was written to it, is lost"
         return problem
 
-    assert not wrong_ones(found[swapped + 1 :], kill)
+    assert not wrong_ones(sampled(found[swapped + 1 :]), kill)
 
 
-def test_killed_at_every_step_of_an_undo_from_a_kept_file(machine):
+def test_killed_at_every_step_of_an_undo_from_a_kept_file(machine, sampled):
     undo = [str(PROJECT / "bin/dodeka-db-undo.py"), "demo", "--yes"]
 
     def prepare() -> str:
@@ -118,11 +118,11 @@ def test_killed_at_every_step_of_an_undo_from_a_kept_file(machine):
     copied = next(at for at, step in enumerate(found) if ".restoring-" in step.text)
     assert len(found) - copied > 40 and machine.users() == ["kept"]
     # what comes before is the recovery's
-    assert not wrong_ones(found[copied:], kill)
+    assert not wrong_ones(sampled(found[copied:]), kill)
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["before the swap", "behind it"])
-def test_killed_at_every_step_of_recovery_itself(machine, swapped):
+def test_killed_at_every_step_of_recovery_itself(machine, sampled, swapped):
     """A restore was killed while the service was stopped; then the run that cleans up behind it is killed too."""
     machine.prepare()
     restore = steps(machine.trace())
@@ -144,7 +144,7 @@ def test_killed_at_every_step_of_recovery_itself(machine, swapped):
     else:  # the service is up again, and the mark is gone; what follows is a backup
         end = max(at for at, step in enumerate(found) if step.name == "unlink" and ".stopped" in step.text)
     assert end > 8
-    assert not wrong_ones(found[: end + 2], lambda step: killed(machine, step, prepare, backup))
+    assert not wrong_ones(sampled(found[: end + 2]), lambda step: killed(machine, step, prepare, backup))
 
 
 RUBBISH, ITS_WAL = b"SQLite format 3\0" + b"\xff" * 9000, b"its wal"
@@ -178,6 +178,7 @@ def damaged_files(machine: Machine) -> list[Path]:
     return sorted(machine.server.path(DEMO.parent).glob("db.sqlite.damaged-*"))
 
 
+@pytest.mark.slow("every step")
 def test_killed_at_every_step_of_replacing_a_damaged_database(machine, idle):
     damage(machine)
     found = steps(machine.trace())

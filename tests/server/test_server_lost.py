@@ -113,6 +113,7 @@ ssh offsite rm -rf restic < /dev/null > /dev/null
 """
 
 
+@pytest.mark.slow("a second server lost")
 def test_after_a_break_in_the_snapshots_of_before_are_told_from_the_others_and_come_back(server):
     password = copied(server)
     # the backend is stopped, or it would write behind the snapshot

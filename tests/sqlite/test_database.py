@@ -453,7 +453,7 @@ class TestReasons:
             db, first="sqlite3.connect(':memory:').execute('PRAGMA hard_heap_limit=60000').fetchall()"
         )
         assert re.fullmatch(
-            f"SQLite .* cannot compact database {db}: SQLite needs more than its limit of 256 MB of memory .*\n",
+            f"SQLite .* cannot compact database {db}: SQLite needs more than its limit of 256 MB of memory, .*\n",
             said,
         )
 

@@ -23,6 +23,8 @@ from dodeka_db.sqlite import sample_data  # noqa: E402
 
 RESTIC = os.environ.get("RESTIC") or shutil.which("restic") or "restic"
 PLAIN = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
+# make coverage sees the scripts too
+PLAIN |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 
 
 @dataclass(frozen=True)

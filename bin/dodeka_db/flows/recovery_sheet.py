@@ -47,9 +47,7 @@ def sections(settings: Settings) -> list[Section]:
         ),
         Section(
             "Put it in its place, on the server, as an administrator",
-            {
-                "the second answers": "delete; if not, some process still has the database open: end that first"
-            },
+            {"the third answers": "delete; if not, some process still has the database open: end that first"},
             _swap(environment),
         ),
         Section("Who can open the repositories", dict(_holders(settings))),
@@ -150,12 +148,12 @@ def _ssh(host: str) -> dict[str, str]:
 
 
 def _swap(environment: Environment) -> tuple[str, ...]:
-    live = shlex.quote(str(environment.database))
     return (
+        f"db={shlex.quote(str(environment.database))}",
         f"systemctl stop {environment.unit}",
-        f"sqlite3 {live} 'PRAGMA journal_mode=DELETE'",
-        f"cp -p {live} {live}.before",
-        f"cat {environment.name}.sqlite > {live}",
+        "sqlite3 \"$db\" 'PRAGMA journal_mode=DELETE'",
+        'cp -p "$db" "$db.before"',
+        f'cat {environment.name}.sqlite > "$db"',
         f"systemctl start {environment.unit}",
     )
 
@@ -223,12 +221,8 @@ def _versions(settings: Settings) -> dict[str, str]:
         version = ".".join(map(str, runner.version(settings.main)))
     except BackupError as error:
         version = as_line(error)
-    return {
-        "restic": version,
-        "SQLite": sqlite3.sqlite_version,
-        "Python": platform.python_version(),
-        "these scripts": revision or "not a git repository",
-    }
+    tools = f"restic {version}, SQLite {sqlite3.sqlite_version}, Python {platform.python_version()}"
+    return {"versions": tools, "revision of these scripts": revision or "not a git repository"}
 
 
 def _output(*words: str) -> str:

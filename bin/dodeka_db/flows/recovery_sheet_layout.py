@@ -9,14 +9,14 @@ TITLE = "Recovery sheet: the databases of D.S.A.V. Dodeka"
 # to be filled in by hand
 BLANKS = ("passwords are kept by", "whom to call", "printed by, on")
 STYLE = """
-@page { size: A4; margin: 14mm }
-body { font: 9.5pt/1.3 sans-serif; max-width: 182mm; margin: auto }
+@page { size: A4; margin: 12mm 14mm }
+body { font: 9pt/1.25 sans-serif; max-width: 182mm; margin: auto }
 h1 { font-size: 14pt; margin: 0 } p { margin: 0 }
-h2 { font-size: 10.5pt; margin: 3.5mm 0 1mm; border-bottom: 0.3mm solid #999 }
+h2 { font-size: 10pt; margin: 3mm 0 0.8mm; border-bottom: 0.3mm solid #999 }
 th { text-align: left; font-weight: normal; color: #444; width: 40mm; padding: 0; vertical-align: top }
 td { overflow-wrap: anywhere; padding: 0 } table { border-collapse: collapse; width: 100% }
-ol { margin: 0 0 1mm; padding-left: 6mm } li { margin: 0.4mm 0 }
-code { font-size: 8.5pt; overflow-wrap: anywhere }
+ol { margin: 0 0 0.8mm; padding-left: 6mm } li { margin: 0.2mm 0 }
+code { font-size: 8pt; overflow-wrap: anywhere }
 .blank { border-bottom: 0.3mm solid #444; height: 7mm }
 """
 
