@@ -34,7 +34,9 @@ SAMPLE = 12
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="slow tests too, and every case of a long list")
-    parser.addoption("--fast", action="store_true", help="only those that need no repository, server or systemd")
+    parser.addoption(
+        "--fast", action="store_true", help="only those that need no repository, server or systemd"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

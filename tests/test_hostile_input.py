@@ -449,7 +449,7 @@ def test_a_link_that_is_none_any_more_when_it_is_looked_at(site, victim, monkeyp
     live = target.live
     db.unlink()
     away.rename(db)
-    with pytest.raises(DatabaseError, match="which is no database"):
+    with pytest.raises(DatabaseError, match="which is not a database"):
         restore._check_link(target.database, live)
     assert target.live == live == victim
 

@@ -164,18 +164,18 @@ def a_python_of_something_else(clone: Clone) -> None:
 
 
 BROKEN = {
-    lambda clone: shutil.rmtree(clone.venv): " is missing",
-    without_python: "/bin/python cannot be run: No such file or directory",
-    not_executable: "/bin/python cannot be run: Permission denied",
-    of_another_machine: "/bin/python cannot be run: Exec format error",
-    without_its_configuration: "/bin/python starts the Python of ",
-    interrupted: " is half made",
-    without_packages: " has no sh and zstandard for Python ",
-    half_installed: " has no zstandard for Python ",
-    a_damaged_library: "cannot import zstandard from ",
-    a_damaged_source: "cannot import sh from ",
-    a_python_of_something_else: "/bin/python starts the Python of /usr",
-    upgrade: " has no sh and zstandard for Python ",
+    lambda clone: shutil.rmtree(clone.venv): "{venv} is missing",
+    without_python: "{venv}/bin/python cannot be run: No such file or directory",
+    not_executable: "{venv}/bin/python cannot be run: Permission denied",
+    of_another_machine: "{venv}/bin/python cannot be run: Exec format error",
+    without_its_configuration: "{venv}/bin/python starts the Python of ",
+    interrupted: "{venv} is half made",
+    without_packages: "{venv} has no sh and zstandard for Python ",
+    half_installed: "{venv} has no zstandard for Python ",
+    a_damaged_library: "cannot import zstandard from {venv}: ",
+    a_damaged_source: "cannot import sh from {venv}: ",
+    a_python_of_something_else: "{venv}/bin/python starts the Python of /usr",
+    upgrade: "{venv} has no sh and zstandard for Python ",
 }
 
 
@@ -189,7 +189,7 @@ def test_the_monitor_is_told_by_whatever_python_there_is(clone, break_it, wrong,
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
     (line,) = done.stderr.splitlines()
-    assert f"{clone.venv}{wrong}" in line
+    assert wrong.format(venv=clone.venv) in line
     ((_, path, body),) = receiver.calls
     assert path.endswith("/fail")
     assert line.endswith(f" error: {body}") and body.endswith(f"; run: make -C {clone.folder} setup")

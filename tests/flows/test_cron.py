@@ -569,7 +569,7 @@ class TestARunDidAllItShouldOrFailed:
         slow.chmod(0o755)
         done = on_a_disk("cron", "production", RESTIC=str(slow))
         assert done.returncode == 1
-        assert f"the disk of repository {small_disk}/restic is full, also after the retention" in done.stderr
+        assert f"the disk of repository {small_disk}/restic is full, even after the retention" in done.stderr
         (small_disk / "filler").unlink()
         assert on_a_disk("cron", "production").returncode == 0
 

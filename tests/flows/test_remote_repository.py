@@ -96,8 +96,8 @@ def test_a_wrong_credential(site, remote):
             assert "does its ssh work by hand?" in done.stderr
         else:
             assert done.returncode == 77
-            assert "refuses us: " in done.stderr
-            assert "; check the credentials, and what they allow (BACKUP.md, " in done.stderr
+            assert "refuses access: " in done.stderr
+            assert "; check the credentials, and what they allow (docs/repositories.md" in done.stderr
         assert time.monotonic() - started < server_watch.LOOK_S
         assert remote.secret not in done.stdout + done.stderr
     record = (site.state / "records" / "cron-production.json").read_text()

@@ -444,7 +444,7 @@ def test_a_service_is_started_also_where_cleaning_up_fails(stored, systemctl):
     Path(f"{kept}-wal").mkdir()
     done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=program, DODEKA_START_WAIT_S="0")
     assert done.returncode == 0 and actions(stored) == [START]
-    assert "is not cleaned up yet" in done.stdout and "starting it" in done.stdout
+    assert "are not removed yet" in done.stdout and "starting it" in done.stdout
 
 
 @pytest.mark.parametrize(

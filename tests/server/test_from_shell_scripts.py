@@ -1,4 +1,4 @@
-"""From the shell scripts to these, by what BACKUP.md has people type, while the shell scripts' crontab is running."""
+"""From the shell scripts to these, by what docs/set-ups.md has people type, while the shell scripts' crontab is running."""
 
 import os
 import re
@@ -87,8 +87,9 @@ def type_in(server: Server, block: str) -> None:
 
 @pytest.mark.slow("three turns of cron")
 def test_no_run_is_missed(server):
-    section = console_blocks.section((ROOT / "BACKUP.md").read_text(), "Set up a server")
-    section = section[section.index("### Coming from the shell scripts") :]
+    section = console_blocks.section(
+        (ROOT / "docs" / "set-ups.md").read_text(), "Coming from the shell scripts"
+    )
     prepare, switch = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert "git pull" in switch
 

@@ -191,7 +191,7 @@ class TestInstall:
             (
                 f"ln /etc/hostname {DATABASES}/demo/db.sqlite-x",
                 f"rm {DATABASES}/demo/db.sqlite-x",
-                "db.sqlite-x is a thing of root",
+                "db.sqlite-x belongs to root",
             ),
         ],
         ids=["a link to the password", "a folder that is a link", "another name of root's file"],
@@ -426,7 +426,7 @@ class TestTheWebUser:
         try:
             done = own(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1", check=False)
             assert done.returncode == 2
-            assert f"{DEMO} links to /mnt/backup/.restic-password, which is no database" in done.stderr
+            assert f"{DEMO} links to /mnt/backup/.restic-password, which is not a database" in done.stderr
         finally:
             server.sh(f"rm {DEMO}; mv {DEMO}.away {DEMO}; systemctl start {UNIT}", user="root")
         assert server.path("/mnt/backup/.restic-password").read_text() == before

@@ -1205,7 +1205,7 @@ class TestTheBackendWritesElsewhere:
         said = re.compile(self.SAID + what)
         for script in ("backup", "cron"):
             output = server.run(str(PROJECT / f"bin/dodeka-db-{script}.py"), "demo").stdout
-            assert re.search(rf"warning: {said.pattern}.*: what it writes is in no snapshot; ", output)
+            assert re.search(rf"warning: {said.pattern}.*: its new rows are in no snapshot; ", output)
             assert re.search(r" done: snapshot [0-9a-f]{8}, ", output)
         shown = server.run(str(PROJECT / "bin/dodeka-db-status.py"), "--json", check=False).stdout
         (line,) = [
@@ -1265,7 +1265,7 @@ class TestTheBackendWritesElsewhere:
         )
         done = server.run(str(PROJECT / "bin/dodeka-db-backup.py"), "demo", DODEKA_BACKEND="/tmp/copy")
         assert (
-            f"{UNIT} does not have /tmp/copy/envs/demo/db.sqlite open, but {DEMO}: what it writes"
+            f"{UNIT} does not have /tmp/copy/envs/demo/db.sqlite open, but {DEMO}: its new rows"
             in done.stdout
         )
         server.sh("rm -r /tmp/copy")

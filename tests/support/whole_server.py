@@ -57,8 +57,9 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test \\
 # The backend's part: one connection, open all the time, that writes ten times a second.
 BACKEND = """
 import sqlite3, sys, time
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0.5)
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=5)
 connection.execute("PRAGMA journal_mode=WAL")
+connection.execute("PRAGMA busy_timeout=500")  # a write that waits longer was refused
 number = time.time_ns()
 while True:
     connection.execute("INSERT INTO outbox VALUES (?, 0, 0, x'00')", (f"live-{number}",))
