@@ -148,6 +148,7 @@ def in_time(site: Site, script: str, *arguments: str, **variables: str) -> subpr
     )
 
 
+@pytest.mark.slow("each kind for each name", keep=["link-", "pipe-pre"])
 @pytest.mark.parametrize(
     "name", ["restoring-abcdefgh", "pre-restore-20260101T000000Z", "damaged-20260101T000000Z"]
 )
@@ -492,6 +493,7 @@ def evil(site: Site) -> Site:
     return site
 
 
+@pytest.mark.slow("every command", keep=["snapshots-arguments0", "restore-arguments4", "status"])
 @pytest.mark.parametrize(
     ("script", "arguments", "says"),
     [

@@ -179,6 +179,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow("each cause for each environment", keep=["production-"])
 @pytest.mark.parametrize(("environment", "arguments"), [("production", []), ("demo", ["demo"])])
 @pytest.mark.parametrize(("break_it", "wrong"), BROKEN.items(), ids=lambda one: getattr(one, "__name__", ""))
 def test_the_monitor_is_told_by_whatever_python_there_is(clone, break_it, wrong, environment, arguments):
@@ -220,7 +221,7 @@ def test_settings_that_make_no_sense_change_nothing_about_the_line(clone):
     )
 
 
-@pytest.mark.slow("pip, for each cause", keep="[upgrade]")
+@pytest.mark.slow("pip, for each cause", keep=["[upgrade]"])
 @pytest.mark.parametrize("break_it", [upgrade, a_damaged_library, without_python, interrupted])
 def test_make_setup_makes_it_anew(clone, break_it):
     """Though the stamp is newer than the requirements. (From the index of packages, as `make test` itself was set up.)"""

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,8 @@ import pytest
 from dodeka_db import schedule
 from free_ports import free_port
 from monitor_receiver import Receiver
-from site_folder import RESTIC, ROOT, Site
+from site_folder import RESTIC, ROOT, Site, run_first
+from waiting import wait_for
 
 CRON = ROOT / "bin" / "dodeka-db-cron.py"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount and make namespaces")
@@ -55,14 +56,6 @@ def start_at(site: Site, at: str, environment: str, **variables: str) -> subproc
     return start(
         site, environment, sys.executable, "-c", AT.format(bin=str(ROOT / "bin"), at=at), **variables
     )
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 120) -> object:
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    return value
 
 
 def descendants(process: int) -> dict[int, str]:
@@ -135,8 +128,7 @@ class TestTheLockOfThisMachine:
 
     def test_a_holder_that_is_killed_holds_nothing(self, site):
         slow = site.folder / "slow-restic"
-        slow.write_text(f'#!/bin/sh\n[ "$1" != backup ] || exec sleep 1000\nexec {RESTIC} "$@"\n')
-        slow.chmod(0o755)
+        run_first(slow, '[ "$1" != backup ] || exec sleep 1000')
         run = start(site, RESTIC=str(slow))
         (orphan,) = wait_for(
             lambda: [pid for pid, words in descendants(run.pid).items() if words == "sleep 1000 "]
@@ -196,6 +188,7 @@ def test_seconds_until_the_next_run():
 
 
 class TestTheRepositorysLocks:
+    @pytest.mark.slow("each command, alone and with our process", keep=["with our process-forget"])
     @pytest.mark.parametrize("verb", ["backup", "forget"])
     @pytest.mark.parametrize("with_us", [False, True], ids=["restic alone", "with our process"])
     def test_a_killed_restic_stops_no_later_run(self, site, verb, with_us):
@@ -362,8 +355,7 @@ class TestNothingIsRemovedOnFaith:
     ):
         """A fake dump that is killed, or that may not read its repository: nobody should repair anything."""
         fake = site.folder / "fake-restic"
-        fake.write_text(f'#!/bin/sh\n[ "$1" = dump ] && {{ {ending}; }}\nexec {RESTIC} "$@"\n')
-        fake.chmod(0o755)
+        run_first(fake, f'[ "$1" = dump ] && {{ {ending}; }}')
         done = site.run("cron", "production", RESTIC=str(fake))
         assert done.returncode == code
         assert words in done.stderr
@@ -372,8 +364,7 @@ class TestNothingIsRemovedOnFaith:
     def test_a_snapshot_that_reads_back_as_something_else(self, site):
         """A fake dump: no real restic would give out other bytes than it has checked."""
         fake = site.folder / "fake-restic"
-        fake.write_text(f'#!/bin/sh\n[ "$1" = dump ] && exec echo other\nexec {RESTIC} "$@"\n')
-        fake.chmod(0o755)
+        run_first(fake, '[ "$1" = dump ] && exec echo other')
         done = site.run("cron", "production", RESTIC=str(fake))
         assert done.returncode == 8
         assert "does not read back, and nothing was removed: it is not what was stored" in done.stderr
@@ -506,7 +497,7 @@ class TestARunDidAllItShouldOrFailed:
         listed = json.loads(site.restic("-r", str(repository), "snapshots", "--json", "--no-lock").stdout)
         return {one["id"] for one in listed}
 
-    @pytest.mark.slow("each amount of room", keep="[0 kB free]")
+    @pytest.mark.slow("each amount of room", keep=["[0 kB free]"])
     @pytest.mark.parametrize("free_kb", [0, 4, 120, 300], ids="{} kB free".format)
     def test_a_volume_that_the_snapshots_have_filled(self, site, small_disk, filled, free_kb):
         """The retention frees some, and removes nothing that the policy keeps."""
@@ -563,10 +554,7 @@ class TestARunDidAllItShouldOrFailed:
 
     def test_a_volume_that_fills_up_while_restic_writes(self, on_a_disk, small_disk, site):
         slow = site.folder / "filling-restic"
-        slow.write_text(
-            f'#!/bin/sh\n[ "$1" != backup ] || dd if=/dev/zero of={small_disk}/filler 2>/dev/null\nexec {RESTIC} "$@"\n'
-        )
-        slow.chmod(0o755)
+        run_first(slow, f'[ "$1" != backup ] || dd if=/dev/zero of={small_disk}/filler 2>/dev/null')
         done = on_a_disk("cron", "production", RESTIC=str(slow))
         assert done.returncode == 1
         assert f"the disk of repository {small_disk}/restic is full, even after the retention" in done.stderr
@@ -657,8 +645,7 @@ def test_the_records(site):
 
 def test_an_interrupted_run_says_what_is_safe_and_is_no_good_one(site):
     slow = site.folder / "slow-restic"
-    slow.write_text(f'#!/bin/sh\n[ "$1" != forget ] || exec sleep 1000\nexec {RESTIC} "$@"\n')
-    slow.chmod(0o755)
+    run_first(slow, '[ "$1" != forget ] || exec sleep 1000')
     site.ok("cron", "production")
     run = start(site, RESTIC=str(slow))
     wait_for(lambda: "sleep 1000 " in descendants(run.pid).values())
@@ -673,8 +660,7 @@ def test_an_interrupted_run_says_what_is_safe_and_is_no_good_one(site):
 def test_a_size_that_is_not_known_fails_no_run(site):
     """A fake stats that fails."""
     fake = site.folder / "fake-restic"
-    fake.write_text(f'#!/bin/sh\n[ "$1" != stats ] || exit 1\nexec {RESTIC} "$@"\n')
-    fake.chmod(0o755)
+    run_first(fake, '[ "$1" != stats ] || exit 1')
     output = site.ok("cron", "production", RESTIC=str(fake))
     assert "warning: the stored size is not known: restic stats failed with exit code 1" in output
 
@@ -743,6 +729,7 @@ class TestAVolumeThatHangs:
             "RESTIC_PASSWORD_FILE": str(hung / site.password_file.name),
         }
 
+    @pytest.mark.slow("half a minute")
     def test_runs_do_not_pile_up_hear_signals_and_tell_the_monitor(self, site, hung):
         with Receiver() as receiver:
             variables = {**self.places(site, hung), "DODEKA_PING_URL_PRODUCTION": receiver.url}

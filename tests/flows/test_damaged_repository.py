@@ -17,7 +17,7 @@ import pytest
 import site_folder
 from dodeka_db.restic import stale_locks
 from dodeka_db.restic.stale_locks import Lock
-from site_folder import RESTIC, Site
+from site_folder import RESTIC, Site, run_first
 
 VERSION = tuple(map(int, re.findall(r"\d+", subprocess.getoutput(f"{RESTIC} version"))[:2]))
 SEE = "see BACKUP.md, 'Damaged'"
@@ -114,7 +114,7 @@ def soon(site: Site, *words: str, **variables: str) -> subprocess.CompletedProce
     return done
 
 
-@pytest.mark.slow("each damage of each file", keep="flipped")
+@pytest.mark.slow("each damage of each file", keep=["flipped"])
 @pytest.mark.parametrize(
     ("part", "how"),
     [
@@ -154,6 +154,7 @@ def test_what_is_whole_is_listed_and_restored_and_what_is_not_is_named(site, par
         assert f"choose another one, then {SEE}" in refused.stderr
 
 
+@pytest.mark.slow("each damage", keep=["flipped"])
 @pytest.mark.parametrize("how", [flipped, gone])
 def test_cron_and_status_tell_of_a_damaged_tree(site, how):
     harm(site, tree_pack, how)
@@ -197,6 +198,7 @@ def crowd(site: Site) -> None:
         site.restic("backup", "--quiet", *given, str(file))
 
 
+@pytest.mark.slow("each damage of each file", keep=["data_pack-flipped"])
 @pytest.mark.parametrize(
     ("part", "how"),
     [
@@ -247,7 +249,7 @@ def test_a_damaged_index(site, how):
     site.ok("restore", "production", "--snapshot", "latest", "--yes")
 
 
-@pytest.mark.slow("each damage of each file", keep="data_pack-gone")
+@pytest.mark.slow("each damage of each file", keep=["data_pack-gone"])
 @pytest.mark.parametrize(("part", "how"), [(tree_pack, flipped), (data_pack, gone)])
 def test_the_copy_goes_on_with_what_is_whole(site, part, how):
     there = {
@@ -288,8 +290,7 @@ def test_the_copy_goes_on_with_what_is_whole(site, part, how):
 def test_only_what_restic_names_as_damage_is_called_so(site, said, code, words):
     """A fake that fails so in `forget`: not all of it can be had from the real one at will."""
     fake = site.folder / "fake-restic"
-    fake.write_text(f'#!/bin/sh\n[ "$1" = forget ] && {{ echo "{said}" >&2; exit 1; }}\nexec {RESTIC} "$@"\n')
-    fake.chmod(0o755)
+    run_first(fake, f'[ "$1" = forget ] && {{ echo "{said}" >&2; exit 1; }}')
     done = site.run("cron", "production", RESTIC=str(fake))
     assert done.returncode == code
     assert words in done.stderr

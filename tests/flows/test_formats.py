@@ -17,7 +17,7 @@ from dodeka_db.flows import take_snapshot
 from dodeka_db.restic import repository
 from dodeka_db.sqlite import integrity, sample_data
 from dodeka_db.sqlite.export import size_bytes
-from site_folder import RESTIC, ROOT, Site
+from site_folder import RESTIC, ROOT, Site, run_first
 
 FORMATS = ("zst", "pages")
 TAGS = "db,db_sqlite,db_dodeka,env_production"
@@ -43,7 +43,7 @@ def dumped(site: Site, snapshot: str, path: str) -> bytes:
     ).stdout
 
 
-@pytest.mark.slow("each order", keep="order0")
+@pytest.mark.slow("each order", keep=["order0"])
 @pytest.mark.parametrize("order", [FORMATS, FORMATS[::-1]])
 def test_both_kinds_are_listed_checked_and_restored_in_any_mixture(site, order):
     taken = []
@@ -216,7 +216,7 @@ def large(site) -> Site:
     return site
 
 
-@pytest.mark.slow("20 MB", keep="[zst]")
+@pytest.mark.slow("20 MB", keep=["[zst]"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_large_one_has_its_indexes_checked_by_the_drill_and_rebuilt_by_a_restore(large, format):
     whole = take(large, format)
@@ -293,6 +293,7 @@ class TestFormat1:
         assert sample_data.digest(old.database()) == digest
         assert "warning" not in old.ok("init")
 
+    @pytest.mark.slow("restic makes all anew")
     def test_init_warns_of_pages_until_it_is_upgraded(self, old):
         output = old.ok("init", DODEKA_FORMAT="pages")
         assert f"warning: {repository.NO_COMPRESSION}; {repository.UPGRADE}" in output
@@ -355,8 +356,7 @@ def test_restic_compresses_pages_and_not_what_is_compressed(site):
 def test_restic_is_started_no_more_often_than_needed(site):
     log = site.folder / "starts"
     counting = site.folder / "counting-restic"
-    counting.write_text(f'#!/bin/sh\necho $1 >> {log}\nexec {RESTIC} "$@"\n')
-    counting.chmod(0o755)
+    run_first(counting, f"echo $1 >> {log}")
     for format in FORMATS:
         site.ok("backup", "production", RESTIC=str(counting), DODEKA_FORMAT=format)
     assert log.read_text().split() == ["backup", "dump", "backup", "dump"]

@@ -32,7 +32,7 @@ def as_root(server: Server, script: str) -> str:
     return server.sh(f"set -e; {script}", user="root")
 
 
-@pytest.mark.slow("a server for each case", keep="cron ran-/mnt/backup")
+@pytest.mark.slow("a server for each case", keep=["cron ran-/mnt/backup"])
 @pytest.mark.parametrize("password", ["/mnt/backup/.restic-password", f"{HOME}/password"])
 @pytest.mark.parametrize("ran", [True, False], ids=["cron ran", "nothing ran"])
 def test_the_volume_is_not_mounted(server, password, ran):
@@ -66,6 +66,7 @@ def test_the_volume_is_not_mounted(server, password, ran):
     server.run(CRON, "demo")
 
 
+@pytest.mark.slow("a server of its own")
 def test_another_volume_is_mounted_there(server):
     server.run(INIT)
     server.run(CRON, "demo")
@@ -78,6 +79,7 @@ def test_another_volume_is_mounted_there(server):
     server.run(CRON, "demo")
 
 
+@pytest.mark.slow("a server of its own")
 def test_good_copies_are_on_record(site: Site, small_disk):
     """An off-site volume that is not mounted, on a server that has made copies."""
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)

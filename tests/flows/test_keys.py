@@ -14,7 +14,7 @@ from dodeka_db.errors import SetupError
 from dodeka_db.host import password_files
 from dodeka_db.sqlite import sample_data
 from remote_servers import Sftp, execute, impatient
-from site_folder import RESTIC, Site
+from site_folder import RESTIC, Site, run_first
 
 
 def listed(site: Site, *arguments: str) -> list[list[str]]:
@@ -65,10 +65,7 @@ def test_the_proof_has_no_other_key(site):
     site.ok("backup", "demo")
     log = site.folder / "starts"
     restic = site.folder / "restic-that-notes"
-    restic.write_text(
-        f'#!/bin/sh\necho "$1 $RESTIC_PASSWORD_FILE $RESTIC_PASSWORD" >> {log}\nexec {RESTIC} "$@"\n'
-    )
-    restic.chmod(0o755)
+    run_first(restic, f'echo "$1 $RESTIC_PASSWORD_FILE $RESTIC_PASSWORD" >> {log}')
     site.ok("key-add", "anna", RESTIC=str(restic))
     dumps = [line for line in log.read_text().splitlines() if line.startswith("dump ")]
     assert dumps == [f"dump {site.state / 'key-anna'} "]

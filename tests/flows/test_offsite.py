@@ -19,7 +19,8 @@ from cheap_key import reseal
 from dodeka_db.restic import retention_policy, server_watch
 from dodeka_db.sqlite import sample_data
 from remote_servers import AppendOnly, Rest, execute, fill, impatient
-from site_folder import RESTIC, ROOT, Site
+from site_folder import RESTIC, ROOT, Site, run_first
+from waiting import wait_for
 
 
 class Twin(Site):
@@ -124,12 +125,12 @@ def test_one_call_of_restic_copies(twin):
         twin.ok("backup", "demo")
     log = twin.folder / "starts"
     restic = twin.folder / "restic-that-notes"
-    restic.write_text(f'#!/bin/sh\necho "$1" >> {log}\nexec {RESTIC} "$@"\n')
-    restic.chmod(0o755)
+    run_first(restic, f'echo "$1" >> {log}')
     twin.ok("offsite", RESTIC=str(restic))
     assert log.read_text().split().count("copy") == 1
 
 
+@pytest.mark.slow("many snapshots")
 def test_the_copy_deduplicates(twin):
     """Also with what came from another repository here: a new one, after the server was lost, cuts the same chunks."""
     assert chunker(twin.restic_there("cat", "config")) == chunker(twin.restic("cat", "config").stdout)
@@ -177,8 +178,7 @@ def test_a_second_try_of_init_says_too_that_the_password_is_to_be_kept(twin):
     shutil.rmtree(twin.repository)
     twin.password_file.unlink()
     restic = twin.folder / "restic-that-cannot-init"
-    restic.write_text(f'#!/bin/sh\n[ "$1" = init ] && exit 1\nexec {RESTIC} "$@"\n')
-    restic.chmod(0o755)
+    run_first(restic, '[ "$1" = init ] && exit 1')
     done = twin.run("init", "--yes", RESTIC=str(restic))
     assert done.returncode == 1
     password = twin.password_file.read_text()  # it may be the repository's already
@@ -373,8 +373,7 @@ def test_a_copy_without_the_newest_is_none(twin):
     execute(twin.database(), "DELETE FROM outbox")
     twin.ok("backup", "production")
     restic = twin.folder / "restic-that-copies-nothing"
-    restic.write_text(f'#!/bin/sh\n[ "$1" = copy ] && exit 0\nexec {RESTIC} "$@"\n')
-    restic.chmod(0o755)
+    run_first(restic, '[ "$1" = copy ] && exit 0')
     done = twin.run("offsite", RESTIC=str(restic))
     assert done.returncode == 1
     assert f"the newest snapshot of production is not in {twin.there} after the copy" in done.stderr
@@ -392,6 +391,7 @@ def test_a_wrong_password_and_a_wrong_credential(twin, tmp_path):
         assert f"the password in {twin.there_password} does not open repository {server.shown}" in done.stderr
 
 
+@pytest.mark.slow("a server of its own")
 def test_the_server_is_killed_in_the_middle_of_a_copy(twin, tmp_path):
     fill(twin)
     twin.ok("backup", "production")
@@ -407,6 +407,7 @@ def test_the_server_is_killed_in_the_middle_of_a_copy(twin, tmp_path):
         twin.ok("verify", "production", "--offsite", **at(server))
 
 
+@pytest.mark.slow("waits")
 def test_backups_go_on_while_the_other_server_hangs(twin, tmp_path):
     for _ in range(12):
         twin.ok("backup", "demo")
@@ -439,14 +440,6 @@ def test_backups_go_on_while_the_other_server_hangs(twin, tmp_path):
             server.thaw()
             assert copy.wait(300) == 0, copy.stdout.read()
         assert re.search(r"[234] old snapshots removed", twin.ok("cron", "demo", **at(server)))
-
-
-def wait_for(what) -> None:
-    for _ in range(3000):
-        if what():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it did not come")
 
 
 def offsite_line(twin: Site, **variables: str) -> dict:
@@ -706,8 +699,7 @@ def test_a_removal_that_is_not_one_is_not_believed(twin):
     """A restic that removes nothing, and says that all is well: the attempt looks at what is there afterwards; a fake."""
     twin.ok("backup", "demo")
     restic = twin.folder / "restic-that-forgets-nothing"
-    restic.write_text(f'#!/bin/sh\n[ "$1" = forget ] && exit 0\nexec {RESTIC} "$@"\n')
-    restic.chmod(0o755)
+    run_first(restic, '[ "$1" = forget ] && exit 0')
     assert "cannot be removed from here" in twin.ok("offsite", RESTIC=str(restic), OFFSITE_RETENTION="none")
 
 
@@ -743,8 +735,7 @@ def test_an_address_and_options_that_make_no_sense(twin, variables, said):
 def test_several_options_reach_restic_as_they_are(twin):
     log = twin.folder / "starts"
     restic = twin.folder / "restic-that-notes"
-    restic.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "" >> {log}\nexec {RESTIC} "$@"\n')
-    restic.chmod(0o755)
+    run_first(restic, f'printf "%s\\n" "$@" "" >> {log}')
     twin.ok("backup", "demo", OFFSITE_OPTIONS="sftp.connections=2", RESTIC=str(restic))
     assert "sftp" not in log.read_text(), "the main repository has none of them"
     twin.ok("offsite", OFFSITE_OPTIONS="sftp.command=ssh -p 22 x; sftp.connections=2 ;", RESTIC=str(restic))

@@ -37,7 +37,7 @@ def served(server: Remote, site: Site) -> Iterator[Remote]:
         server.stop()
 
 
-@pytest.mark.slow("each kind of server", keep="[rest]")
+@pytest.mark.slow("each kind of server", keep=["[rest]"])
 def test_every_command(site, remote):
     """From init to undo, as on a local repository; what only that has is left out of the status."""
 
@@ -101,7 +101,7 @@ def test_a_wrong_credential(site, remote):
         assert time.monotonic() - started < server_watch.LOOK_S
         assert remote.secret not in done.stdout + done.stderr
     record = (site.state / "records" / "cron-production.json").read_text()
-    assert "refuses us" in record or "does its ssh work" in record
+    assert "refuses access" in record or "does its ssh work" in record
     assert remote.secret not in record
 
 
@@ -140,6 +140,7 @@ def test_a_certificate_that_nobody_vouches_for(site, tmp_path):
         server.stop()
 
 
+@pytest.mark.slow("each kind of server", keep=["rest"])
 def test_no_secret_is_in_a_process_list(site, remote):
     seen, ended = [], threading.Event()
 
@@ -165,7 +166,7 @@ def test_no_secret_is_in_a_process_list(site, remote):
     assert not [words for words in seen if remote.secret in words]
 
 
-@pytest.mark.slow("each kind of server", keep="[rest]")
+@pytest.mark.slow("each kind of server", keep=["[rest]"])
 def test_the_server_is_killed_in_the_middle_of_a_backup(site, remote):
     fill(site)
     remote.kill_after(3_000_000)
@@ -183,7 +184,7 @@ def test_the_server_is_killed_in_the_middle_of_a_backup(site, remote):
     assert len(json.loads(site.ok("snapshots", "--json", **remote.variables))) == 1
 
 
-@pytest.mark.slow("each kind of server", keep="[rest]")
+@pytest.mark.slow("each kind of server", keep=["[rest]"])
 def test_the_server_is_killed_in_the_middle_of_a_restore(site, remote):
     fill(site)
     site.ok("backup", "production", **remote.variables)
@@ -200,7 +201,7 @@ def test_the_server_is_killed_in_the_middle_of_a_restore(site, remote):
     site.ok("restore", "production", "--snapshot=latest", "--yes", **remote.variables)
 
 
-@pytest.mark.slow("each kind of server", keep="rest")
+@pytest.mark.slow("each kind of server", keep=["rest"])
 @pytest.mark.parametrize(
     "script", [["cron", "production"], ["restore", "production", "--snapshot=latest", "--yes"]]
 )
@@ -266,6 +267,7 @@ def test_a_server_that_lets_nothing_be_removed(site, tmp_path):
         assert len(json.loads(site.ok("snapshots", "--json", **rest.variables))) == 14
 
 
+@pytest.mark.slow("each outage", keep=["it is down"])
 @pytest.mark.parametrize("trouble", ["it is down", "it hangs"])
 def test_an_outage_of_hours_does_not_pile_up_runs(site, rest, trouble):
     """Every run ends long before the next one is due, with one line and a heartbeat's worth of a record."""

@@ -782,6 +782,7 @@ def test_a_folder_of_the_other_environment_that_is_none_fails_no_backup(stored):
     stored.ok("backup", "production")
 
 
+@pytest.mark.slow("each run", keep=["demo-cron", "production-backup"])
 @pytest.mark.parametrize("script", ["backup", "cron"])
 @pytest.mark.parametrize("environment", ["production", "demo"])
 def test_the_next_run_stores_what_was_kept(kept_site, script, environment):

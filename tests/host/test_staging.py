@@ -85,6 +85,7 @@ def test_every_job_does_with_a_full_tmp(elsewhere, format, jobs):
     assert {path.name for path in elsewhere.state.rglob("staging/*")} == {staging.MARK}
 
 
+@pytest.mark.slow("every job")
 def test_no_job_touches_tmp(elsewhere):
     """Nor any program that it runs, whoever runs it, and whatever the surroundings say."""
     trace = elsewhere.folder / "trace"

@@ -132,7 +132,7 @@ def store_again(site, time: str, *tags: str, zone: str = "UTC") -> str:
 
 
 # the last second of what restic can write and the first, in the time zones that are farthest off
-@pytest.mark.slow("each time and zone", keep="9999-12-31 23:59:59-Etc/GMT+12")
+@pytest.mark.slow("each time and zone", keep=["9999-12-31 23:59:59-Etc/GMT+12"])
 @pytest.mark.parametrize(
     ("time", "zone"),
     [

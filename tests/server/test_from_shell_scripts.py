@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import console_blocks
+from waiting import wait_for
 from whole_server import PROJECT, ROOT, Server
 
 if os.geteuid() != 0:
@@ -68,13 +69,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def runs(server: Server, pattern: str, file: str = "backup.log") -> int:
     path = server.path(LOG / file)
     return len(re.findall(pattern, path.read_text(), re.MULTILINE)) if path.exists() else 0
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def type_in(server: Server, block: str) -> None:

@@ -314,6 +314,7 @@ def test_a_process_that_has_to_be_killed(server):
         assert users(server, DEMO) == 30 and is_writing(server, DEMO)
 
 
+@pytest.mark.slow("half a minute")
 def test_a_unit_that_takes_for_ever_to_stop(server):
     patient = 'TimeoutStopSec=infinity\nExecStart=/bin/sh -c \'trap "" TERM; exec /usr/bin/python3'
     with unit_changed(server, ("ExecStart=/usr/bin/python3", patient), (f"{DEMO}\n", f"{DEMO}'\n")):
@@ -346,6 +347,7 @@ def test_a_service_that_cannot_be_started_gets_its_old_database_back(server):
         assert files_of_demo(server) == {"db.sqlite"}
 
 
+@pytest.mark.slow("each Restart=", keep=["on-failure"])
 @pytest.mark.parametrize("restart", ["no", "on-failure"])
 def test_a_service_that_comes_up_and_then_fails_gets_its_old_database_back(server, restart):
     fails = (
@@ -532,6 +534,7 @@ class TestADamagedDatabaseIsNotPutBack:
             assert kept in done.stderr
             assert users(server, DEMO) == 30 and server.active(UNIT) and is_writing(server, DEMO)
 
+    @pytest.mark.slow("each right", keep=["False"])
     @pytest.mark.parametrize("may_reset", [True, False])
     def test_over_one_whose_unit_is_at_its_start_limit(self, server, may_reset):
         """It could not run with the garbage, again and again."""
@@ -696,6 +699,7 @@ class TestNobodyKeepsTheOldFile:
             drop_in.unlink()
             server.run("systemctl", "daemon-reload", user="root")
 
+    @pytest.mark.slow("each moment", keep=["rename"])
     @pytest.mark.parametrize("slow", ["fsync", "rename", "nothing"])
     def test_it_ends_up_on_the_new_one(self, server, upheld, slow):
         script = f"{PROJECT}/bin/dodeka-db-restore.py demo --snapshot latest --yes".split()
@@ -834,6 +838,7 @@ class TestNoProcess:
         make(server, "undo", "ENV=demo", "YES=1")
         return sum(line.startswith(f"{call}(") for line in calls[:swapped]) + 1
 
+    @pytest.mark.slow("each cause", keep=["thread that sh"])
     @pytest.mark.parametrize(
         "call", ["clone", "clone3"], ids=["for the program", "for the thread that sh wants"]
     )
@@ -846,6 +851,7 @@ class TestNoProcess:
             assert users(server, DEMO) == 30 and is_writing(server, DEMO)
             assert files_of_demo(server) == {"db.sqlite"}
 
+    @pytest.mark.slow("half a minute")
     def test_for_good(self, server):
         # the whole restore, but that it tries for a second where it would try for two minutes
         code = (
@@ -1270,6 +1276,7 @@ class TestTheBackendWritesElsewhere:
         )
         server.sh("rm -r /tmp/copy")
 
+    @pytest.mark.slow("each content", keep=["None"])
     @pytest.mark.parametrize("content", [None, b"SQLite format 3\0" + b"\xff" * 9000])
     def test_one_that_has_nothing_it_could_open_is_helped_by_a_restore(self, server, content):
         """It stays up without its database, as a server with other pages would."""

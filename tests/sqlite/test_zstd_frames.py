@@ -117,7 +117,7 @@ def test_restic_cuts_its_chunks_where_frames_end(site, tmp_path):
     assert statistics.mean(with_boundaries) < 0.7 * statistics.mean(without)
 
 
-@pytest.mark.slow("zstd -19", keep="arguments0")
+@pytest.mark.slow("zstd -19", keep=["arguments0"])
 @pytest.mark.parametrize("arguments", [["--rsyncable"], ["-19"], ["--no-check"], ["-T2", "--rsyncable"]])
 def test_what_zstd_compressed_decompresses(export, arguments):
     archive = subprocess.run(["zstd", "-c", *arguments], input=export, capture_output=True, check=True).stdout

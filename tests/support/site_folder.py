@@ -27,6 +27,12 @@ PLAIN = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "L
 PLAIN |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 
 
+def run_first(program: Path, commands: str) -> None:
+    """Make `program` a restic that first runs `commands`, a shell's: a fake, where the real one cannot be brought to do it."""
+    program.write_text(f'#!/bin/sh\n{commands}\nexec {RESTIC} "$@"\n')
+    program.chmod(0o755)
+
+
 @dataclass(frozen=True)
 class Site:
     """Databases, repository, password and state below one folder, and the scripts run against them."""
