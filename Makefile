@@ -179,8 +179,8 @@ recovery-sheet: ## the page to keep on paper: what is where, and how to restore 
 
 .PHONY: test
 test: setup test-packages .venv/.tests ## run the tests (5 minutes); T=tests/sqlite/test_swap.py: all of one file
-	@.venv/bin/python -m pytest $${T:---numprocesses 10 --dist worksteal} $${T:+--full "$$T"}
-	@[ -n "$$T" ] || bats tests
+	@[ -n "$$T" ] || tests/both.sh
+	@[ -z "$$T" ] || .venv/bin/python -m pytest --full "$$T"
 
 .PHONY: test-fast
 test-fast: setup .venv/.tests ## those that need no root, no server, no systemd (a minute)
@@ -188,8 +188,7 @@ test-fast: setup .venv/.tests ## those that need no root, no server, no systemd 
 
 .PHONY: test-full
 test-full: setup test-packages .venv/.tests ## slow ones too: each step of what is killed, each kind of server (20 minutes)
-	@.venv/bin/python -m pytest --numprocesses 10 --dist worksteal --full
-	@bats tests
+	@tests/both.sh --full
 
 .PHONY: coverage
 coverage: setup test-packages .venv/.tests ## which lines of bin/ make test runs, by the scripts too

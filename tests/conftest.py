@@ -44,6 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if (not full and is_slow(item)) or (fast and needs_a_machine(item))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+    # each process begins with a stretch of the list of its own (pytest-xdist's worksteal): the longest tests come first in them
+    long = [item for item in items if item.get_closest_marker("long")]
+    rest = [item for item in items if item not in long]
+    for number, item in enumerate(long):
+        rest.insert(number * len(items) // max(1, len(long)), item)
+    items[:] = rest
 
 
 # the fixtures that begin with a repository or a server

@@ -247,6 +247,7 @@ def server(tmp_path_factory):
         server.stop()
 
 
+@pytest.mark.long
 def test_every_command_prints_what_the_pages_say(server):
     ids: dict[str, str] = {}
     for name, title in LIFE:

@@ -758,7 +758,7 @@ def test_every_value_in_force_is_listed_with_where_it_was_set(site):
     assert not re.search("the-", printed)
 
 
-@pytest.mark.slow("every command, for each variable", keep=["RESTIC_HOST"])
+@pytest.mark.slow("every command, for each variable")
 @pytest.mark.parametrize(
     "variables",
     [

@@ -179,7 +179,10 @@ BROKEN = {
 }
 
 
-@pytest.mark.slow("each cause for each environment", keep=["production-"])
+@pytest.mark.slow(
+    "each cause for each environment",
+    keep=["_python--production-", "library--production-", "upgrade--production-"],
+)
 @pytest.mark.parametrize(("environment", "arguments"), [("production", []), ("demo", ["demo"])])
 @pytest.mark.parametrize(("break_it", "wrong"), BROKEN.items(), ids=lambda one: getattr(one, "__name__", ""))
 def test_the_monitor_is_told_by_whatever_python_there_is(clone, break_it, wrong, environment, arguments):

@@ -114,7 +114,7 @@ def soon(site: Site, *words: str, **variables: str) -> subprocess.CompletedProce
     return done
 
 
-@pytest.mark.slow("each damage of each file", keep=["flipped"])
+@pytest.mark.slow("each damage of each file", keep=["tree_pack-flipped"])
 @pytest.mark.parametrize(
     ("part", "how"),
     [
@@ -251,6 +251,7 @@ def test_a_damaged_index(site, how):
 
 @pytest.mark.slow("each damage of each file", keep=["data_pack-gone"])
 @pytest.mark.parametrize(("part", "how"), [(tree_pack, flipped), (data_pack, gone)])
+@pytest.mark.long
 def test_the_copy_goes_on_with_what_is_whole(site, part, how):
     there = {
         "OFFSITE_REPOSITORY": str(site.folder / "there"),

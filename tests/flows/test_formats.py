@@ -216,7 +216,7 @@ def large(site) -> Site:
     return site
 
 
-@pytest.mark.slow("20 MB", keep=["[zst]"])
+@pytest.mark.slow("20 MB")
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_large_one_has_its_indexes_checked_by_the_drill_and_rebuilt_by_a_restore(large, format):
     whole = take(large, format)
@@ -239,6 +239,7 @@ def test_a_large_one_has_its_indexes_checked_by_the_drill_and_rebuilt_by_a_resto
         assert connection.execute("SELECT a FROM t").fetchall() == [(1000,), (2000,)]
 
 
+@pytest.mark.slow("each format", keep=["zst"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_backup_that_is_asked_to_end_leaves_nothing_behind(large, format):
     for delay_s in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7):

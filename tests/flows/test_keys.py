@@ -297,6 +297,7 @@ def test_its_address_is_one_that_works_elsewhere(site, tmp_path):
         server.stop()
 
 
+@pytest.mark.slow("two repositories")
 def test_a_key_that_was_never_handed_over_shows_in_the_status(site):
     """In either repository's folder, until the file goes."""
     there = {

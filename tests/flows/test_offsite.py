@@ -215,6 +215,7 @@ def test_the_retention_applies_there(twin):
     assert int(removed) in (1, 2, 3) and len(twin.listed_there("demo")) == 13 - int(removed)
 
 
+@pytest.mark.slow("two repositories")
 def test_nothing_is_removed_while_a_snapshot_is_from_the_future(twin):
     """It would count as the latest there too."""
     for _ in range(13):
@@ -333,6 +334,7 @@ def test_a_main_volume_in_trouble_does_not_keep_its_snapshots_here(twin, small_d
     twin.ok("verify", "demo", "--offsite", **main)
 
 
+@pytest.mark.slow("two repositories")
 def test_trouble_with_what_is_copied_is_not_blamed_on_the_copy(twin, tmp_path):
     """The off-site folder is well, and the main repository's server is not there any more."""
     server = Rest(tmp_path / "server")
@@ -507,6 +509,7 @@ def test_restore_and_verify_from_it_alone(twin):
     assert sample_data.digest(twin.database()) == digest
 
 
+@pytest.mark.slow("two repositories")
 def test_what_a_restore_from_it_replaces_goes_to_the_main_repository(twin):
     twin.ok("backup", "demo")
     twin.ok("offsite")
@@ -517,6 +520,7 @@ def test_what_a_restore_from_it_replaces_goes_to_the_main_repository(twin):
     twin.ok("undo", "demo", "--yes")
 
 
+@pytest.mark.slow("two repositories")
 def test_a_drill_there_does_not_keep_the_retention_from_its_work(twin):
     """Only a copy does."""
     for _ in range(12):
@@ -576,6 +580,7 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_a_copy_that_nobody_here_can_destroy(twin, append_only):
     there = append_only.variables
     twin.ok("backup", "production", **there)

@@ -71,6 +71,7 @@ def test_every_command(site, remote):
     assert remote.secret not in status.stdout
 
 
+@pytest.mark.slow("each kind of server")
 def test_a_first_repository_is_made(site, tmp_path):
     for kind in KINDS:
         server = KINDS[kind](tmp_path / kind)
@@ -140,7 +141,7 @@ def test_a_certificate_that_nobody_vouches_for(site, tmp_path):
         server.stop()
 
 
-@pytest.mark.slow("each kind of server", keep=["rest"])
+@pytest.mark.slow("each kind of server", keep=["rest-script0", "list[rest]"])
 def test_no_secret_is_in_a_process_list(site, remote):
     seen, ended = [], threading.Event()
 
@@ -201,7 +202,7 @@ def test_the_server_is_killed_in_the_middle_of_a_restore(site, remote):
     site.ok("restore", "production", "--snapshot=latest", "--yes", **remote.variables)
 
 
-@pytest.mark.slow("each kind of server", keep=["rest"])
+@pytest.mark.slow("each kind of server", keep=["rest-script0", "list[rest]"])
 @pytest.mark.parametrize(
     "script", [["cron", "production"], ["restore", "production", "--snapshot=latest", "--yes"]]
 )

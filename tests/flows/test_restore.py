@@ -210,6 +210,7 @@ def archive_of(site) -> bytes:
     ).stdout
 
 
+@pytest.mark.slow("eight damages")
 def test_damaged_snapshots_are_refused_before_the_service_is_touched(stored, systemctl):
     stored.database().unlink()
     sample_data.create(stored.database(), members=2000)

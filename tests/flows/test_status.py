@@ -477,6 +477,25 @@ CASES = {
 }
 
 
+@pytest.mark.slow(
+    "each line",
+    keep=[
+        "the newest is old",
+        "a failed cron run",
+        "no drill for",
+        "stopped service",
+        "a kept file",
+        "never handed over",
+        "no check]",
+        "password for all",
+        "no password",
+        "no repository",
+        "not mounted",
+        "is full]",
+        "lock of a dead",
+        "no crontab",
+    ],
+)
 @pytest.mark.parametrize("case", CASES)
 def test_each_line_made_bad_is_seen_and_fixed_as_it_says(server, case):
     break_it, bad, words, fix = CASES[case]

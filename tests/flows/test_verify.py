@@ -115,6 +115,7 @@ class TestVerify:
             (other, "is not an SQLite database"),
         ]
 
+    @pytest.mark.slow("each damage", keep=["flipped", "other"])
     @pytest.mark.parametrize(("damage", "words"), damages(), ids=lambda value: getattr(value, "__name__", ""))
     def test_a_damaged_snapshot(self, site, damage, words):
         site.ok("backup", "production")
@@ -214,7 +215,9 @@ class TestCheck:
         max((site.repository / "data").rglob("[0-9a-f]*"), key=lambda path: path.stat().st_size).unlink()
         done = site.run("check")
         assert done.returncode == 8
-        assert "is damaged: 1 of its pack files are missing; see BACKUP.md, 'Damaged'" in done.stderr
+        # one check in four begins to read that very pack before it says how many are missing: packs are parted by their IDs
+        missing = "1 of its pack files are missing|<data/.*: no such file or directory"
+        assert re.search(rf"is damaged: .*({missing}); see BACKUP\.md, 'Damaged'", done.stderr)
 
     def test_no_repository(self, site):
         site.repository.rename(site.folder / "unmounted")

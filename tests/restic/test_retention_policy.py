@@ -5,6 +5,8 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
+import pytest
+
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.snapshots import tags_of
 from site_folder import ROOT, Site
@@ -12,6 +14,7 @@ from site_folder import ROOT, Site
 NOW = datetime(2026, 11, 24, 14)
 
 
+@pytest.mark.slow("fifty snapshots")
 def test_the_picture_in_backup_md_is_what_the_policy_keeps(site: Site):
     """Runs of a day, of the older hours the last two; then what `restic forget` with the policy leaves of them at 14:00."""
     shown = re.search(r"```\nyesterday.*?```", (ROOT / "BACKUP.md").read_text(), re.DOTALL)[0].splitlines()[2]

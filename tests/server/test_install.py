@@ -95,6 +95,7 @@ def mode(server: Server, path: Path | str) -> str:
 
 
 class TestInstall:
+    @pytest.mark.slow("a server of its own")
     def test_what_one_user_had_is_taken_over(self, server):
         listed = own(server, "snapshots", "ENV=demo").stdout.splitlines()
         assert len(listed) >= 3  # the heading, backend's, and one of ours

@@ -62,7 +62,9 @@ def pre_restore_snapshots(machine: Machine) -> int:
     return len(list(machine.server.path("/mnt/backup/restic/snapshots").iterdir()))
 
 
+@pytest.mark.slow("each signal", keep=["TERM"])
 @pytest.mark.parametrize("name", ["INT", "TERM"])
+@pytest.mark.long
 def test_at_every_step(machine, sampled, name):
     machine.prepare()
     every = steps(machine.trace())

@@ -71,6 +71,7 @@ def wrong_ones(steps: list[Step], kill: Callable[[Step], str]) -> str:
     return "\n".join(f"{step}: {problem}" for step in steps if (problem := kill(step)))
 
 
+@pytest.mark.long
 def test_killed_at_every_step(machine, sampled):
     machine.prepare()
     found = steps(machine.trace())
@@ -121,7 +122,9 @@ def test_killed_at_every_step_of_an_undo_from_a_kept_file(machine, sampled):
     assert not wrong_ones(sampled(found[copied:]), kill)
 
 
+@pytest.mark.slow("both sides of the swap", keep=["behind it"])
 @pytest.mark.parametrize("swapped", [False, True], ids=["before the swap", "behind it"])
+@pytest.mark.long
 def test_killed_at_every_step_of_recovery_itself(machine, sampled, swapped):
     """A restore was killed while the service was stopped; then the run that cleans up behind it is killed too."""
     machine.prepare()

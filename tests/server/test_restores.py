@@ -369,6 +369,7 @@ def test_a_service_that_comes_up_and_then_fails_gets_its_old_database_back(serve
         assert files_of_demo(server) == {"db.sqlite"}
 
 
+@pytest.mark.slow("one more way to fail")
 def test_a_service_that_comes_up_with_neither_is_said_to_be_down(server):
     with unit_changed(
         server, ("/home/backend/backend.py", "-c exit(1)"), ("Restart=on-failure", "Restart=no")
@@ -663,6 +664,7 @@ class TestRecovery:
             assert condition(server) == "inactive" and files_of_demo(server) == {"db.sqlite"}
             server.run("systemctl", "start", UNIT, user="root")
 
+    @pytest.mark.slow("one more run that recovers")
     def test_a_restore_starts_what_an_earlier_one_has_left_stopped(self, server):
         """The database is gone too, so that recovery could not start it."""
         make(server, "backup", "ENV=demo")
@@ -1167,6 +1169,7 @@ class TestCron:
         server.run("env", "-i", "PATH=/usr/bin:/bin", str(PROJECT / "deploy/dodeka-db-cron.sh"), "demo")
         assert server.path("/home/backend/.local/state/dodeka-backup/lock").exists()
 
+    @pytest.mark.long
     def test_cron_itself_runs_them_all(self, server):
         """cron knows nothing shorter than a minute: the shipped lines, with their times made every minute.
 

@@ -84,6 +84,7 @@ def lose(server: Server) -> None:
 TYPED = "(umask 077; cat > ~/.restic-offsite-password)"
 
 
+@pytest.mark.long
 def test_everything_comes_back_row_for_row(server):
     password = copied(server)
     before = {environment: rows(server, environment) for environment in ("production", "demo")}
