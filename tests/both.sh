@@ -2,7 +2,7 @@
 # usage: both.sh [OPTION OF PYTEST...]
 # The tests of pytest, and meanwhile those of bats, which are shown behind them.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 shown=$(mktemp)
 trap 'rm -f "$shown"' EXIT
