@@ -193,7 +193,7 @@ test-full: setup test-packages .venv/.tests ## slow ones too: each step of what 
 .PHONY: coverage
 coverage: setup test-packages .venv/.tests ## which lines of bin/ make test runs, by the scripts too
 	@.venv/bin/coverage erase
-	@.venv/bin/coverage run -m pytest --numprocesses 10 --dist worksteal
+	@.venv/bin/coverage run -m pytest --numprocesses 7 --dist worksteal
 	@.venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report
 

@@ -8,7 +8,7 @@ shown=$(mktemp)
 trap 'rm -f "$shown"' EXIT
 bats tests >"$shown" 2>&1 &
 failed=0
-.venv/bin/python -m pytest --numprocesses 10 --dist worksteal "$@" || failed=1
+.venv/bin/python -m pytest --numprocesses 7 --dist worksteal "$@" || failed=1
 wait $! || failed=1
 cat "$shown"
 exit $failed

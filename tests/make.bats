@@ -18,7 +18,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help try setup init install uninstall backup cron status snapshots restore undo verify check offsite keys key-add key-remove recovery-sheet settings restic test test-in soak bench fuzz" ]
+    [ "$targets" = "help status snapshots backup cron verify check offsite restore undo try setup init install uninstall settings restic keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {

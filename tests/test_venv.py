@@ -224,7 +224,7 @@ def test_settings_that_make_no_sense_change_nothing_about_the_line(clone):
     )
 
 
-@pytest.mark.slow("pip, for each cause", keep=["[upgrade]"])
+@pytest.mark.slow("pip, for each cause")
 @pytest.mark.parametrize("break_it", [upgrade, a_damaged_library, without_python, interrupted])
 def test_make_setup_makes_it_anew(clone, break_it):
     """Though the stamp is newer than the requirements. (From the index of packages, as `make test` itself was set up.)"""
@@ -242,6 +242,7 @@ def test_make_setup_leaves_one_that_works_as_it_is(clone):
     assert (clone.packages / "mark").exists()
 
 
+@pytest.mark.slow("pip")
 def test_nothing_is_built_from_source(clone):
     """A Python for which there is no wheel; an index of one folder, that has the sources alone, stands for the real one."""
     index, built, pinned = clone.folder / "index", clone.folder / "built", []

@@ -160,6 +160,7 @@ class TestTheLockOfThisMachine:
                 assert "another run holds" in problem and "(restore of demo, process 1)" in problem
         assert f"waiting up to {wait_s} s for another run: restore of demo, process 1" in said
 
+    @pytest.mark.slow("each command")
     def test_drill_check_init_and_restore_wait_for_it_too(self, site):
         site.ok("backup", "demo")
         with held(site, "cron run of demo, process 1"):
@@ -747,6 +748,7 @@ class TestAVolumeThatHangs:
             assert "does not answer within 30 s" in receiver.calls[1][2]
         assert "does not answer" in records(site, "cron-production")["error"]
 
+    @pytest.mark.slow("waits for a volume that hangs")
     def test_a_signal_ends_it_at_once(self, site, hung):
         run = start(site, **self.places(site, hung))
         wait_for(lambda: "cron run of production" in (site.state / "lock").read_text())

@@ -231,6 +231,7 @@ def repair_of_the_index(site: Site) -> None:
         site.restic("rebuild-index")
 
 
+@pytest.mark.slow("each damage", keep=["flipped"])
 @pytest.mark.parametrize("how", [flipped, cut_short, gone])
 def test_a_damaged_index(site, how):
     """Nothing can be read without it, but the list; and what the page says brings all of it back."""

@@ -43,7 +43,7 @@ def dumped(site: Site, snapshot: str, path: str) -> bytes:
     ).stdout
 
 
-@pytest.mark.slow("each order", keep=["order0"])
+@pytest.mark.slow("each order")
 @pytest.mark.parametrize("order", [FORMATS, FORMATS[::-1]])
 def test_both_kinds_are_listed_checked_and_restored_in_any_mixture(site, order):
     taken = []
@@ -286,6 +286,7 @@ class TestFormat1:
         site.restic("init", "--quiet", "--repository-version", "1")
         return site
 
+    @pytest.mark.slow("restic makes all anew")
     def test_zst_is_stored_and_restored(self, old):
         digest = sample_data.digest(old.database())
         id = take(old, "zst")

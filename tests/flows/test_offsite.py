@@ -202,6 +202,7 @@ def test_init_before_there_is_an_offsite_repository(twin):
     assert not twin.there_password.exists() and not twin.there.exists()
 
 
+@pytest.mark.slow("two repositories")
 def test_the_retention_applies_there(twin):
     for _ in range(13):
         twin.ok("backup", "demo")
@@ -669,6 +670,7 @@ def test_what_an_append_only_server_refuses_is_said_at_once(twin, append_only):
     ]
 
 
+@pytest.mark.slow("a server of its own")
 def test_a_lock_that_was_left_on_an_append_only_server_goes(twin, append_only):
     """Its removal is the one that rclone allows."""
     there = append_only.variables
@@ -689,6 +691,7 @@ def test_a_lock_that_was_left_on_an_append_only_server_goes(twin, append_only):
     assert not list((append_only.served / "locks").iterdir())
 
 
+@pytest.mark.slow("a server of its own")
 def test_what_can_be_removed_is_said_and_leaves_no_probe(twin):
     twin.ok("backup", "demo")
     for _ in range(2):
@@ -748,6 +751,7 @@ def test_several_options_reach_restic_as_they_are(twin):
     assert copy.splitlines()[1:3] == ["--option=sftp.command=ssh -p 22 x", "--option=sftp.connections=2"]
 
 
+@pytest.mark.slow("waits")
 def test_one_that_finds_a_copy_at_work_leaves_the_record_to_it(twin):
     """The hourly run behind a first copy that takes a day."""
     twin.ok("backup", "demo")

@@ -3,6 +3,8 @@
 import re
 import subprocess
 
+import pytest
+
 from dodeka_db.sqlite import sample_data
 from site_folder import RESTIC
 
@@ -58,6 +60,7 @@ def test_ours_is_restored_the_way_the_shell_script_did_it(site):
     assert sample_data.digest(site.folder / "out") == sample_data.digest(site.database())
 
 
+@pytest.mark.slow("dozens of runs")
 def test_both_kinds_age_out_together(site):
     for _ in range(6):
         by_hand(site, BY_HAND)

@@ -179,6 +179,7 @@ def test_only_the_past_counts(site):
     )
 
 
+@pytest.mark.slow("every command")
 def test_all_are_from_the_future(site):
     """As where the clock is set back: they are not called missing, and one can be named."""
     site.ok("backup", "production")

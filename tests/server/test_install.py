@@ -306,6 +306,7 @@ class TestEverythingWorks:
         assert re.search(r"^ok +user +dbackup$", shown, re.MULTILINE)
         assert re.search(rf"^ok +demo +service +{UNIT} is active$", shown, re.MULTILINE)
 
+    @pytest.mark.slow("restores have it too")
     def test_a_backend_that_writes_elsewhere_is_noticed(self, server):
         """Its processes are another user's, and closed to us; that nobody has our file open the kernel says."""
         server.sh(

@@ -99,6 +99,7 @@ def test_killed_at_every_step_while_the_old_database_is_put_back(machine, sample
     assert not wrong_ones(sampled(found[swapped + 1 :]), kill)
 
 
+@pytest.mark.slow("every step")
 def test_killed_at_every_step_of_an_undo_from_a_kept_file(machine, sampled):
     undo = [str(PROJECT / "bin/dodeka-db-undo.py"), "demo", "--yes"]
 

@@ -282,6 +282,7 @@ def test_a_connection_of_another_user_that_has_read(server):
         server.run("kill", holder, user="root")
 
 
+@pytest.mark.slow("one more state of a unit")
 def test_a_process_that_outlives_its_unit(server):
     """The unit ends its main process only, and the one that writes is another."""
     worker = "KillMode=process\nExecStart=/bin/sh -c '/usr/bin/python3"
@@ -305,6 +306,7 @@ def test_a_process_that_outlives_its_unit(server):
         assert files_of_demo(server) == {"db.sqlite"}
 
 
+@pytest.mark.slow("one more state of a unit")
 def test_a_process_that_has_to_be_killed(server):
     stubborn = 'TimeoutStopSec=1\nExecStart=/bin/sh -c \'trap "" TERM; exec /usr/bin/python3'
     with unit_changed(server, ("ExecStart=/usr/bin/python3", stubborn), (f"{DEMO}\n", f"{DEMO}'\n")):
@@ -428,6 +430,7 @@ class TestHealth:
             assert "the old database is back, and the service runs with it" in done.stderr
             assert users(server, DEMO) == 0 and server.active(UNIT)
 
+    @pytest.mark.slow("one more answer")
     def test_nobody_was_there_before_either(self, server):
         """The address is wrong: the new database runs, and stays."""
         with unit_changed(server):
@@ -592,6 +595,7 @@ class TestAsItWasFound:
             assert condition(server) == "inactive"
             assert files_of_demo(server) == {"db.sqlite"}
 
+    @pytest.mark.slow("one more state of a unit")
     def test_after_a_refused_restore(self, server):
         holder = server.sh(
             f"/usr/bin/python3 /home/backend/backend.py {DEMO} > /dev/null 2>&1 & echo $!"
@@ -610,6 +614,7 @@ class TestAsItWasFound:
         server.run(str(PROJECT / "deploy/dodeka-db-cron.sh"), "demo")
         assert condition(server) == "inactive" and files_of_demo(server) == {"db.sqlite"}
 
+    @pytest.mark.slow("one more state of a unit")
     def test_a_unit_that_had_failed_is_started(self, server):
         """Nobody has wanted that, and it may be what the restore is for."""
         server.run("systemctl", "start", UNIT, user="root")
@@ -1032,6 +1037,7 @@ def test_a_password_file_of_somebody_else(server):
         server.run("chown", "backend:", "/mnt/backup/.restic-password", user="root")
 
 
+@pytest.mark.slow("each kind", keep=["a file"])
 @pytest.mark.parametrize("what", ["a file", "a folder"])
 def test_files_of_root_in_the_repository_are_named_with_what_gives_them_back(server, what):
     """As after one `restic rebuild-index` of root's: restic 0.14 to 0.16 try for minutes to read what they may not."""
@@ -1260,6 +1266,7 @@ class TestTheBackendWritesElsewhere:
         assert saved > live
         server.sh("rm /tmp/saved.sqlite*", user="root")
 
+    @pytest.mark.slow("one more way")
     def test_in_a_file_that_was_moved_away(self, server):
         server.sh(
             f"cd {DEMO.parent}; sqlite3 db.sqlite \"VACUUM INTO 'new'\";"

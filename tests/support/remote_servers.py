@@ -18,8 +18,6 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-import boto3
-
 from free_ports import free_port
 from site_folder import RESTIC, ROOT, Site
 
