@@ -276,6 +276,8 @@ class S3(Remote):
         super().start()
         client = {"region_name": "us-east-1", "endpoint_url": f"http://127.0.0.1:{self._port}"}
         client |= {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
+        import boto3  # slow, and only S3 needs it
+
         iam = boto3.client("iam", **client)
         iam.create_user(UserName="dodeka")
         allow = (
@@ -292,6 +294,8 @@ class S3(Remote):
         self.wrong = {**self.variables, "AWS_SECRET_ACCESS_KEY": f"wrong-{self.secret}"}
 
     def put(self, repository: Path) -> None:
+        import boto3
+
         store = boto3.client(
             "s3",
             region_name="us-east-1",
