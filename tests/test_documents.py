@@ -253,6 +253,14 @@ def test_every_command_prints_what_the_pages_say(server):
     for name, title in LIFE:
         assert console_blocks.run(server, console_blocks.section(PAGES[name], title), ids=ids), title
     assert console_blocks.run(server, README)
+    # and they leave the server whole
+    for environment in ("production", "demo"):
+        assert server.active(f"dodeka-backend-{environment}")
+        database = Path(PROJECT / f"backend/envs/{environment}/db.sqlite")
+        assert (
+            server.python(f"sample_data.count(Path('{database}'))")
+            == {"production": "400", "demo": "30"}[environment]
+        )
 
 
 def test_no_command_of_a_page_is_left_out():
@@ -263,13 +271,3 @@ def test_no_command_of_a_page_is_left_out():
         assert sorted(map(str, console_blocks.consoles(page))) == sorted(
             map(str, console_blocks.consoles(run))
         ), name
-
-
-def test_the_page_leaves_the_server_whole(server):
-    for environment in ("production", "demo"):
-        assert server.active(f"dodeka-backend-{environment}")
-        database = Path(PROJECT / f"backend/envs/{environment}/db.sqlite")
-        assert (
-            server.python(f"sample_data.count(Path('{database}'))")
-            == {"production": "400", "demo": "30"}[environment]
-        )
