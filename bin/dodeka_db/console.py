@@ -121,9 +121,9 @@ def done(summary: str) -> None:
 
 def ask(*question: str) -> str:
     """The answer to a question of some lines, from a terminal or a pipe; raises NotConfirmedError where there is none."""
-    print("\n".join(map(plain, question)), end=" ", flush=True)
     try:
-        with interrupts.suspendable():
+        with interrupts.suspendable():  # from the moment on that the question can be seen
+            print("\n".join(map(plain, question)), end=" ", flush=True)
             answer = sys.stdin.readline()
     except interrupts.Interrupted as interruption:
         print(flush=True)  # behind the question, and the ^C that a terminal shows
