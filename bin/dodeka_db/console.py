@@ -115,7 +115,7 @@ def begin(environment: str) -> None:
 
 
 def done(summary: str) -> None:
-    """The last line of a run that did all it should: what it did, and how long that took since begin()."""
+    """The last line of a run that succeeded: its summary, and the time since begin()."""
     log.info("done: %s, %.1f s", summary, time.monotonic() - _began)
 
 

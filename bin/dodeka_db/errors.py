@@ -125,7 +125,7 @@ class BusyError(BackupError):
 
 
 class NoProcessError(BackupError):
-    """The machine has no process, thread or memory for what is to be done."""
+    """The machine has no process, thread or memory left."""
 
 
 class RefusedError(BackupError):

@@ -21,7 +21,7 @@ Confirm = Callable[[Sequence[str]], None]
 
 @dataclass(frozen=True)
 class _Pair:
-    """The repository that is to be made, and the other of the two, if that is set."""
+    """The repository to make, and the other of the two, if it is set."""
 
     settings: Settings
     chosen: RepositorySettings

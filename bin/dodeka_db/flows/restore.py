@@ -26,7 +26,7 @@ Confirm = Callable[[Change], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """The snapshot that is to be restored, and the repository that it is in."""
+    """The snapshot to restore, and the repository that holds it."""
 
     repository: Repository
     snapshot: Snapshot
