@@ -75,9 +75,27 @@ def sampled(request: pytest.FixtureRequest) -> Callable[[list], list]:
 
 
 @pytest.fixture(scope="session")
-def empty_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a folder of that name once for all processes of the tests: a new repository takes seconds of a processor."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (base / f"{name}.made").exists():
+                make(base / name)
+                (base / f"{name}.made").touch()
+        return base / name
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def empty_site(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """Made once and copied."""
-    return site_folder.make(tmp_path_factory.mktemp("site")).folder
+    return made_once("site", site_folder.make)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 
 load helpers
 
-setup_file() { make_site "$BATS_FILE_TMPDIR/site"; }
 setup() { copy_site; }
 
 restic_is() { # a version: a fake, for no older or broken restic can be had from a package

@@ -7,17 +7,17 @@ ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
 unset "${!RESTIC_@}" "${!DODEKA_@}" "${!OFFSITE_@}" TZ
 unset ENV FROM SNAPSHOT YES OFFSITE NAME HTML CONFIG MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
 
-make_site() { # FOLDER
-    "$ROOT/.venv/bin/python" "$ROOT/tests/support/site_folder.py" "$1"
-}
-
-# Each test works on a fresh copy of the site that the file made once.
+# Each test works on a fresh copy of the site that setup_suite.bash made once.
 copy_site() {
     SITE=$BATS_TEST_TMPDIR/site
-    cp -a "$BATS_FILE_TMPDIR/site" "$SITE"
-    sed -i "s|$BATS_FILE_TMPDIR/site|$SITE|g" "$SITE/backup.env"
+    cp -a "$BATS_SUITE_TMPDIR/site" "$SITE"
+    sed -i "s|$BATS_SUITE_TMPDIR/site|$SITE|g" "$SITE/backup.env"
     export DODEKA_BACKUP_ENV=$SITE/backup.env
     export DB=$SITE/backend/envs/production/db.sqlite
+}
+
+make_key_cheap() { # REPOSITORY PASSWORD_FILE
+    "$ROOT/.venv/bin/python" "$ROOT/tests/support/cheap_key.py" "$1" "$2"
 }
 
 script() { # NAME ARGUMENT... : run it, keeping $status, $output and $stderr apart

@@ -4,7 +4,6 @@
 
 load helpers
 
-setup_file() { make_site "$BATS_FILE_TMPDIR/site"; }
 setup() {
     copy_site
     unset DODEKA_BACKUP_ENV
@@ -138,6 +137,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 @test "restic by hand, on either repository, without a variable in the shell" {
     printf '%s\n' "OFFSITE_REPOSITORY=$SITE/there" "OFFSITE_PASSWORD_FILE=$SITE/there-password" >>"$SITE/backup.env"
     mk init OFFSITE=1 YES=1
+    make_key_cheap "$SITE/there" "$SITE/there-password"
     mk backup ENV=demo
     mk restic ARGS='snapshots --compact --tag env_demo'
     [ "$status" -eq 0 ]
@@ -178,6 +178,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [[ $output == *"KEEP ITS CONTENT SOMEWHERE ELSE TOO"* ]]
     [ "$(stat -c %a "$SITE/password")" = 600 ]
     [ "$(wc -c <"$SITE/password")" -eq 40 ]
+    make_key_cheap "$SITE/restic" "$SITE/password"
     before=$(sha256sum "$SITE/password" "$SITE/restic/config")
     mk init
     [ "$status" -eq 0 ]
@@ -219,6 +220,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk backup ENV=demo
     mk init OFFSITE=1 YES=1
     succeeds
+    make_key_cheap "$SITE/there" "$SITE/there-password"
     mk offsite
     succeeds
     [[ $output == *"done: 1 snapshots copied, "* ]]
@@ -230,6 +232,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     mk key-add NAME=anna OFFSITE=1
     [ "$status" -eq 0 ]
+    make_key_cheap "$SITE/there" "$(find "$SITE" -path '*/offsite/key-anna')"
     mk keys OFFSITE=1
     [ "${#lines[@]}" -eq 3 ]
     mk keys

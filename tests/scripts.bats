@@ -3,7 +3,6 @@
 
 load helpers
 
-setup_file() { make_site "$BATS_FILE_TMPDIR/site"; }
 setup() { copy_site; }
 
 @test "the documented paths go on working" {

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -55,16 +55,18 @@ class Twin(Site):
 
 
 @pytest.fixture(scope="module")
-def made(empty_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(empty_site: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """Made by `make init OFFSITE=1` and copied; the repositories' keys are cheap."""
-    folder = tmp_path_factory.mktemp("twin") / "site"
-    shutil.copytree(empty_site, folder)
-    twin = Twin(folder)
-    made = twin.ok("init", "--yes", "--offsite")
-    assert f"repository {twin.there}: made, with the chunking of {twin.repository}\n" in made
-    assert f"made password file {twin.there_password}\n" in made
-    reseal(twin.there, twin.there_password.read_text().strip())
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(empty_site, folder)
+        twin = Twin(folder)
+        said = twin.ok("init", "--yes", "--offsite")
+        assert f"repository {twin.there}: made, with the chunking of {twin.repository}\n" in said
+        assert f"made password file {twin.there_password}\n" in said
+        reseal(twin.there, twin.there_password.read_text().strip())
+
+    return made_once("twin", make)
 
 
 @pytest.fixture
@@ -791,10 +793,9 @@ def test_the_page_s_prune_keeps_what_is_honest(twin):
 
     hours = [now.replace(minute=59, second=59) - timedelta(hours=count) for count in range(1, 24)]
     days = [now.replace(hour=23, minute=59, second=59) - timedelta(days=count) for count in range(1, 9)]
-    months = [
-        now.replace(day=1, hour=0, minute=0, second=0) - timedelta(days=31 * count, seconds=1)
-        for count in range(7)
-    ]
+    months = [now.replace(day=1, hour=0, minute=0, second=0) - timedelta(seconds=1)]
+    while len(months) < 7:  # the last second of each of them
+        months.append(months[-1].replace(day=1, hour=0, minute=0, second=0) - timedelta(seconds=1))
     last = [now - timedelta(seconds=count) for count in range(10)]
     weeks = [days[now.weekday()] - timedelta(weeks=count) for count in range(5)]
     honest = {

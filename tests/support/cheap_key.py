@@ -1,41 +1,70 @@
-"""Give a test's repository a key that is cheap to derive.
+"""Make the keys of a test's repository cheap to derive: cheap_key.py REPOSITORY PASSWORD_FILE.
 
-Every start of restic derives the key with scrypt, tuned to take half a second of a processor; the tests
-start it some hundred times. So the master key is sealed again under N=2: the same repository, the same
-restic, only a password that would be quick to guess. The format is restic's, described in
+Every start of restic derives a key with scrypt, tuned to take half a second of a processor, and one more for each key of
+somebody else that it tries first; the tests start it some thousand times. So the master key is sealed again under N=2: the
+same repository, the same restic, only a password that would be quick to guess. The format is restic's, described in
 https://restic.readthedocs.io/en/stable/100_references.html#keys-encryption-and-mac
 """
 
 import base64
 import hashlib
 import json
+import os
 import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
+
+CHEAP = {"N": 2, "r": 1, "p": 1}
+
+
+def add(repository: Path, password: str, new: str, user: str) -> None:
+    """What `restic key add` does, which takes three seconds to find out how dear a key it can afford."""
+    for file in (repository / "keys").iterdir():
+        key = json.loads(file.read_text())
+        if master := _open(key, password):
+            created = datetime.now(UTC).isoformat()
+            _write(repository, {**key, "username": user, "created": created}, master, new)
+            return
+    raise AssertionError("the password opens no key")
 
 
 def reseal(repository: Path, password: str) -> None:
-    (file,) = (repository / "keys").iterdir()
-    key = json.loads(file.read_text())
+    """Make the key that `password` opens cheap; those of other passwords, and one that is cheap already, stay as they are."""
+    for file in (repository / "keys").iterdir():
+        key = json.loads(file.read_text())
+        if CHEAP.items() <= key.items():
+            continue
+        if master := _open(key, password):
+            _write(repository, key, master, password)
+            file.unlink()
+
+
+def _open(key: dict, password: str) -> bytes | None:
+    """The repository's master key; None if it is another password's."""
     salt, sealed = base64.b64decode(key["salt"]), base64.b64decode(key["data"])
-
-    encrypt, mac_k, mac_r = _derive(password, salt, key["N"], key["r"], key["p"])
+    encrypt, mac_k, mac_r = _derive(password, salt, key)
     nonce, ciphertext, mac = sealed[:16], sealed[16:-16], sealed[-16:]
-    assert _poly1305_aes(mac_k, mac_r, nonce, ciphertext) == mac, "the key was not understood"
-    master = _aes("aes-256-ctr", encrypt, ciphertext, nonce)
+    return (
+        _aes("aes-256-ctr", encrypt, ciphertext, nonce)
+        if _poly1305_aes(mac_k, mac_r, nonce, ciphertext) == mac
+        else None
+    )
 
-    key.update(N=2, r=1, p=1)
-    encrypt, mac_k, mac_r = _derive(password, salt, 2, 1, 1)
+
+def _write(repository: Path, key: dict, master: bytes, password: str) -> None:
+    salt, nonce = os.urandom(64), os.urandom(16)
+    encrypt, mac_k, mac_r = _derive(password, salt, CHEAP)
     ciphertext = _aes("aes-256-ctr", encrypt, master, nonce)
-    mac = _poly1305_aes(mac_k, mac_r, nonce, ciphertext)
-    key["data"] = base64.b64encode(nonce + ciphertext + mac).decode()
-
-    content = json.dumps(key).encode()
-    file.unlink()
-    (file.parent / hashlib.sha256(content).hexdigest()).write_bytes(content)
+    data = nonce + ciphertext + _poly1305_aes(mac_k, mac_r, nonce, ciphertext)
+    text = {"salt": base64.b64encode(salt).decode(), "data": base64.b64encode(data).decode()}
+    content = json.dumps({**key, **CHEAP, **text}).encode()
+    (repository / "keys" / hashlib.sha256(content).hexdigest()).write_bytes(content)
 
 
-def _derive(password: str, salt: bytes, n: int, r: int, p: int) -> tuple[bytes, bytes, bytes]:
-    derived = hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=2**30, dklen=64)
+def _derive(password: str, salt: bytes, key: dict) -> tuple[bytes, bytes, bytes]:
+    numbers = {name.lower(): key[name] for name in CHEAP}
+    derived = hashlib.scrypt(password.encode(), salt=salt, **numbers, maxmem=2**30, dklen=64)
     return derived[:32], derived[32:48], derived[48:]
 
 
@@ -55,3 +84,7 @@ def _poly1305_aes(k: bytes, r: bytes, nonce: bytes, message: bytes) -> bytes:
         accumulator = (accumulator + block) * clamped % (2**130 - 5)
     pad = int.from_bytes(_aes("aes-128-ecb", k, nonce), "little")
     return ((accumulator + pad) % 2**128).to_bytes(16, "little")
+
+
+if __name__ == "__main__":
+    reseal(Path(sys.argv[1]), Path(sys.argv[2]).read_text().strip())

@@ -69,6 +69,10 @@ class Site:
         return self.folder / "password"
 
     @property
+    def password(self) -> str:
+        return self.password_file.read_text().strip()
+
+    @property
     def state(self) -> Path:
         return self.folder / "state"
 
@@ -129,7 +133,7 @@ def make(folder: Path) -> Site:
     site.config.touch(0o600)
     site.config.write_text("".join(f"{name}='{value}'\n" for name, value in site.variables.items()))
     site.ok("init", "--yes")
-    reseal(site.repository, site.password_file.read_text().strip())
+    reseal(site.repository, site.password)
     sample_data.create(site.database("production"), members=400)
     sample_data.create(site.database("demo"), members=30, seed=2)
     return site

@@ -156,11 +156,12 @@ class Server:
         ]
 
     def make_keys_cheap(self) -> None:
-        """For the repositories that BACKUP.md has made."""
+        """For the repositories that BACKUP.md has made, and for a new maintainer's key."""
         for repository, password in (
             ("/mnt/backup/restic", "/mnt/backup/.restic-password"),
             ("/home/dodeka/restic", "/home/backend/.restic-offsite-password"),
             ("/home/dodeka/restic", f"{OWN_HOME}/.restic-offsite-password"),
+            ("/mnt/backup/restic", f"{OWN_HOME}/.local/state/dodeka-backup/key-anna"),
         ):
             if self.path(repository).exists() and self.path(password).exists():
                 owner = self.run("stat", "-c", "%U", repository, user="root").stdout.strip()
