@@ -29,7 +29,7 @@ time.tzset()
 
 
 # of a long list of cases every so manyth stands for all where there is little time
-SAMPLE = 12
+SAMPLE = 24
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,7 +69,7 @@ def is_slow(item: pytest.Item) -> bool:
 
 @pytest.fixture
 def sampled(request: pytest.FixtureRequest) -> Callable[[list], list]:
-    """Every twelfth of a list of cases; with --full all of it."""
+    """Every 24th of a list of cases; with --full all of it."""
     stride = 1 if request.config.getoption("--full") else SAMPLE
     return lambda cases: cases[::stride]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+import cheap_key
 from dodeka_db import errors, settings
 from dodeka_db.errors import BackupError, DatabaseError, SetupError
 from dodeka_db.flows import leftovers, restore
@@ -487,9 +488,7 @@ def evil(site: Site) -> Site:
             *("--tag", tags, "--host", EVIL),
             stdin=file,
         )
-    new = site.folder / "another-password"
-    new.write_text("another password\n")
-    site.restic("key", "add", "--new-password-file", str(new), "--user", EVIL, "--host", EVIL)
+    cheap_key.add(site.repository, site.password, "another password", EVIL)
     return site
 
 
@@ -653,6 +652,7 @@ def test_a_header_with_more_pages_than_there_is_room(site):
     assert "no room left for the database" in done.stderr
 
 
+@pytest.mark.slow("each kind in each format", keep=["zst-pipe", "sqlite-folder"])
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
 @pytest.mark.parametrize("name", ["dodeka-production.sqlite.zst", "dodeka-production.sqlite"])
 def test_a_snapshot_whose_file_is_none(site, kind, name):

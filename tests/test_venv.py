@@ -89,6 +89,7 @@ def test_the_clone_works(clone):
     assert clone.run("cron", "production").returncode == 0
 
 
+@pytest.mark.slow("each script", keep=["[backup]", "[restore]", "[try]", "[status]"])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_says_what_is_wrong_and_what_to_type(clone, script):
     upgrade(clone)

@@ -349,6 +349,9 @@ class TestAnswersThatMakeNoSense:
             '{"id": []}',
         ],
     )
+    @pytest.mark.slow(
+        "each answer to each command", keep=["snapshots-", "backup-hello", "keys-[null]", "init-{}"]
+    )
     @pytest.mark.parametrize("script", ["snapshots", "backup", "keys", "init"])
     def test_of_another_shape(self, site, script, answer):
         """A fake that answers each question with the same."""

@@ -175,9 +175,7 @@ def test_a_foreign_key_to_what_cannot_be_one_is_no_reason_to_fail(site):
     site.ok("verify", "production")
 
 
-@pytest.mark.slow(
-    "each defect in each format", keep=["lacks an entry-zst", "CHECK-zst", "cannot be read-zst"]
-)
+@pytest.mark.slow("each defect in each format", keep=["lacks an entry-zst"])
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kind", DEFECTS)
 def test_a_defect_is_stored_and_the_run_fails_behind_that(site, kind, format):
@@ -363,9 +361,7 @@ def lose_members(path: Path) -> None:
         connection.execute("DELETE FROM users WHERE key > '000010'")
 
 
-@pytest.mark.slow(
-    "each schema in each format", keep=["index-zst", "CHECK-pages", "tokenizer-zst", "a table-zst"]
-)
+@pytest.mark.slow("each schema in each format", keep=["CHECK-pages", "tokenizer-zst"])
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_a_schema_that_this_sqlite_cannot_run_goes_the_whole_way(site, kind, format):

@@ -86,6 +86,7 @@ def test_a_first_repository_is_made(site, tmp_path):
             server.stop()
 
 
+@pytest.mark.slow("each kind of server", keep=["rest"])
 def test_a_wrong_credential(site, remote):
     """It is said within seconds, although restic would go on trying, and nowhere is a secret in it."""
     for script in (["backup", "production"], ["cron", "production"], ["snapshots"], ["init"], ["check"]):

@@ -18,13 +18,13 @@ from pathlib import Path
 CHEAP = {"N": 2, "r": 1, "p": 1}
 
 
-def add(repository: Path, password: str, new: str, user: str) -> None:
+def add(repository: Path, password: str, new: str, name: str) -> None:
     """What `restic key add` does, which takes three seconds to find out how dear a key it can afford."""
     for file in (repository / "keys").iterdir():
         key = json.loads(file.read_text())
         if master := _open(key, password):
             created = datetime.now(UTC).isoformat()
-            _write(repository, {**key, "username": user, "created": created}, master, new)
+            _write(repository, {**key, "username": name, "hostname": name, "created": created}, master, new)
             return
     raise AssertionError("the password opens no key")
 
