@@ -138,14 +138,14 @@ init: ## make the password file and the restic repository
 	@bin/dodeka-db-init.py $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: install
-install: ## as root: a user of its own for the backups, with all that they need; TIMERS=1: no crontab
+install: ## as root: a user of their own for the backups, and all that they need; TIMERS=1: no crontab
 	@bin/check-clone.sh
 	@NO_SUDO=1 bin/install-packages.sh "$$PYTHON" restic sudo cron logrotate $(if $(filter 1,$(TIMERS)),polkitd)
 	@umask 022; NO_SUDO=1 bin/install-venv.sh "$$PYTHON"
 	@bin/dodeka-install.py $(YES_FLAG) $(if $(filter 1,$(TIMERS)),--timers)
 
 .PHONY: uninstall
-uninstall: ## undo what install has made; data stays
+uninstall: ## remove what make install made; data stays
 	@bin/check-clone.sh
 	@bin/dodeka-install.py --uninstall
 
@@ -183,15 +183,15 @@ test: setup test-packages .venv/.tests ## run the tests (5 minutes); T=tests/sql
 	@[ -z "$$T" ] || .venv/bin/python -m pytest --full "$$T"
 
 .PHONY: test-fast
-test-fast: setup .venv/.tests ## those that need no root, no server, no systemd (a minute)
+test-fast: setup .venv/.tests ## the tests that need no repository, no server, no systemd (a minute)
 	@.venv/bin/python -m pytest --numprocesses 4 --dist worksteal --fast
 
 .PHONY: test-full
-test-full: setup test-packages .venv/.tests ## slow ones too: each step of what is killed, each kind of server (20 minutes)
+test-full: setup test-packages .venv/.tests ## all tests, the slow ones too (20 minutes)
 	@tests/both.sh --full
 
 .PHONY: coverage
-coverage: setup test-packages .venv/.tests ## which lines of bin/ make test runs, by the scripts too
+coverage: setup test-packages .venv/.tests ## which lines of bin/ the tests run
 	@.venv/bin/coverage erase
 	@.venv/bin/coverage run -m pytest --numprocesses 7 --dist worksteal
 	@.venv/bin/coverage combine --quiet
@@ -202,11 +202,11 @@ lint: setup .venv/.tests ## ruff, mypy --strict, shellcheck, shfmt: 0 findings
 	@tests/lint.sh
 
 .PHONY: format
-format: setup .venv/.tests ## write Python and shell as make lint wants them
+format: setup .venv/.tests ## format Python and shell as make lint wants them
 	@tests/lint.sh --fix
 
 .PHONY: pins
-pins: setup .venv/.tests ## resolve requirements.txt and tests/requirements.txt anew, together
+pins: setup .venv/.tests ## resolve requirements.txt and tests/requirements.txt again, together
 	@tests/pins.sh
 
 .PHONY: version
@@ -215,7 +215,7 @@ version: ## print the version: the newest release of CHANGELOG.md, and git's rev
 	@git describe --always --dirty 2>/dev/null || :
 
 .PHONY: test-in
-test-in: ## run them in a fresh Debian, as root and not: SUITE=bookworm or trixie, AS=root or user
+test-in: ## run the tests in a fresh Debian: SUITE=bookworm or trixie, AS=root or user
 	@tests/debian.sh "$$SUITE" $${AS:+"$$AS"}
 
 .PHONY: soak
@@ -223,11 +223,11 @@ soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores 
 	@PYTHONPATH=bin:tests/support .venv/bin/python tests/soak.py
 
 .PHONY: bench
-bench: setup test-packages .venv/.tests ## beside the documented pipeline: docs/bench.md (10 minutes; BENCH_LARGE=1: 1 GB too, an hour)
+bench: setup test-packages .venv/.tests ## compare with the shell scripts: docs/bench.md (10 minutes; BENCH_LARGE=1: 1 GB too, an hour)
 	@PYTHONPATH=bin:tests/support .venv/bin/python tests/bench.py
 
 .PHONY: fuzz
-fuzz: setup test-packages .venv/.tests ## made-up settings, IDs, snapshots and restic's JSON, for a minute (FUZZ_EXAMPLES=200)
+fuzz: setup test-packages .venv/.tests ## random settings, IDs, snapshots and JSON of restic, for a minute (FUZZ_EXAMPLES=200)
 	@PYTHONPATH=bin:tests/support .venv/bin/python tests/fuzz.py
 
 .PHONY: test-packages

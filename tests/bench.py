@@ -150,18 +150,18 @@ def page(results: Sequence[Result]) -> str:
             " figures."
         ),
         (
-            f"Each took {SNAPSHOTS} snapshots of the same database, in turn, with the use of some minutes between them:"
-            " 3 profiles change, 3 sessions begin, the 3 oldest expire, 3 mails are queued, every other time there is a new"
-            " member. Figures are medians over all snapshots but the first; ratios, in brackets, are medians of the ratios"
-            " to what the documented pipeline took for the same snapshot. During"
-            f" {bench_backup.WITH_WRITER} more snapshots of each, a writer was at work that commits every 10 ms and gives up"
-            f" after {bench_backup.BUSY_MS} ms."
+            f"Each pipeline took {SNAPSHOTS} snapshots of the same database, in turn. Between two snapshots there are some"
+            " minutes of use: 3 profiles change, 3 sessions begin, the 3 oldest expire, 3 mails are queued, and every other"
+            " time there is a new member. Figures are medians over all snapshots but the first. Ratios, in brackets, are"
+            " medians of the ratios to what the documented pipeline took for the same snapshot. During"
+            f" {bench_backup.WITH_WRITER} more snapshots of each, a writer committed every 10 ms and gave up after waiting"
+            f" for {bench_backup.BUSY_MS} ms."
         ),
     ]
     if any(result.downtime for result in results):
         about.append(
-            f"How long a restore has the service down is the median of {bench_restore.ROUNDS} restores of *zst* snapshots,"
-            " without what the service itself takes to stop and start."
+            f"The downtime of the service is the median of {bench_restore.ROUNDS} restores of *zst* snapshots, without the"
+            " time that the service itself takes to stop and start."
         )
     parts = [
         "# Beside the documented pipeline",

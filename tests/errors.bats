@@ -1,5 +1,5 @@
 #!/usr/bin/env bats
-# Every error of BACKUP.md's table: one line, the documented exit code, nothing lost.
+# Every error of docs/errors.md: one line, the documented exit code, nothing lost.
 
 load helpers
 

@@ -20,7 +20,7 @@ PAGES = {
 }
 BACKUP, README = PAGES["BACKUP.md"], PAGES["README.md"]
 ERRORS, SETTINGS, FORMATS = (PAGES[f"docs/{name}.md"] for name in ("errors", "settings", "formats"))
-# the sections whose commands are run, in the order in which a server lives; those of the last two are test_lost.py's
+# the sections whose commands are run, in the order in which a server lives; those of the last two are test_server_lost.py's
 LIFE = (
     *(
         ("BACKUP.md", title)

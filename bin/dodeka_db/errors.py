@@ -1,4 +1,4 @@
-"""Every failure that an operator can meet: one line, a next step, an exit code (BACKUP.md lists them)."""
+"""Every failure that an operator can meet: one line, a next step, an exit code (docs/errors.md lists them)."""
 
 import json
 
@@ -6,7 +6,7 @@ from dodeka_db.interrupts import Interrupted
 
 # what to do where a right is missing
 WHO = "run this as the user of the backups; where that is dbackup, this gives it its rights again: sudo make install"
-# what a script's exit code means, as BACKUP.md lists them too
+# what a script's exit code means, which docs/errors.md lists too
 MEANINGS = {
     0: "everything was done",
     1: "something else failed: a full disk, restic, the machine",
