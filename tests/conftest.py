@@ -9,6 +9,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if (not full and is_slow(item)) or (fast and needs_a_machine(item))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-    # each process begins with a stretch of the list of its own (pytest-xdist's worksteal): the longest tests come first in them
+    # each process begins with an equal part of the list (pytest-xdist's worksteal); the longest tests come first in each part
     long = [item for item in items if item.get_closest_marker("long")]
-    rest = [item for item in items if item not in long]
-    for number, item in enumerate(long):
-        rest.insert(number * len(items) // max(1, len(long)), item)
-    items[:] = rest
+    rest = (item for item in items if not item.get_closest_marker("long"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    in_order: list[pytest.Item] = []
+    for process in range(processes):
+        in_order += long[process::processes]
+        in_order += islice(rest, len(items) * (process + 1) // processes - len(in_order))
+    items[:] = in_order
 
 
 # the fixtures that begin with a repository or a server
