@@ -193,7 +193,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     id=$("$ROOT/bin/dodeka-db-snapshots.py" demo | tail -1 | cut -d' ' -f1)
     before=$(state_of_everything)
     script restore production --snapshot "$id" --yes
-    fails_with 4 "snapshot $id is of demo, not of production" "FROM=demo"
+    fails_with 4 "snapshot $id is of demo, not of production" "use ENV=demo, or in a restore FROM=demo"
     [ "$(state_of_everything)" = "$before" ]
 }
 

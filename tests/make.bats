@@ -223,7 +223,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     make_key_cheap "$SITE/there" "$SITE/there-password"
     mk offsite
     succeeds
-    [[ $output == *"done: 1 snapshots copied, "* ]]
+    [[ $output == *"done: 1 snapshot copied, "* ]]
     mk snapshots OFFSITE=1
     [ "${#lines[@]}" -eq 2 ]
     mk verify ENV=demo OFFSITE=1

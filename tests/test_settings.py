@@ -696,8 +696,8 @@ def test_a_systemctl_that_is_no_command(file, value):
     ("variables", "code", "said"),
     [
         ({"DODEKA_STATE": "/dev/null"}, 6, "folder /dev/null cannot be made: File exists"),
-        ({"RESTIC": "/"}, 6, "/ is not installed"),
-        ({"RESTIC": "/dev/null"}, 6, "/dev/null is not installed"),
+        ({"RESTIC": "/"}, 6, "/ cannot be run: it is not an executable file"),
+        ({"RESTIC": "/dev/null"}, 6, "/dev/null cannot be run: it is not an executable file"),
         ({"DODEKA_LOCK_WAIT_S": "1000000"}, 6, "is not a whole number of seconds, up to 999999"),
         ({"RESTIC_REPOSITORY": "ftp:host/x"}, 1, "restic cat failed with exit code 1: Fatal: "),
         ({"RESTIC_REPOSITORY": ":"}, 6, "RESTIC_REPOSITORY=: is a relative path"),

@@ -9,10 +9,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from dodeka_db import interrupts
 from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmedError, as_line, plain
@@ -35,18 +35,20 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
 
 def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
     os.umask(0o077)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # in a locale that has not every letter
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # in a locale that has not every letter
     keep_to_trusted_programs()
-    interrupts.install()
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(_Formatter(handler))
     log.addHandler(handler)
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     log.setLevel(logging.INFO)
     try:
+        interrupts.install()
         code = main(None)
-        sys.stdout.flush()
+        with _on_standard_output():
+            sys.stdout.flush()
         return code
     except BackupError as error:
         return _fail(str(error), error.exit_code)
@@ -62,7 +64,8 @@ def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
 def show(*lines: str) -> None:
     """Print what was asked for; that its reader goes away (`make snapshots | head`) is no failure."""
     try:
-        print("\n".join(map(plain, lines)), flush=True)
+        with _on_standard_output():
+            print("\n".join(map(plain, lines)), flush=True)
     except BrokenPipeError:
         _print_nowhere()
 
@@ -147,8 +150,19 @@ def _fail(message: str, code: int) -> int:
     with suppress(OSError):  # the failure itself matters more
         sys.stdout.flush()
     prefix = "" if sys.stderr.isatty() else _stamp()
-    print(plain(f"{prefix}{os.path.basename(sys.argv[0])}: error: {message}"), file=sys.stderr)
+    with suppress(OSError):  # the exit code says it too
+        print(plain(f"{prefix}{os.path.basename(sys.argv[0])}: error: {message}"), file=sys.stderr)
     return code
+
+
+@contextmanager
+def _on_standard_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BackupError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def _stamp() -> str:
@@ -157,8 +171,14 @@ def _stamp() -> str:
 
 
 class _Formatter(logging.Formatter):
+    """Lines with a time, unless they are for a terminal."""
+
+    def __init__(self, handler: "logging.StreamHandler[TextIO]") -> None:
+        super().__init__()
+        self._handler = handler
+
     def format(self, record: logging.LogRecord) -> str:
-        prefix = "" if sys.stdout.isatty() else _stamp()
+        prefix = "" if self._handler.stream.isatty() else _stamp()
         level = "warning: " if record.levelno == logging.WARNING else ""
         return plain(f"{prefix}{level}{record.getMessage()}")
 

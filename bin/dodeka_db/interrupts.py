@@ -36,6 +36,12 @@ def install() -> None:
         signal.signal(signum, signal.SIG_IGN)  # which restic and systemctl inherit
 
 
+def uninstall() -> None:
+    """Let a program that takes the place of this one be stopped as any other."""
+    for signum in (signal.SIGTSTP, signal.SIGTTOU):
+        signal.signal(signum, signal.SIG_DFL)
+
+
 @contextmanager
 def suspendable() -> Iterator[None]:
     """While the block runs, Ctrl-Z works as anywhere: for questions, at which no lock is held."""

@@ -12,7 +12,7 @@ OF_A_SERVER = re.compile(r"(AWS|B2|AZURE|GOOGLE|OS|ST|RCLONE|RESTIC_REST|RESTIC_
 _SECRET = re.compile(
     r"(PASSWORD|PASSPHRASE|_PASS|SECRET|TOKEN|KEY|CREDENTIALS|SAS)(_|$)(?!FILE|COMMAND|HINT|ID)"
 )
-_IDENTITY = re.compile(r"_(ID|USER|USERNAME)$")
+_IDENTITY = re.compile(r"_(ID|USER|USERNAME|ACCOUNT_NAME)$")
 # a shorter value would mask half of every text
 _SHORTEST = 4
 

@@ -277,6 +277,11 @@ def _offsite_options(main: RepositorySettings, values: Mapping[str, str]) -> tup
                 f"OFFSITE_OPTIONS holds '{masking.masked(option, values)}', which is not an option of restic",
                 "write 'rclone.program=ssh offsite', and a semicolon between two",
             )
+        if masking.masked(option, values) != option:
+            raise SetupError(
+                "OFFSITE_OPTIONS holds a password, which every user could see in the process list",
+                "use a key, or the configuration of rclone",
+            )
         # a copy is one restic, with one set of options
         if main.address.startswith(f"{match[1]}:"):
             raise SetupError(

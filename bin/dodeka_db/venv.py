@@ -6,6 +6,7 @@ is told. Kept to old syntax and the standard library: any Python 3 must be able 
 """
 
 import os
+import signal
 import sys
 import time
 
@@ -20,6 +21,15 @@ RESTARTED = "dodeka-restarted"
 
 
 def _enter() -> None:
+    # until interrupts.install() turns it into one line, Ctrl-C ends the script without a traceback
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed (>&-): the next file that is opened would become standard output
+            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
     if os.path.realpath(sys.prefix) == os.path.realpath(VENV):
         from importlib import util
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from site_folder import Site
+from site_folder import ROOT, Site
 from whole_server import HOME, PROJECT, Server
 
 CRON = str(PROJECT / "bin/dodeka-db-cron.py")
@@ -112,6 +112,17 @@ def test_a_server_s_repository_is_asked_for_before_the_question(site: Site, tmp_
     assert done.returncode == 7, done
     assert "THERE IS NO REPOSITORY AT rclone:store:there." in done.stdout
     assert not (tmp_path / "password").exists()
-    site.ok("init", stdin="yes\n", **remote)
+    with subprocess.Popen(
+        [ROOT / "bin" / "dodeka-db-init.py"],
+        env={**site.environ, **remote},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as init:
+        while "do not say yes" not in init.stdout.readline():
+            pass
+        site.ok("backup", "demo")  # backups go on while somebody thinks
+        init.communicate("yes\n", timeout=60)
+    assert init.returncode == 0
     assert (tmp_path / "there" / "config").exists()
     assert "exists already" in site.ok("init", **remote)

@@ -4,6 +4,7 @@ import html.parser
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -208,6 +209,30 @@ def test_the_recovery_sheet_begins_with_the_repository_that_is_left(site):
     assert re.search(r"^  monitor +https://hc-ping\.com/\.\.\.$", page, re.MULTILINE)
     # what is to be filled in stands in one column
     assert len({line.index("___") for line in page.splitlines() if "___" in line}) == 1
+
+
+def test_the_recovery_sheet_replaces_nothing_where_there_is_no_room_for_a_copy(site, small_disk):
+    """By the third of its commands, typed as it is printed."""
+    page = site.ok("recovery-sheet").partition("PUT IT IN ITS PLACE")[2]
+    command = re.findall(r"^ +\d+  (.+)$", page, re.MULTILINE)[2]
+    db, new = small_disk / "db.sqlite", small_disk / "production.sqlite"
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    shutil.copy(site.database(), db)
+    new.write_text("the new one")
+    before = sample_data.digest(db)
+    room_for_the_journal = 64 * 1024
+    assert room_for_the_journal < db.stat().st_size
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "rest").write_bytes(bytes(free - room_for_the_journal))
+    for room in (False, True):
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=small_disk, env={**os.environ, "db": str(db)}, capture_output=True
+        )
+        assert (done.returncode == 0, done.stdout) == (room, b"done\n" if room else b"")
+        assert (db.read_bytes() == b"the new one") is room
+        if not room:
+            assert sample_data.digest(db) == before
+            (small_disk / "rest").unlink()
 
 
 def test_the_recovery_sheet_without_git_and_ssh(site):

@@ -110,7 +110,7 @@ def test_what_is_missing_is_copied_and_no_more(twin):
     assert "done: 0 snapshots copied, " in twin.ok("offsite")
     execute(twin.database(), "DELETE FROM outbox")
     twin.ok("backup", "production")
-    assert "done: 1 snapshots copied, " in twin.ok("offsite")
+    assert "done: 1 snapshot copied, " in twin.ok("offsite")
     assert [one["id"] for one in twin.listed_there()][:1] == [one["id"] for one in first]
     assert len(twin.listed_there()) == 2
 
@@ -118,7 +118,7 @@ def test_what_is_missing_is_copied_and_no_more(twin):
 def test_other_things_in_the_repository_are_not_copied(twin):
     twin.ok("backup", "demo")
     twin.restic("backup", "--stdin", "--tag", "photos", input="x")
-    assert "done: 1 snapshots copied, " in twin.ok("offsite")
+    assert "done: 1 snapshot copied, " in twin.ok("offsite")
     assert len(json.loads(twin.restic_there("snapshots", "--json"))) == 1
 
 
@@ -144,7 +144,7 @@ def test_the_copy_deduplicates(twin):
     twin.ok("init", "--yes")
     twin.ok("backup", "production", DODEKA_FORMAT="pages")
     assert size(twin.repository) > 12_000_000
-    assert "done: 1 snapshots copied, " in twin.ok("offsite")
+    assert "done: 1 snapshot copied, " in twin.ok("offsite")
     assert size(twin.there) - before < 100_000
 
 
@@ -333,7 +333,7 @@ def test_a_main_volume_in_trouble_does_not_keep_its_snapshots_here(twin, small_d
     else:
         subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     said = twin.ok("offsite", **main)
-    assert "done: 1 snapshots copied" in said and "warning" not in said
+    assert "done: 1 snapshot copied" in said and "warning" not in said
     twin.ok("verify", "demo", "--offsite", **main)
 
 
@@ -725,6 +725,13 @@ def test_a_removal_that_is_not_one_is_not_believed(twin):
         (
             {"OFFSITE_OPTIONS": "ssh offsite"},
             "OFFSITE_OPTIONS holds 'ssh offsite', which is not an option of restic; write 'rclone.program=ssh offsite', and a semicolon between two",
+        ),
+        (
+            {
+                "OFFSITE_REPOSITORY": "rest:http://anna:very-secret@127.0.0.1/",
+                "OFFSITE_OPTIONS": "rclone.program=http://anna:very-secret@127.0.0.1/",
+            },
+            "OFFSITE_OPTIONS holds a password, which every user could see in the process list",
         ),
         (
             {"OFFSITE_OPTIONS": "rclone.program=ssh offsite; rclone.timeout"},

@@ -12,15 +12,16 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from dodeka_db.flows import leftovers, restore_origin
 from dodeka_db.sqlite import sample_data
 from dodeka_db.sqlite.export import export_compacted
-from dodeka_db.sqlite.failures import THIS_SQLITE
+from dodeka_db.sqlite.failures import THIS_SQLITE, DatabaseInUseError
 from site_folder import RESTIC, ROOT, Site, peak_memory_kb
 from sqlite_files import corrupt_page
 
@@ -558,7 +559,7 @@ class TestTheQuestion:
         lose_members(stored)
         _, stderr = asked.communicate("yes\n", timeout=60)
         assert asked.returncode == 3
-        assert "was replaced by another restore meanwhile" in stderr and stderr.count("\n") == 1
+        assert "was replaced by something else meanwhile" in stderr and stderr.count("\n") == 1
         assert sample_data.digest(stored.database()) == stored.lost
         assert beside(stored) == ["db.sqlite"]
 
@@ -601,8 +602,9 @@ class TestUndo:
         assert done.returncode == 6
         assert "production has the data of db.sqlite.pre-restore-" in done.stderr
         assert "but the replaced database is not saved: password file" in done.stderr
-        (now_kept,) = [name for name in beside(site) if "pre-restore" in name]
-        assert now_kept != kept
+        # both stay until a repository has them: what is put back may still be needed as it was
+        assert kept in beside(site)
+        assert len([name for name in beside(site) if "pre-restore" in name]) == 2
         # the volume is back: the undo can be undone, and nothing stays behind
         (site.folder / "unmounted" / "password").rename(site.password_file)
         site.ok("undo", "production", "--yes")
@@ -623,6 +625,46 @@ class TestUndo:
         kept_site.ok("undo", "production", "--yes")
         assert sample_data.count(kept_site.database()) == 11, "the late one too"
 
+    def test_rows_in_a_journal_of_the_kept_file_are_not_left_behind(self, kept_site, monkeypatch):
+        """As after a run that could not fold them in, because another one had the lock of the folder."""
+        (kept,) = site_kept(kept_site)
+        Path(f"{kept}-wal").write_bytes(b"rows")
+        monkeypatch.setattr(leftovers, "settle", lambda path: None)
+        target = kept_site.settings.environment("production")
+        with pytest.raises(DatabaseInUseError, match="has rows in a journal that could not be folded in"):
+            restore_origin.of_last_restore(kept_site.settings, target)
+        assert kept.exists()
+
+    def test_a_kept_file_that_is_written_to_while_it_is_saved_stays(self, kept_site, monkeypatch):
+        (kept,) = site_kept(kept_site)
+        take = leftovers.take_snapshot
+
+        def take_and_write(*arguments):
+            taken = take(*arguments)
+            with closing(sqlite3.connect(kept, isolation_level=None)) as connection:
+                connection.execute("INSERT INTO users VALUES ('late', 0, 0, x'00')")
+            return taken
+
+        monkeypatch.setattr(leftovers, "take_snapshot", take_and_write)
+        settings = kept_site.settings
+        with pytest.raises(DatabaseInUseError, match="was written to while it was saved as snapshot"):
+            leftovers.store_kept(settings, settings.environment("production"))
+        assert sample_data.count(kept) == 11
+
+    def test_a_kept_file_that_is_saved_late_has_the_time_at_which_it_was_replaced(self, kept_site):
+        """Or an undo would take it for the last one replaced, though a damaged database was replaced after it."""
+        (kept,) = site_kept(kept_site)
+        an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+        kept.rename(kept.with_name(f"db.sqlite.pre-restore-{an_hour_ago:%Y%m%dT%H%M%SZ}"))
+        database = kept_site.database()
+        database.write_bytes(b"SQLite format 3\0" + bytes(4096))
+        kept_site.ok("restore", "production", "--snapshot", "latest", "--yes")
+        (saved,) = [one for one in kept_site.snapshots("production") if "pre-restore" in one["tags"]]
+        assert abs(datetime.fromisoformat(saved["time"]) - an_hour_ago) < timedelta(seconds=2)
+        done = kept_site.run("undo", "production", "--yes")
+        assert done.returncode == 4
+        assert "the database that the last restore replaced is damaged" in done.stderr
+
     def test_a_kept_file_that_was_damaged_since(self, kept_site):
         (kept,) = site_kept(kept_site)
         kept.write_bytes(kept.read_bytes()[:-4096])
@@ -630,6 +672,13 @@ class TestUndo:
         assert (done.returncode, done.stderr.count("\n")) == (4, 1)
         assert "where its header says" in done.stderr and "nothing was changed" in done.stderr
         assert sample_data.digest(kept_site.database()) == kept_site.before
+
+
+def test_a_clone_where_the_source_is_on_another_machine(stored):
+    """Only its snapshots are here."""
+    shutil.rmtree(stored.database().parent)
+    stored.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
+    assert sample_data.digest(stored.database("demo")) == stored.before
 
 
 def site_kept(site) -> list[Path]:

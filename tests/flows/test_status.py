@@ -6,6 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -645,3 +646,29 @@ def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
     kept = [Snapshot(f"{n:064x}", now, "demo", ("env_demo", "pre-restore"), "host", "/x") for n in range(200)]
     demo = site.settings.environment("demo")
     assert status_repository.snapshots(site.settings.main, demo, [*kept, newest]).state is State.WELL
+
+
+def test_a_snapshot_without_a_database_is_not_the_newest(site: Site):
+    """A restore of `latest` passes over it."""
+    tags = "db,db_sqlite,db_dodeka,env_demo"
+    site.restic("backup", "--stdin", "--stdin-filename", "other", "--tag", tags, input="x")
+
+    def line() -> dict:
+        lines = json.loads(site.run("status", "--json").stdout)["lines"]
+        return next(line for line in lines if (line["environment"], line["subject"]) == ("demo", "snapshots"))
+
+    assert (line()["state"], line()["text"]) == ("bad", "no snapshot holds a database")
+    site.ok("backup", "demo")
+    newest = site.snapshots("demo")[-1]["short_id"]
+    site.restic("backup", "--stdin", "--stdin-filename", "other", "--tag", tags, input="y")
+    assert line()["text"].startswith(f"the newest, {newest}, was taken ")
+
+
+def test_a_record_that_cannot_be_written_leaves_no_file(small_disk: Path):
+    """Or a full disk would get one more with each run."""
+    (small_disk / "records").mkdir()
+    with suppress(OSError), (small_disk / "rest").open("wb", buffering=0) as rest:
+        while rest.write(bytes(4096)):
+            pass
+    job_records.passed(small_disk, "cron-demo", {"text": "x" * 8192})
+    assert list((small_disk / "records").iterdir()) == []

@@ -114,6 +114,13 @@ def test_a_program_that_is_missing():
         programs.run("no-such-program")
 
 
+def test_a_program_that_is_not_executable():
+    with pytest.raises(
+        SetupError, match="/etc/passwd cannot be run: it is not an executable file; see: ls -l"
+    ):
+        programs.run("/etc/passwd")
+
+
 def test_a_program_that_cannot_be_run(tmp_path):
     (tmp_path / "broken").write_bytes(b"\x7fELF rubbish")
     (tmp_path / "broken").chmod(0o755)

@@ -108,7 +108,7 @@ def test_the_last_pre_restore_snapshot_goes_after_six_months_too(site):
     for environment in ("production", "demo"):
         tags = ",".join([*TAGS, f"env_{environment}", "pre-restore"])
         site.restic("backup", "--quiet", "--time", "2023-05-01 12:00:00", "--tag", tags, str(site.database()))
-    assert "1 old snapshots removed" in site.ok("cron", "production")
+    assert "1 old snapshot removed" in site.ok("cron", "production")
     left = json.loads(site.restic("snapshots", "--json", "--tag", "pre-restore").stdout)
     assert [entry["tags"] for entry in left] == [[*TAGS, "env_demo", "pre-restore"]]
 

@@ -12,6 +12,7 @@ from dodeka_db.errors import BackupError, RepositoryFullError, as_line
 from dodeka_db.flows import backup, growth, retention
 from dodeka_db.flows.leftovers import fail_if_down, recover
 from dodeka_db.flows.take_snapshot import Taken
+from dodeka_db.formatting import counted
 from dodeka_db.host import job_records, run_lock, staging
 from dodeka_db.interrupts import Interrupted
 from dodeka_db.restic.repository import Repository
@@ -30,7 +31,7 @@ class Done:
 
     @property
     def summary(self) -> str:
-        return f"{self.taken.summary}, {self.removed} old snapshots removed"
+        return f"{self.taken.summary}, {counted(self.removed, 'old snapshot')} removed"
 
 
 def run(settings: Settings, environment: Environment) -> Done:

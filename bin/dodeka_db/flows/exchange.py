@@ -66,8 +66,6 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
             done = f"{target.name} has the data of {origin.shown}{_stays_stopped(service)}"
             outcome = _Outcome(done, kept)
             outcome = _start(settings, service, target, outcome, answered, began)
-        if origin.kept and outcome.is_new and not open_files.that_have_open(origin.kept):
-            kept_files.remove(origin.kept)  # it is the live database again
         where = _save(settings, target, outcome)
     except Interrupted as interruption:
         if outcome:
@@ -197,7 +195,7 @@ def _put_back(
         kept = swap.keep(live)
         service.stop()  # systemd may be trying it again and again
         refuse_if_open(old)
-        leftovers.settle(old)
+        leftovers.settle_for_use(old)
         taken_out = _replace(service, live, old, kept, False, file_rights.read(old))
     except (BackupError, OSError) as second:
         problem = f"{failure.message}, and the old database could not be put back: {as_line(second)}"

@@ -37,13 +37,12 @@ def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> Non
     pair = _Pair(settings, chosen, settings.main if chosen.is_offsite else settings.offsite)
     places.check_answers(chosen.places)
     _check_folder(chosen)
-    if (
-        chosen.folder and not (chosen.folder / "config").exists()
-    ):  # before anything is made, and without the lock
+    if chosen.folder and not (chosen.folder / "config").exists():  # before anything is made
         _confirm_new(pair, confirm)
-    with run_lock.held(staging.state_folder(chosen), "init", chosen.lock_wait_s):
-        made = _make_password_file(chosen)
-        try:
+    state, made = staging.state_folder(chosen), None
+    try:
+        with run_lock.held(state, "init", chosen.lock_wait_s):
+            made = _make_password_file(chosen)
             runner.version(chosen)
             repository = Repository(chosen)
             config = _config_of(repository, made)
@@ -51,13 +50,15 @@ def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> Non
             if chosen.is_offsite and not pattern:
                 raise failures.missing(settings.main)
             offsite.check_apart(config, pattern)
-            if config is None and not chosen.folder:
-                _confirm_new(pair, confirm)
-        except BaseException:
-            if made:
-                made.unlink()
-            raise
-        if config is None:  # from here on the password may be the repository's, even if this fails
+        if config is None and not chosen.folder:
+            _confirm_new(pair, confirm)
+    except BaseException:
+        if made:
+            made.unlink()
+        raise
+    if config is None:
+        with run_lock.held(state, "init", chosen.lock_wait_s):
+            # the password may be the repository's from now on, even if this fails
             repository.init(like=pair.other if pattern else None)
             if repository.config() is None:  # it must open
                 raise failures.missing(chosen)

@@ -381,7 +381,9 @@ def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str
         log.info("%s %s: unchanged", what, path)
         return
     log.info("%s: write %s", what, path)
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o755)  # whatever the umask says
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(text)

@@ -3,18 +3,20 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, BusyError, DatabaseError, ServiceError, as_line
 from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.host import open_files, run_lock, service, staging
 from dodeka_db.host.service import Service, ServiceNotAnsweringError
+from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import PRE_RESTORE
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import journals, kept_files, swap
 from dodeka_db.sqlite.checkpoint import checkpoint_and_close, refuse_if_open
-from dodeka_db.sqlite.failures import DatabaseInUseError, NotWholeError
+from dodeka_db.sqlite.failures import RETRY, DatabaseInUseError, NotWholeError
 from dodeka_db.sqlite.row_counts import row_counts
 
 log = logging.getLogger("dodeka_db")
@@ -96,6 +98,13 @@ def settle(path: Path) -> None:
         checkpoint_and_close(path)
 
 
+def settle_for_use(path: Path) -> None:
+    """settle(), for a file that is used by itself from now on. Raises DatabaseInUseError if it still has a journal."""
+    settle(path)
+    if journals.hold_rows(path):
+        raise DatabaseInUseError(f"database {path} has rows in a journal that could not be folded in", RETRY)
+
+
 def _bring_up(settings: Settings, environment: Environment, unit: Service) -> ServiceError | None:
     """Start and watch a unit that a killed restore left stopped; why it is down, if it does not come up."""
     what = f"a restore left {unit.unit} stopped"
@@ -126,8 +135,11 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
     for kept in kept_files.kept_beside(environment.live):
         refuse_if_open(kept)
         settle(kept)
+        before = _version(kept)
         try:
-            taken = take_snapshot(Repository(settings.main), environment, kept, extra_tags=(PRE_RESTORE,))
+            taken = take_snapshot(
+                Repository(settings.main), environment, kept, (PRE_RESTORE,), _time_of_snapshot(kept)
+            )
         except NotWholeError as error:
             damaged = kept_files.set_aside(kept, journals_of=kept)
             log.warning("no %s snapshot: %s", PRE_RESTORE, error.message)
@@ -135,7 +147,23 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
             became[kept] = f"damaged, and kept as it was: {damaged}"
         else:
             refuse_if_open(kept)  # since then
+            if _version(kept) != before or journals.hold_rows(kept):
+                raise DatabaseInUseError(
+                    f"{kept} was written to while it was saved as snapshot {taken.snapshot_id}",
+                    "the next backup saves it again",
+                )
             kept_files.remove(kept)
             became[kept] = f"snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
             log.info("%s is now %s", kept.name, became[kept])
     return became
+
+
+def _version(kept: Path) -> tuple[int, int, int]:
+    status = kept.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _time_of_snapshot(kept: Path) -> datetime | None:
+    """The time at which `kept` was replaced, by which `undo` finds the last one; None, now, if it would be removed at once."""
+    replaced = kept_files.since(kept)
+    return replaced if retention_policy.pre_restore_since() < replaced < datetime.now(UTC) else None

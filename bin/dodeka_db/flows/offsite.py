@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, as_line
 from dodeka_db.flows import retention, verify
+from dodeka_db.formatting import counted
 from dodeka_db.host import job_records, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
@@ -36,10 +37,10 @@ class Done:
         read_back = " and ".join(f"{one.short_id} of {one.environment}" for one in self.read_back) or "none"
         retention = "retention left to the server"
         if self.removed is not None:
-            retention = f"{self.removed} old ones removed"
+            retention = f"{counted(self.removed, 'old one')} removed"
         can = "can" if self.is_removable else "cannot"
         return (
-            f"{self.copied} snapshots copied, {read_back} read back, {retention},"
+            f"{counted(self.copied, 'snapshot')} copied, {read_back} read back, {retention},"
             f" off-site snapshots {can} be removed from here"
         )
 

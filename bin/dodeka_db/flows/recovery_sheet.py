@@ -47,7 +47,10 @@ def sections(settings: Settings) -> list[Section]:
         ),
         Section(
             "Put it in its place, on the server, as an administrator",
-            {"the third answers": "delete; if not, some process still has the database open: end that first"},
+            {
+                "the third answers": "done; if not, nothing was replaced: end the process that has the database open,"
+                " or make room"
+            },
             _swap(environment),
         ),
         Section("Who can open the repositories", dict(_holders(settings))),
@@ -151,9 +154,10 @@ def _swap(environment: Environment) -> tuple[str, ...]:
     return (
         f"db={shlex.quote(str(environment.database))}",
         f"systemctl stop {environment.unit}",
-        "sqlite3 \"$db\" 'PRAGMA journal_mode=DELETE'",
-        'cp -p "$db" "$db.before"',
-        f'cat {environment.name}.sqlite > "$db"',
+        (
+            '[ "$(sqlite3 "$db" \'PRAGMA journal_mode=DELETE\')" = delete ] && cp -p "$db" "$db.before"'
+            f' && cat {environment.name}.sqlite > "$db" && echo done'
+        ),
         f"systemctl start {environment.unit}",
     )
 

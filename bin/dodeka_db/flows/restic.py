@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import NoReturn
 
+from dodeka_db import interrupts
 from dodeka_db.errors import UsageError
 from dodeka_db.host import staging
 from dodeka_db.repository_settings import RepositorySettings
@@ -29,4 +30,5 @@ def run(settings: RepositorySettings, words: Sequence[str]) -> NoReturn:
     runner.version(settings)
     staging.state_folder(settings)  # where restic's temporary files go
     options = [f"--option={one}" for one in settings.options]
+    interrupts.uninstall()  # with no lock of ours held, Ctrl-Z may stop restic
     os.execvpe(settings.restic, [settings.restic, *options, *words], settings.for_restic)  # noqa: S606

@@ -85,7 +85,9 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
             run_lock.beside(live, settings.main.lock_wait_s),
         ):
             if _identity(live) != before:
-                raise DatabaseError(f"{live} was replaced by another restore meanwhile", "look again")
+                raise DatabaseError(
+                    f"{live} was replaced by something else meanwhile", "nothing was changed; run this again"
+                )
             exchange(settings, service, change, staged)
     leftovers.fail_if_down(down)
 

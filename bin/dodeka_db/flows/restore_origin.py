@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dodeka_db import safe_open
 from dodeka_db.errors import SnapshotError
+from dodeka_db.flows import leftovers
 from dodeka_db.flows.download import Incoming, download
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, newest_pre_restore
@@ -21,16 +22,12 @@ log = logging.getLogger("dodeka_db")
 
 @dataclass(frozen=True)
 class Origin:
-    """A source of data: its environment, its time, and a function that writes it to a file as a database.
-
-    `kept` is the file where they are a database that the last restore replaced.
-    """
+    """A source of data: its environment, its time, and a function that writes it to a file as a database."""
 
     shown: str
     environment: str
     time: datetime
     write: Callable[[Incoming], None]
-    kept: Path | None = None
 
 
 def of_snapshot(repository: Repository, target: Environment, snapshot: Snapshot) -> Origin:
@@ -63,6 +60,7 @@ def of_last_restore(settings: Settings, target: Environment) -> Origin:
 
 def _of_kept_file(target: Environment, kept: Path) -> Origin:
     refuse_if_open(kept)
+    leftovers.settle_for_use(kept)
 
     def write(file: Incoming) -> None:
         file.start_over()
@@ -70,4 +68,4 @@ def _of_kept_file(target: Environment, kept: Path) -> Origin:
         with open(kept, "rb", opener=safe_open.no_link) as source:
             shutil.copyfileobj(source, file)
 
-    return Origin(kept.name, target.name, kept_files.since(kept), write, kept)
+    return Origin(kept.name, target.name, kept_files.since(kept), write)

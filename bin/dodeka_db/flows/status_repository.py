@@ -93,13 +93,15 @@ def snapshots(main: RepositorySettings, environment: Environment, listed: Sequen
     if not kept:
         return bad("no snapshot yet", main.make(f"backup ENV={environment.name}"), **figures)
     text = f"{counted(len(kept), 'snapshot')}, {replaced} pre-restore"
-    past = of_the_past(kept)
+    past = of_the_past([snapshot for snapshot in kept if snapshot.path])  # as `latest` of a restore does
     if past:
         figures["newest_snapshot_timestamp_seconds"] = past[-1].time.timestamp()
     if future := [snapshot.short_id for snapshot in listed if snapshot.is_from_the_future]:
         forget = main.make(f"restic ARGS='forget {' '.join(future)}'")
         text = f"{', '.join(future)} from the future, so nothing is removed; {text}"
         return bad(text, f"timedatectl; if the clock is right: {forget}", **figures)
+    if not past:
+        return bad("no snapshot holds a database", main.make(f"backup ENV={environment.name}"), **figures)
     newest = past[-1]
     text = f"the newest, {newest.short_id}, was taken {age(newest.time)} ago; {text}"
     command = main.make(f"cron ENV={environment.name}")

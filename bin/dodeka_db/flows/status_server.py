@@ -20,7 +20,7 @@ def service_line(settings: Settings, environment: Environment) -> Look:
         return well("no service is managed")
     now = unit.look()
     state = now.state if now.load == "loaded" else now.load
-    if state == "active":
+    if now.load == "loaded" and now.is_active:
         stray = stray_writes.found(unit, environment.live)
         return bad(stray, "BACKUP.md, 'Written elsewhere'") if stray else well(f"{unit.unit} is active")
     if state in ("not-found", "masked"):

@@ -1,9 +1,9 @@
 """Take one snapshot of a database: export, check, compress, store, read back."""
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, no_process
@@ -47,11 +47,15 @@ class Taken:
 
 
 def take_snapshot(
-    repository: Repository, environment: Environment, source: Path, extra_tags: tuple[str, ...] = ()
+    repository: Repository,
+    environment: Environment,
+    source: Path,
+    extra_tags: tuple[str, ...] = (),
+    time: datetime | None = None,
 ) -> Taken:
     """Export the database at `source`, store it as a new snapshot of `environment`, and compare that with the export.
 
-    To be called under the lock. What is wrong with a database that can be read through is warned of.
+    To be called under the lock. `time` is the snapshot's, now if left out. What is wrong with a database that can be read through is warned of.
     Raises DatabaseError if there is nothing whole to export, BackupError if there is no room or it cannot be
     stored, RepositoryDamagedError if it does not read back.
     """
@@ -75,7 +79,7 @@ def take_snapshot(
 
         log.info("storing it in %s", settings.shown)
         with open(finished, "rb") as file:
-            stored = repository.store(file, environment, extra_tags)
+            stored = repository.store(file, environment, extra_tags, time)
             log.info("reading it back")
             read_back(repository, stored, file)
     return Taken(stored, exported_bytes, findings)
@@ -109,10 +113,11 @@ def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
         try:
             with open(export, "rb", programs.READ_BYTES) as whole, open(compressed, "xb") as target:
                 zstd_frames.compress(whole, target, page_bytes)
+        except RuntimeError as error:
+            raise no_process("the compression of the export") from error
         except OSError as error:
             raise BackupError(
-                f"cannot write {compressed}: {os.strerror(error.errno or 0)}",
-                "free some room, or set DODEKA_STATE",
+                f"{error.filename or compressed}: {error.strerror}", "free some room, or set DODEKA_STATE"
             ) from error
         return compressed, checking.result()
 

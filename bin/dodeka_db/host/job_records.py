@@ -69,6 +69,8 @@ def _write(state: Path, job: str, record: Record) -> None:
         os.replace(new, file)
     except OSError as error:
         log.warning("%s cannot be written: %s", file, error.strerror)
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
 
 
 def _file(state: Path, job: str) -> Path:

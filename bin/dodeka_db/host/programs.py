@@ -136,7 +136,7 @@ def run(
             child.wait()
             exit_code = 0
         except sh.CommandNotFound as error:
-            raise SetupError(f"{program} is not installed", "see BACKUP.md, 'Set up a server'") from error
+            raise _not_found(program) from error
         except sh.ForkException as error:
             reason = str(error).strip().splitlines()[-1]
             raise SetupError(f"{program} cannot be run ({reason})") from error
@@ -161,6 +161,12 @@ def run(
 
 def _file_in_memory() -> BinaryIO:
     return open(os.memfd_create("output"), "w+b")
+
+
+def _not_found(program: str) -> SetupError:
+    if os.path.exists(program):
+        return SetupError(f"{program} cannot be run: it is not an executable file", f"see: ls -l {program}")
+    return SetupError(f"{program} is not installed", "see BACKUP.md, 'Set up a server'")
 
 
 def _started(program: str, start: Callable[[], "sh.RunningCommand"]) -> "sh.RunningCommand":

@@ -157,8 +157,14 @@ class Repository:
         """Let that key open it no more."""
         self._restic.run("key", "remove", key.id)
 
-    def store(self, file: BinaryIO, environment: Environment, extra_tags: tuple[str, ...] = ()) -> Stored:
-        """Store a finished file, from its start, as a new snapshot in the format that is set.
+    def store(
+        self,
+        file: BinaryIO,
+        environment: Environment,
+        extra_tags: tuple[str, ...] = (),
+        time: datetime | None = None,
+    ) -> Stored:
+        """Store a finished file, from its start, as a new snapshot in the format that is set, of `time` (now if left out).
 
         restic takes the end of its input for success, so `file` is a real file that is complete, never a
         producer that could die half way. From standard input its path is the same on every machine.
@@ -169,6 +175,7 @@ class Repository:
             *("backup", "--json", "--stdin", "--stdin-filename", name),
             *(("--compression", "off") if is_compressed else ()),
             *("--tag", ",".join((*tags_of(environment.name), *extra_tags))),
+            *(("--time", f"{time.astimezone():%Y-%m-%d %H:%M:%S}") if time else ()),
             stdin=file,
         ).stdout
         return self._restic.parsed(

@@ -75,7 +75,7 @@ class Restic:
                     raise
                 if not waiting_for:
                     log.info("%s: removing it if it is stale, else waiting for it", locked.message)
-                elif remaining > 0:
+                else:
                     time.sleep(min(LOCK_POLL_S, remaining))
                 waiting_for = locked.message
                 stale_locks.remove(self)

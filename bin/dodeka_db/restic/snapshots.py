@@ -141,7 +141,7 @@ def resolve(
         if snapshot.id.startswith(wanted):
             raise SnapshotError(
                 f"snapshot {snapshot.short_id} is of {snapshot.environment}, not of {environment}",
-                f"to use it: FROM={snapshot.environment} (--from {snapshot.environment})",
+                f"use ENV={snapshot.environment}, or in a restore FROM={snapshot.environment}",
             )
     raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
 

@@ -11,6 +11,14 @@ def exist(path: Path) -> bool:
     return any(Path(f"{path}{suffix}").exists() for suffix in SUFFIXES)
 
 
+def hold_rows(path: Path) -> bool:
+    """Whether a journal of the database at `path` holds anything; a reader leaves an empty one."""
+    return any(
+        journal.exists() and journal.stat().st_size
+        for journal in (Path(f"{path}-wal"), Path(f"{path}-journal"))
+    )
+
+
 def is_same(path: Path, other: Path) -> bool:
     """Whether both are there, and are names of one file."""
     return other.exists() and path.exists() and path.samefile(other)
