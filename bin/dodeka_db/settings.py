@@ -58,11 +58,6 @@ class Environment:
         """The name of the database's file inside a snapshot of `format`."""
         return f"dodeka-{self.name}{FORMATS[format]}"
 
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The tags of its snapshots, those of the shell scripts."""
-        return ("db", "db_sqlite", "db_dodeka", f"env_{self.name}")
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -117,10 +117,6 @@ def name_of(error: sqlite3.Error | MemoryError) -> str:
     return getattr(error, "sqlite_errorname", "")
 
 
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def plain(said: object) -> str:
     """SQLite's words in one line that is not too long; for a lack of memory it has none."""
     if isinstance(said, MemoryError):
