@@ -142,7 +142,7 @@ install: ## as root: a user of their own for the backups, and all that they need
 	@bin/check-clone.sh
 	@NO_SUDO=1 bin/install-packages.sh "$$PYTHON" restic sudo cron logrotate $(if $(filter 1,$(TIMERS)),polkitd)
 	@umask 022; NO_SUDO=1 bin/install-venv.sh "$$PYTHON"
-	@bin/dodeka-install.py $(YES_FLAG) $(if $(filter 1,$(TIMERS)),--timers)
+	@bin/dodeka-install.py $(if $(filter 1,$(TIMERS)),--timers)
 
 .PHONY: uninstall
 uninstall: ## remove what make install made; data stays

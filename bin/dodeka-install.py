@@ -11,8 +11,7 @@ from dodeka_db.flows import install
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__, 7)
-    parser.add_argument("--yes", action="store_true", help="replace a crontab that holds other lines unasked")
+    parser = console.parser(__doc__)
     parser.add_argument("--timers", action="store_true", help="systemd's timers in place of the crontab")
     parser.add_argument("--uninstall", action="store_true", help="take back what this has installed")
     arguments = parser.parse_args(argv)
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif arguments.timers:
         raise UsageError("timers are root's to install", "sudo make install TIMERS=1, from a clone of root's")
     else:
-        install.one_user(arguments.yes)
+        install.one_user()
     return 0
 
 

@@ -13,12 +13,11 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
 
-from dodeka_db import console, places, settings
+from dodeka_db import places, settings
 from dodeka_db.errors import SetupError
-from dodeka_db.host import installed, programs, staging
+from dodeka_db.host import installed, programs
 from dodeka_db.host.installed import LOGROTATE, ONE_USER, OWN, OWN_HOME, OWN_USER, POLKIT, SUDOERS, WEB_USER
 from dodeka_db.settings import ENVIRONMENTS, SETTINGS_FILE, Settings
 from dodeka_db.sqlite import journals
@@ -28,11 +27,8 @@ log = logging.getLogger("dodeka_db")
 _OF_TIMERS = (POLKIT, *(installed.CREDENTIALS / name for name in installed.CREDENTIAL_NAMES))
 
 
-def one_user(yes: bool) -> None:
-    """Install what the web service's user can by itself, and say what an administrator has to do besides.
-
-    `yes` is the answer to whether a crontab with other lines is to be replaced. Raises SetupError or NotConfirmedError.
-    """
+def one_user() -> None:
+    """Install what the web service's user can by itself, and say what an administrator has to do besides. Raises SetupError."""
     if settings.ROOT.stat().st_uid == 0:
         raise SetupError(
             f"{settings.ROOT} is root's, and gives the backups a user of their own",
@@ -43,7 +39,7 @@ def one_user(yes: bool) -> None:
             f"this is {settings.ROOT}, but the crontab runs the scripts in {ONE_USER.root}",
             f"clone this repository to {ONE_USER.root} and run 'make install' there",
         )
-    loaded = settings.load()
+    settings.load()  # what is wrong with them would fail every job
     if ONE_USER.log_folder.is_dir():
         log.info("log folder %s: unchanged", ONE_USER.log_folder)
     else:
@@ -55,7 +51,7 @@ def one_user(yes: bool) -> None:
             raise SetupError(
                 f"{ONE_USER.log_folder} cannot be made: {error.strerror}", "run this as backend"
             ) from error
-    _replace_crontab(loaded, yes)
+    _set_jobs(places.user_name(os.geteuid()), ONE_USER.crontab)
     if installed.logrotate_is_installed():
         log.info("logrotate %s: unchanged", LOGROTATE)
     else:
@@ -64,25 +60,6 @@ def one_user(yes: bool) -> None:
             log.info("    %s", line)
     log.info("a user of its own keeps the backups safe from whoever breaks into %s:", WEB_USER)
     log.info("    BACKUP.md, 'Set up a server'")
-
-
-def _replace_crontab(loaded: Settings, yes: bool) -> None:
-    present = installed.crontab()
-    if present == ONE_USER.crontab:
-        log.info("crontab: unchanged")
-        return
-    others = [line for line in present.splitlines() if not installed.is_ours(line)]
-    if others:
-        log.info("crontab: these lines of yours are not in the shipped one and would go:")
-        for line in others:
-            log.info("    %s", line)
-        if not yes:
-            console.confirm(["Replace the crontab?"])
-    if present:
-        kept = staging.state_folder(loaded.main) / f"crontab-{datetime.now():%Y%m%dT%H%M%S}"
-        kept.write_text(present)
-        log.info("crontab: the old one is kept as %s", kept)
-    _run("crontab", "crontab", str(installed.CRONTAB))
 
 
 def own_user(timers: bool) -> None:
@@ -415,17 +392,13 @@ def _remove_timers() -> None:
 def _set_jobs(user: str, jobs: str) -> None:
     """Have `jobs`, lines of a crontab, in the crontab of `user` in the place of those that are ours; all others stay."""
     who = () if os.geteuid() else ("-u", user)
-    present = installed.crontab("" if os.geteuid() else user).splitlines()
-    at = next(
-        (at for at, line in enumerate(present) if line.strip() and installed.is_ours(line)), len(present)
-    )
-    others = [[line for line in part if not installed.is_ours(line)] for part in (present[:at], present[at:])]
-    wanted = [
-        *others[0],
-        *jobs.splitlines(),
-        *others[1],
-    ]  # what sets a variable stays in front of what it is for
-    if list(filter(str.strip, wanted)) == list(filter(str.strip, present)):
+    present = list(filter(str.strip, installed.crontab("" if os.geteuid() else user).splitlines()))
+    ours = [installed.is_ours(line) for line in present]
+    others = [line for line, is_ours in zip(present, ours, strict=True) if not is_ours]
+    at = ours.index(True) if True in ours else len(present)
+    # what sets a variable stays in front of what it is for
+    wanted = [*others[:at], *jobs.splitlines(), *others[at:]]
+    if list(filter(str.strip, wanted)) == present:
         log.info("crontab of %s: unchanged", user)
         return
     log.info("crontab of %s: %s", user, f"as {installed.CRONTAB}" if jobs else "without the backups")

@@ -165,9 +165,9 @@ def crontab(user: str = "") -> str:
 
 
 def is_ours(line: str) -> bool:
-    """Whether a line of a crontab is of a shipped one, this version's or an older one's, or empty."""
+    """Whether a line of a crontab is of a shipped one, this version's or an older one's."""
     comments = (one for one in CRONTAB.read_text().splitlines() if one.startswith("#"))
-    return not line.strip() or bool(_JOB.search(line)) or line in comments
+    return bool(_JOB.search(line)) or line in comments
 
 
 def missing_jobs() -> list[str]:
