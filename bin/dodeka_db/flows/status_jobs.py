@@ -14,13 +14,8 @@ from dodeka_db.settings import Environment, Settings
 
 
 def cron_run(main: RepositorySettings, environment: Environment) -> Look:
-    return _job(
-        job_records.read(main.state, cron.job(environment)),
-        "run",
-        schedule.BACKUP_OVERDUE,
-        main.make(f"cron ENV={environment.name}"),
-        "cron_success_timestamp_seconds",
-    )
+    record = job_records.read(main.state, cron.job(environment))
+    return _job(record, "cron", "run", schedule.BACKUP_OVERDUE, main.make(f"cron ENV={environment.name}"))
 
 
 def drill(main: RepositorySettings, environment: Environment) -> Look:
@@ -28,13 +23,8 @@ def drill(main: RepositorySettings, environment: Environment) -> Look:
     scheduled = environment.name in schedule.DRILLED
     if not scheduled and not record.passed and not record.failed:
         return well("none yet, and none is scheduled")
-    look = _job(
-        record,
-        "drill",
-        schedule.WEEKLY_OVERDUE if scheduled else None,
-        main.make(f"verify ENV={environment.name}"),
-        "drill_success_timestamp_seconds",
-    )
+    overdue = schedule.WEEKLY_OVERDUE if scheduled else None
+    look = _job(record, "drill", "drill", overdue, main.make(f"verify ENV={environment.name}"))
     if snapshot := record.details.get("snapshot"):
         look = look.but(f" (snapshot {snapshot})")
     if look.state is State.WELL and (defects := record.details.get("defects")):
@@ -44,13 +34,8 @@ def drill(main: RepositorySettings, environment: Environment) -> Look:
 
 
 def repository_check(main: RepositorySettings) -> Look:
-    look = _job(
-        job_records.read(main.state, check.JOB),
-        "check",
-        schedule.WEEKLY_OVERDUE,
-        main.make("check"),
-        "check_success_timestamp_seconds",
-    )
+    record = job_records.read(main.state, check.JOB)
+    look = _job(record, "check", "check", schedule.WEEKLY_OVERDUE, main.make("check"))
     since = check.all_read_since(main.state)
     return look.but(
         f"; all data was read within {age(since)}" if since else "; not all data has been read yet"
@@ -66,13 +51,7 @@ def offsite_copy(settings: Settings) -> Look:
     except BackupError as error:
         return bad(error.message, error.hint)
     record = offsite.last(settings)
-    look = _job(
-        record,
-        "copy",
-        schedule.OFFSITE_OVERDUE,
-        main.make("offsite"),
-        "offsite_success_timestamp_seconds",
-    )
+    look = _job(record, "offsite", "copy", schedule.OFFSITE_OVERDUE, main.make("offsite"))
     if holder := run_lock.holder(second.state):
         look = look.but(f"; {holder.doing} is at work (process {holder.process}), for {age(holder.since)}")
         if now() - holder.since > schedule.OFFSITE_OVERDUE:
@@ -100,16 +79,15 @@ def at_work(main: RepositorySettings) -> Look:
     return well(text)
 
 
-def _job(record: Record, what: str, overdue: timedelta | None, command: str, figure: str) -> Look:
-    """The look of a job by its `record`; messages call it `what`, and `command` does it again."""
+def _job(record: Record, name: str, what: str, overdue: timedelta | None, command: str) -> Look:
+    """The look of a job by its `record`; figures call it `name`, messages `what`, and `command` does it again."""
     if record.passed and is_future(record.passed):
         return bad(f"the last good {what} is in the future", f"timedatectl; then: {command}")
     if not record.passed:
         look = bad(f"no good {what} is on record", command)
     else:
-        look = well(
-            f"the last good {what} was {age(record.passed)} ago", **{figure: record.passed.timestamp()}
-        )
+        figure = {f"{name}_success_timestamp_seconds": record.passed.timestamp()}
+        look = well(f"the last good {what} was {age(record.passed)} ago", **figure)
         if overdue is not None and now() - record.passed > overdue:
             look = replace(look, state=State.BAD, fix=command)
     if record.failed:
