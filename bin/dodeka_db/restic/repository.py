@@ -19,7 +19,7 @@ from dodeka_db.errors import (
 )
 from dodeka_db.host import disks, password_files
 from dodeka_db.repository_settings import RepositorySettings
-from dodeka_db.restic import failures, json_values, retention_policy, stale_locks
+from dodeka_db.restic import failures, json_values, retention_policy
 from dodeka_db.restic.runner import Restic
 from dodeka_db.restic.snapshots import DATABASE, PRE_RESTORE, PROBE, Snapshot, from_json, tag_filter, tags_of
 from dodeka_db.restic.stale_locks import Lock
@@ -402,7 +402,7 @@ class Repository:
 
     def locks(self) -> tuple[list[Lock], list[str]]:
         """restic's own locks that are there now, and the IDs of those whose content cannot be read."""
-        return stale_locks.read(self._restic)
+        return self._restic.locks()
 
 
 def _summary(output: bytes) -> bytes:

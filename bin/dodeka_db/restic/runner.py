@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 from dodeka_db.errors import (
@@ -20,6 +21,7 @@ from dodeka_db.host import disks, programs
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, server_watch, stale_locks
 from dodeka_db.restic.server_watch import ServerWatch, concerned
+from dodeka_db.restic.stale_locks import Lock
 from dodeka_db.streams import Readable
 
 log = logging.getLogger("dodeka_db")
@@ -41,10 +43,6 @@ class Restic:
         self._repository = repository
         self._locking = locking
         self._has_answered = not locking or repository.folder is not None
-
-    @property
-    def repository(self) -> RepositorySettings:
-        return self._repository
 
     def run(
         self,
@@ -78,7 +76,7 @@ class Restic:
                 else:
                     time.sleep(min(LOCK_POLL_S, remaining))
                 waiting_for = locked.message
-                stale_locks.remove(self)
+                self._remove_stale_locks()
                 if stdin:
                     stdin.seek(0)
             except (UnreachableError, RefusedError):
@@ -104,6 +102,27 @@ class Restic:
             raise BackupError(
                 f"restic {major}.{minor} gave an answer that makes no sense: '{said}'", "check RESTIC"
             ) from error
+
+    def locks(self) -> tuple[list[Lock], list[str]]:
+        """The locks that are there now, and the IDs of those whose content cannot be read. Raises BackupError."""
+        listed = self.start("list", "--no-lock", "locks", timeout_s=server_watch.LOOK_S)
+        if listed.exit_code:
+            raise failures.of_restic(self._repository, "list", listed)
+        found, unreadable = [], []
+        for lock_id in listed.stdout.decode(errors="replace").split():
+            done = self.start("cat", "--no-lock", "lock", lock_id, timeout_s=server_watch.LOOK_S)
+            if isinstance(failures.of_restic(self._repository, "cat", done), failures.LockUnreadableError):
+                unreadable.append(lock_id)
+            elif not done.exit_code:  # else it is gone
+                found.append(self.parsed(partial(stale_locks.from_json, lock_id), done.stdout))
+        return found, unreadable
+
+    def _remove_stale_locks(self) -> None:
+        """Have restic remove the locks that are stale, if there is one and that harms nobody. Raises BackupError."""
+        found, _ = self.locks()
+        if stale_locks.can_be_removed(found):
+            # never --remove-all; whether it helped shows now: restic 0.14 says that it did in any case
+            self.start("unlock", timeout_s=None if self._repository.folder else server_watch.LOOK_S)
 
     def _make_contact(self) -> None:
         """Before the first command: does the repository's server answer, and let us in?"""

@@ -1,16 +1,12 @@
-"""restic's own locks in a repository: whose they are, and the removal of those that nobody holds any more."""
+"""restic's own locks in a repository: whose they are, and whether restic may remove those that nobody holds any more."""
 
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from dodeka_db.host.programs import Completed
-from dodeka_db.repository_settings import RepositorySettings
-from dodeka_db.restic import failures, json_values, server_watch
+from dodeka_db.restic import json_values
 
 # from when on restic calls any lock stale; a live one is renewed every 5 minutes
 STALE = timedelta(minutes=30)
@@ -40,39 +36,8 @@ class Lock:
         return self.is_old or (self.is_of_this_host and not Path(f"/proc/{self.process}").exists())
 
 
-class _Restic(Protocol):
-    """The part of runner.Restic, which removes locks on its way, that is needed here."""
-
-    @property
-    def repository(self) -> RepositorySettings: ...
-    def start(self, verb: str, *rest: str, timeout_s: float | None) -> Completed: ...
-    def parsed(self, convert: Callable[[Any], Lock], output: bytes) -> Lock: ...
-
-
-def read(restic: _Restic) -> tuple[list[Lock], list[str]]:
-    """The locks that are there now, and the IDs of those whose content cannot be read. Raises BackupError."""
-    listed = restic.start("list", "--no-lock", "locks", timeout_s=server_watch.LOOK_S)
-    if listed.exit_code:
-        raise failures.of_restic(restic.repository, "list", listed)
-    found, unreadable = [], []
-    for lock_id in listed.stdout.decode(errors="replace").split():
-        done = restic.start("cat", "--no-lock", "lock", lock_id, timeout_s=server_watch.LOOK_S)
-        if isinstance(failures.of_restic(restic.repository, "cat", done), failures.LockUnreadableError):
-            unreadable.append(lock_id)
-        elif not done.exit_code:  # else it is gone
-            found.append(restic.parsed(partial(_lock, lock_id), done.stdout))
-    return found, unreadable
-
-
-def remove(restic: _Restic) -> None:
-    """Have restic remove the locks that are stale, if there is one and that harms nobody. Raises BackupError."""
-    found, _ = read(restic)
-    if can_be_removed(found):
-        # never --remove-all; whether it helped shows now: restic 0.14 says that it did in any case
-        restic.start("unlock", timeout_s=None if restic.repository.folder else server_watch.LOOK_S)
-
-
-def _lock(lock_id: str, content: dict[str, Any]) -> Lock:
+def from_json(lock_id: str, content: dict[str, Any]) -> Lock:
+    """The lock of that ID by what `restic cat lock` prints. Raises as json_values do."""
     return Lock(
         lock_id,
         json_values.count(content["pid"]),
