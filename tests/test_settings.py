@@ -466,7 +466,7 @@ def test_the_offsite_repository_is_opened_with_its_own_password_alone(file):
         file, OFFSITE_REPOSITORY="sftp:offsite:restic", RESTIC_PASSWORD="main", RESTIC_KEY_HINT="0123abcd"
     )
     there = loaded.offsite
-    assert there.address == there.variables["RESTIC_REPOSITORY"] == "sftp:offsite:restic"
+    assert there.address == there.for_restic["RESTIC_REPOSITORY"] == "sftp:offsite:restic"
     assert there.password_file == Path("/home/someone/.restic-offsite-password")
     assert there.variables["RESTIC_PASSWORD_FILE"] == str(there.password_file)
     assert not {"RESTIC_PASSWORD", "RESTIC_KEY_HINT"} & set(there.variables)
@@ -545,7 +545,7 @@ def test_a_repository_below_the_home_folder(file):
     loaded = load(file, HOME=os.environ["HOME"], RESTIC_REPOSITORY="~/restic", OFFSITE_REPOSITORY="~/there")
     home = Path(os.environ["HOME"])
     assert (loaded.main.folder, loaded.offsite.folder) == (home / "restic", home / "there")
-    assert loaded.main.variables["RESTIC_REPOSITORY"] == str(home / "restic")
+    assert loaded.main.for_restic["RESTIC_REPOSITORY"] == str(home / "restic")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,8 @@ class RepositorySettings:
     `for_restic`: of the names that look like a secret only those in `given`, which are set for it. `options` are restic's own, as
     it takes them behind -o. `restic` is the program.
     `format`, one of settings.FORMATS, is what new snapshots are. `lock_wait_s` is how long a run waits for another one.
-    `places` is all that a run looks at and may write: the repository, if it is a folder, the password file, state, cache, the
-    databases. `retains` is whether the retention policy is applied to it. `copied_to` is, of the main repository, the
-    off-site one; None where there is none.
+    `databases` are those of all environments. `retains` is whether the retention policy is applied to it. `copied_to` is, of
+    the main repository, the off-site one; None where there is none.
     """
 
     address: str
@@ -36,7 +35,7 @@ class RepositorySettings:
     restic: str
     format: str
     lock_wait_s: int
-    places: tuple[Path, ...]
+    databases: tuple[Path, ...]
     options: tuple[str, ...] = ()
     is_offsite: bool = False
     retains: bool = True
@@ -63,14 +62,21 @@ class RepositorySettings:
         return self.state / "staging"
 
     @property
+    def places(self) -> list[Path]:
+        """All that a run looks at and may write."""
+        own = (self.folder, self.password_file, self.state, self.cache)
+        return [place for place in (*own, *self.databases) if place]
+
+    @property
     def for_restic(self) -> dict[str, str]:
         """The environment of restic, and of the ssh or rclone that it starts: nothing of ours, no secret of another program."""
-        return {
+        handed = {
             name: value
             for name, value in self.variables.items()
             if not name.startswith(("DODEKA_", "OFFSITE_"))
             and (name in self.given or not masking.is_secret(name) or READ_BY_RESTIC.fullmatch(name))
         }
+        return {**handed, "RESTIC_REPOSITORY": self.address, "TMPDIR": str(self.staging)}
 
     @property
     def as_source(self) -> dict[str, str]:

@@ -112,7 +112,7 @@ class Settings:
             shown = "-" if (found := value(self)) is None else masking.shown(name, str(found), variables)
             yield name, shown, self.sources.get(name, "default")
         for name in sorted(set(self.sources) - set(SETTINGS)):
-            held = variables.get(name)
+            held = self.main.for_restic.get(name)
             shown = "not handed to restic" if held is None else masking.shown(name, held, variables)
             yield name, shown, self.sources[name]
 
@@ -155,7 +155,8 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
     environ = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     named = environ.get("DODEKA_BACKUP_ENV")
     _check_names(environ, "the environment", ("DODEKA_BACKUP_ENV", "HOME"))
-    home = _path("HOME", environ, Path(_home()))
+    # cron may give no HOME; expanduser then asks the user database
+    home = _path("HOME", environ, Path(os.path.expanduser("~")))
     file = Path(os.path.expanduser(named)) if named else SETTINGS_FILE
     if check_owner:
         places.check_owner([ROOT, file])
@@ -170,10 +171,10 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
     }
 
     backend = _path("DODEKA_BACKEND", values, next(filter(Path.is_dir, BACKENDS), BACKENDS[0]))
-    databases = [_database(backend, name) for name in ENVIRONMENTS]
+    databases = tuple(_database(backend, name) for name in ENVIRONMENTS)
     main = _main(values, frozenset(sources), home, databases)
     _warn_of_plain_http(values)
-    offsite = _offsite(main, values, home, databases)
+    offsite = _offsite(main, values, home)
     if check_owner:
         places.check_owner([*main.places, *(offsite.places if offsite else ())])
     return Settings(
@@ -188,7 +189,7 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
 
 
 def _main(
-    values: Mapping[str, str], given: frozenset[str], home: Path, databases: list[Path]
+    values: Mapping[str, str], given: frozenset[str], home: Path, databases: tuple[Path, ...]
 ) -> RepositorySettings:
     state = _path("DODEKA_STATE", values, home / ".local" / "state" / "dodeka-backup")
     address = os.path.expanduser(values.get("RESTIC_REPOSITORY", "/mnt/backup/restic"))
@@ -205,39 +206,20 @@ def _main(
         password_file = _path("RESTIC_PASSWORD_FILE", values, Path("/mnt/backup/.restic-password"))
         password_file = _handed_over("restic-password", password_file, values)
         variables["RESTIC_PASSWORD_FILE"] = str(password_file)
-    return _placed(
-        RepositorySettings(
-            address=address,
-            password_file=password_file,
-            state=state,
-            variables=variables,
-            given=given,
-            restic=_restic(values, home),
-            format=_format(values.get("DODEKA_FORMAT", "zst")),
-            lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "600")),
-            places=(),
-        ),
-        databases,
+    return RepositorySettings(
+        address=address,
+        password_file=password_file,
+        state=state,
+        variables=variables,
+        given=given,
+        restic=_restic(values, home),
+        format=_format(values.get("DODEKA_FORMAT", "zst")),
+        lock_wait_s=_seconds("DODEKA_LOCK_WAIT_S", values.get("DODEKA_LOCK_WAIT_S", "600")),
+        databases=databases,
     )
 
 
-def _placed(repository: RepositorySettings, databases: list[Path]) -> RepositorySettings:
-    """These settings with the variables and the places that follow from the others."""
-    own = [place for place in (repository.folder, repository.password_file) if place]
-    return replace(
-        repository,
-        places=(*own, repository.state, repository.cache, *databases),
-        variables={
-            **repository.variables,
-            "RESTIC_REPOSITORY": repository.address,
-            "TMPDIR": str(repository.staging),
-        },
-    )
-
-
-def _offsite(
-    main: RepositorySettings, values: Mapping[str, str], home: Path, databases: list[Path]
-) -> RepositorySettings | None:
+def _offsite(main: RepositorySettings, values: Mapping[str, str], home: Path) -> RepositorySettings | None:
     retention = values.get("OFFSITE_RETENTION", "same")
     if retention not in ("same", "none"):
         raise SetupError(f"OFFSITE_RETENTION={retention} is not a retention", "choose same or none")
@@ -250,16 +232,13 @@ def _offsite(
             "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY", "a second copy needs a place of its own"
         )
     password_file = _path("OFFSITE_PASSWORD_FILE", values, home / ".restic-offsite-password")
-    return _placed(
-        replace(
-            main.opened_with(_handed_over("offsite-password", password_file, values)),
-            address=address,
-            state=main.state / "offsite",
-            options=_offsite_options(main, values),
-            retains=retention == "same",
-            is_offsite=True,
-        ),
-        databases,
+    return replace(
+        main.opened_with(_handed_over("offsite-password", password_file, values)),
+        address=address,
+        state=main.state / "offsite",
+        options=_offsite_options(main, values),
+        retains=retention == "same",
+        is_offsite=True,
     )
 
 
@@ -339,11 +318,6 @@ def _warn_of_plain_http(values: Mapping[str, str]) -> None:
             "%s: plain http:// to another machine, which can be read and changed on the way; use https://",
             ", ".join(plain),
         )
-
-
-def _home() -> str:
-    # cron may give no HOME; expanduser then asks the user database
-    return os.path.expanduser("~")
 
 
 def _path(name: str, values: Mapping[str, str], default: Path) -> Path:

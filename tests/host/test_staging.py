@@ -110,8 +110,8 @@ def test_what_a_killed_restic_left_is_removed(site):
 
 def test_each_repository_has_a_folder_of_its_own_for_them(elsewhere):
     settings = elsewhere.settings
-    assert settings.main.variables["TMPDIR"] == str(elsewhere.state / "staging")
-    assert settings.offsite.variables["TMPDIR"] == str(elsewhere.state / "offsite" / "staging")
+    assert settings.main.for_restic["TMPDIR"] == str(elsewhere.state / "staging")
+    assert settings.offsite.for_restic["TMPDIR"] == str(elsewhere.state / "offsite" / "staging")
 
 
 def test_sqlite_sorts_there_too(site):
