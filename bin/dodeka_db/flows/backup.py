@@ -20,7 +20,7 @@ def run(settings: Settings, environment: Environment) -> Taken:
     SQLite's check found defects in the database.
     """
     main = settings.main
-    with run_lock.held(staging.state_folder(main), f"backup of {environment.name}", main.lock_wait_s):
+    with staging.locked(main, f"backup of {environment.name}"):
         repository = Repository(main)
         down = leftovers.recover(settings)
         with run_lock.beside(environment.live, main.lock_wait_s):

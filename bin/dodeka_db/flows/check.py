@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dodeka_db.flows import offsite
-from dodeka_db.host import job_records, run_lock, staging
+from dodeka_db.host import job_records, staging
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 
@@ -24,10 +24,7 @@ def run(main: RepositorySettings) -> None:
     """
     with job_records.failures(main.state, JOB):
         doing = "check of the repository"
-        with (
-            offsite.copying_excluded(main, doing),
-            run_lock.held(staging.state_folder(main), doing, main.lock_wait_s),
-        ):
+        with offsite.copying_excluded(main, doing), staging.locked(main, doing):
             repository = Repository(main)
             read = _read(main.state)
             part = min(range(1, PARTS + 1), key=lambda number: read.get(number, NEVER))

@@ -49,7 +49,7 @@ def run(settings: Settings, environment: Environment) -> Done:
         return max(0, min(main.lock_wait_s, due - int(time.monotonic() - began)))
 
     with job_records.failures(main.state, job(environment)):
-        with run_lock.held(staging.state_folder(main), f"cron run of {environment.name}", wait_s()):
+        with staging.locked(main, f"cron run of {environment.name}", wait_s()):
             repository = Repository(main)
             down = recover(settings)
             with run_lock.beside(environment.live, wait_s()):

@@ -9,7 +9,7 @@ from dodeka_db import places
 from dodeka_db.errors import RefusedError, SetupError, UnreachableError, WrongPasswordError
 from dodeka_db.flows import cron, offsite
 from dodeka_db.formatting import when
-from dodeka_db.host import disks, job_records, password_files, run_lock, staging
+from dodeka_db.host import disks, job_records, password_files, staging
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, runner
 from dodeka_db.restic.repository import NO_COMPRESSION, UPGRADE, Config, Repository
@@ -39,9 +39,9 @@ def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> Non
     _check_folder(chosen)
     if chosen.folder and not (chosen.folder / "config").exists():  # before anything is made
         _confirm_new(pair, confirm)
-    state, made = staging.state_folder(chosen), None
+    made = None
     try:
-        with run_lock.held(state, "init", chosen.lock_wait_s):
+        with staging.locked(chosen, "init"):
             made = _make_password_file(chosen)
             runner.version(chosen)
             repository = Repository(chosen)
@@ -57,7 +57,7 @@ def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> Non
             made.unlink()
         raise
     if config is None:
-        with run_lock.held(state, "init", chosen.lock_wait_s):
+        with staging.locked(chosen, "init"):
             # the password may be the repository's from now on, even if this fails
             repository.init(like=pair.other if pattern else None)
             if repository.config() is None:  # it must open

@@ -7,7 +7,7 @@ from pathlib import Path
 from dodeka_db.errors import BackupError, SnapshotError, UsageError, as_line
 from dodeka_db.flows import offsite, verify
 from dodeka_db.formatting import columns, when
-from dodeka_db.host import password_files, run_lock, staging
+from dodeka_db.host import password_files, staging
 from dodeka_db.interrupts import shielded
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Key, Repository
@@ -25,7 +25,7 @@ def add(settings: RepositorySettings, name: str) -> tuple[Key, Path]:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a name", "1 to 40 of A-Z, a-z, 0-9, dot, hyphen and underscore")
-    with run_lock.held(staging.state_folder(settings), f"key for {name}", settings.lock_wait_s):
+    with staging.locked(settings, f"key for {name}"):
         repository = Repository(settings)
         before = repository.keys()
         if any(key.name == name for key in before):
@@ -81,10 +81,7 @@ def _take_back(repository: Repository, name: str, known: set[str]) -> None:
 def remove(settings: RepositorySettings, wanted: str) -> Key:
     """Remove the key of the name or ID `wanted`. UsageError if that is none, the last one or the one in use."""
     doing = "removal of a key"
-    with (
-        offsite.copying_excluded(settings, doing),
-        run_lock.held(staging.state_folder(settings), doing, settings.lock_wait_s),
-    ):
+    with offsite.copying_excluded(settings, doing), staging.locked(settings, doing):
         repository = Repository(settings)
         keys = repository.keys()
         found = [key for key in keys if key.name == wanted] or [

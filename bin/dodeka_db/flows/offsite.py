@@ -69,7 +69,7 @@ def copying_excluded(repository: RepositorySettings, doing: str) -> Iterator[Non
     if repository.copied_to is None:
         yield
         return
-    with run_lock.held(staging.state_folder(repository.copied_to), doing, repository.lock_wait_s):
+    with staging.locked(repository.copied_to, doing):
         yield
 
 
@@ -83,7 +83,7 @@ def run(settings: Settings) -> Done:
     main, offsite = settings.main, settings.repository(offsite=True)
     # one that finds another at work, as the hourly one does behind a long first copy, leaves the record to that
     with (
-        run_lock.held(staging.state_folder(offsite), run_lock.COPY, main.lock_wait_s),
+        staging.locked(offsite, run_lock.COPY),
         job_records.failures(main.state, JOB),
     ):
         done = _copy(settings, Repository(main), Repository(offsite))
@@ -98,7 +98,7 @@ def run(settings: Settings) -> Done:
 
 def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
     main, offsite = source.settings, target.settings
-    with run_lock.held(staging.state_folder(main), run_lock.COPY, main.lock_wait_s):
+    with staging.locked(main, run_lock.COPY):
         pass  # a run that did not see us when it began has ended
     check_apart(source.config(), target.config())
     listed = source.listed()

@@ -71,19 +71,16 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
     _check_link(target.database, live)
     if stray := stray_writes.found(service, live):
         raise ServiceError(f"{stray}; nothing was changed", "save that first: BACKUP.md, 'Written elsewhere'")
-    state, doing = staging.state_folder(settings.main), f"restore of {target.name}"
+    doing = f"restore of {target.name}"
     with ExitStack() as stack:
-        with run_lock.held(state, doing, settings.main.lock_wait_s):
+        with staging.locked(settings.main, doing):
             down = leftovers.clean_up(settings)
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
             change = stage(settings, target, origin, staged)
             before = _identity(live)
         confirm(change)  # without the lock: backups go on while somebody thinks
-        with (
-            run_lock.held(state, doing, settings.main.lock_wait_s),
-            run_lock.beside(live, settings.main.lock_wait_s),
-        ):
+        with staging.locked(settings.main, doing), run_lock.beside(live, settings.main.lock_wait_s):
             if _identity(live) != before:
                 raise DatabaseError(
                     f"{live} was replaced by something else meanwhile", "nothing was changed; run this again"

@@ -28,9 +28,7 @@ def run(settings: RepositorySettings, environment: Environment, wanted: str) -> 
     of the backups of today. Raises SnapshotError if it is not a whole database.
     """
     with job_records.failures(settings.state, job(environment)) if wanted == LATEST else nullcontext():
-        with run_lock.held(
-            staging.state_folder(settings), f"drill of {environment.name}", settings.lock_wait_s
-        ):
+        with staging.locked(settings, f"drill of {environment.name}"):
             repository = Repository(settings)
             snapshots = repository.snapshots()
             snapshot = resolve(settings, snapshots, environment.name, wanted)

@@ -85,7 +85,10 @@ def beside(live: Path, wait_s: int) -> Iterator[None]:
 def _wait(descriptor: int, path: Path, wait_s: int, who: Callable[[], str]) -> None:
     deadline = time.monotonic() + wait_s
     waits_for = ""
-    while not _take(descriptor):
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         holder = who() or "unknown"
         if time.monotonic() >= deadline:
             raise BusyError(f"another run holds {path} ({holder})", "wait for it to end, then run this again")
@@ -119,11 +122,3 @@ def holder(state: Path) -> Holder | None:
     except (FileNotFoundError, ValueError):
         return None
     return found if found and open_files.has_open(found.process, file) else None
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

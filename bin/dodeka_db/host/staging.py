@@ -7,12 +7,13 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
 from dodeka_db import safe_open
 from dodeka_db.errors import BackupError, SetupError
+from dodeka_db.host import run_lock
 from dodeka_db.interrupts import shielded
 from dodeka_db.repository_settings import RepositorySettings
 
@@ -42,6 +43,15 @@ def state_folder(repository: RepositorySettings) -> Path:
             _mark(staging)
     _use_for_sqlite(repository.staging)
     return repository.state
+
+
+def locked(
+    repository: RepositorySettings, doing: str, wait_s: int | None = None
+) -> AbstractContextManager[None]:
+    """run_lock.held() in the state folder, which is made if there is none; for `lock_wait_s` where no `wait_s` is given."""
+    return run_lock.held(
+        state_folder(repository), doing, repository.lock_wait_s if wait_s is None else wait_s
+    )
 
 
 def _use_for_sqlite(folder: Path) -> None:
