@@ -1,16 +1,13 @@
 #!/usr/bin/python3
 """Check the restic repository, and read a quarter of its data, another one each time (make check)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import check
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    console.parser(__doc__, *OF_A_REPOSITORY).parse_args(argv)
+def main(argv: console.Argv = None) -> int:
+    console.parser(__doc__, opens_repository=True).parse_args(argv)
     console.begin("both")
 
     check.run(settings.load().main)

@@ -1,17 +1,14 @@
 #!/usr/bin/python3
 """Take one snapshot of an environment's database, then apply the retention policy (make cron; what cron runs)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import cron
 from dodeka_db.host import monitor
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__, 3, 5, *OF_A_REPOSITORY)
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, 3, 5, opens_repository=True)
     parser.add_argument(
         "environment",
         type=console.environment_name,

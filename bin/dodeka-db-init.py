@@ -1,16 +1,13 @@
 #!/usr/bin/python3
 """Make the password file and the restic repository where no snapshot yet (make init)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import init
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__, 7, *OF_A_REPOSITORY)
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, 7, opens_repository=True)
     console.offsite_option(parser)
     parser.add_argument("--yes", action="store_true", help="the answer to the question, given beforehand")
     arguments = parser.parse_args(argv)

@@ -1,16 +1,13 @@
 #!/usr/bin/python3
 """Add a key for a new maintainer, and prove it by a drill with that key alone (make key-add)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import keys
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__, 4, *OF_A_REPOSITORY)
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, 4, opens_repository=True)
     parser.add_argument("name", help="whose it is")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)

@@ -1,16 +1,13 @@
 #!/usr/bin/python3
 """Remove somebody's key, but never the last one or the one in use (make key-remove)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import keys
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__, *OF_A_REPOSITORY)
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, opens_repository=True)
     parser.add_argument("name", help="whose it is, or its ID")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)

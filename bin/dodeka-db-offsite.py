@@ -2,16 +2,14 @@
 """Copy the missing snapshots to the off-site repository (make offsite; what cron runs hourly)."""
 
 import sys
-from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import offsite
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    console.parser(__doc__, 4, *OF_A_REPOSITORY).parse_args(argv)
+def main(argv: console.Argv = None) -> int:
+    console.parser(__doc__, 4, opens_repository=True).parse_args(argv)
     console.begin("both")
 
     found = settings.load()

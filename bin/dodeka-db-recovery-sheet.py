@@ -1,14 +1,12 @@
 #!/usr/bin/python3
 """Print the one page to keep on paper, as text or HTML (make recovery-sheet). It holds no secret."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import recovery_sheet, recovery_sheet_layout
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__)
     parser.add_argument(
         "--html", action="store_true", help="for a browser, which prints it or saves it as PDF"

@@ -1,17 +1,15 @@
 #!/usr/bin/python3
 """Run restic itself on the repository of the settings, with their password (make restic)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import MEANINGS, OF_A_REPOSITORY
+from dodeka_db.errors import MEANINGS
 from dodeka_db.flows import restic
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: console.Argv = None) -> int:
     parser = console.parser(
-        __doc__, *OF_A_REPOSITORY, meanings={**MEANINGS, 1: "restic failed; its other codes are its own"}
+        __doc__, opens_repository=True, meanings={**MEANINGS, 1: "restic failed; its other codes are its own"}
     )
     parser.add_argument("words", help="restic's arguments in the shell's quoting: 'snapshots --tag env_demo'")
     console.offsite_option(parser)

@@ -1,16 +1,13 @@
 #!/usr/bin/python3
 """List the snapshots of one environment or of all (make snapshots)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import snapshots
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__, *OF_A_REPOSITORY)
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, opens_repository=True)
     parser.add_argument(
         "environment", type=console.environment_name, nargs="?", help="production or demo; both if left out"
     )

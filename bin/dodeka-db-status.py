@@ -1,8 +1,6 @@
 #!/usr/bin/python3
 """Say whether all is well, the worst first (make status)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import MEANINGS, BackupError, as_line
@@ -17,7 +15,7 @@ OWN_MEANINGS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, meanings=OWN_MEANINGS)
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_true", help="for programs")

@@ -1,14 +1,12 @@
 #!/usr/bin/python3
 """The main job, for real, in sandbox/: back up, lose data, restore, clone, undo (make try)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console
 from dodeka_db.flows import sandbox
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: console.Argv = None) -> int:
     console.parser(__doc__).parse_args(argv)
     sandbox.run()
     return 0

@@ -1,16 +1,13 @@
 #!/usr/bin/python3
 """Put back what the last restore of an environment replaced (make undo)."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import restore, restore_question
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__, 3, 4, 5, 7, *OF_A_REPOSITORY)
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, 3, 4, 5, 7, opens_repository=True)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
     parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
     arguments = parser.parse_args(argv)

@@ -1,17 +1,14 @@
 #!/usr/bin/python3
 """Prove that a snapshot is a whole database, without touching the live one (make verify): the drill."""
 
-from collections.abc import Sequence
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.errors import OF_A_REPOSITORY
 from dodeka_db.flows import verify
 from dodeka_db.restic.snapshots import LATEST
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = console.parser(__doc__, 4, *OF_A_REPOSITORY)
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, 4, opens_repository=True)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
     parser.add_argument("--snapshot", metavar="ID", default=LATEST, help="an ID, or 'latest' (the default)")
     console.offsite_option(parser)

@@ -2,7 +2,6 @@
 """Set the server up for the backups, as root with a user of their own (make install), or take that back (make uninstall)."""
 
 import os
-from collections.abc import Sequence
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console
@@ -10,7 +9,7 @@ from dodeka_db.errors import UsageError
 from dodeka_db.flows import install
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__)
     parser.add_argument("--timers", action="store_true", help="systemd's timers in place of the crontab")
     parser.add_argument("--uninstall", action="store_true", help="take back what this has installed")

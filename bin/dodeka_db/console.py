@@ -15,14 +15,16 @@ from datetime import datetime
 from typing import NoReturn, TextIO
 
 from dodeka_db import interrupts
-from dodeka_db.errors import ALWAYS, MEANINGS, BackupError, NotConfirmedError, as_line, plain
+from dodeka_db.errors import ALWAYS, MEANINGS, OF_A_REPOSITORY, BackupError, NotConfirmedError, as_line, plain
 from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
 
 log = logging.getLogger("dodeka_db")
+# a command line in the place of the script's own
+Argv = Sequence[str] | None
 _environment, _began = "", 0.0
 
 
-def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
+def run(main: Callable[[Argv], int]) -> NoReturn:
     """Call `main` and exit with its code: every foreseen failure becomes one line on standard error.
 
     A traceback is a bug of this project.
@@ -33,7 +35,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     os._exit(code)  # at once: to take down what sh has imported would take 20 ms more
 
 
-def _exit_code(main: Callable[[Sequence[str] | None], int]) -> int:
+def _exit_code(main: Callable[[Argv], int]) -> int:
     os.umask(0o077)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
@@ -83,13 +85,18 @@ def _print_nowhere() -> None:
 
 
 def parser(
-    description: str, *exit_codes: int, meanings: Mapping[int, str] = MEANINGS
+    description: str,
+    *exit_codes: int,
+    opens_repository: bool = False,
+    meanings: Mapping[int, str] = MEANINGS,
 ) -> argparse.ArgumentParser:
     """An argument parser that answers bad usage with one line and exit code 2; its help ends with the script's exit codes.
 
-    `exit_codes` are those that the script has besides ALWAYS; what they mean is in `meanings`.
+    `exit_codes` are those that the script has besides ALWAYS, and OF_A_REPOSITORY if it `opens_repository`;
+    what they mean is in `meanings`.
     """
-    codes = sorted({*ALWAYS, *exit_codes} & set(meanings))
+    of_a_repository = OF_A_REPOSITORY if opens_repository else ()
+    codes = sorted({*ALWAYS, *exit_codes, *of_a_repository} & set(meanings))
     lines = "\n".join(f"  {code:>3}  {meanings[code]}" for code in codes)
     return _Parser(
         description=description,
