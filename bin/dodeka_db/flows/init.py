@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dodeka_db import places
@@ -19,26 +18,17 @@ log = logging.getLogger("dodeka_db")
 Confirm = Callable[[Sequence[str]], None]
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """The repository to make, and the other of the two, if it is set."""
-
-    settings: Settings
-    chosen: RepositorySettings
-    other: RepositorySettings | None
-
-
 def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> None:
     """Make the repository `chosen` and its password file, once `confirm` does not raise where that seems to be a mistake.
 
     One that is there already is left as it is. Raises BackupError with no password file made, unless the repository has been
     made with it.
     """
-    pair = _Pair(settings, chosen, settings.main if chosen.is_offsite else settings.offsite)
+    other = settings.main if chosen.is_offsite else settings.offsite
     places.check_answers(chosen.places)
     _check_folder(chosen)
     if chosen.folder and not (chosen.folder / "config").exists():  # before anything is made
-        _confirm_new(pair, confirm)
+        _confirm_new(settings, chosen, confirm)
     made = None
     try:
         with staging.locked(chosen, "init"):
@@ -46,12 +36,12 @@ def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> Non
             runner.version(chosen)
             repository = Repository(chosen)
             config = _config_of(repository, made)
-            pattern = _pattern(pair.other) if config is None or chosen.is_offsite else None
+            pattern = _pattern(other) if config is None or chosen.is_offsite else None
             if chosen.is_offsite and not pattern:
                 raise failures.missing(settings.main)
             offsite.check_apart(config, pattern)
         if config is None and not chosen.folder:
-            _confirm_new(pair, confirm)
+            _confirm_new(settings, chosen, confirm)
     except BaseException:
         if made:
             made.unlink()
@@ -59,18 +49,17 @@ def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> Non
     if config is None:
         with staging.locked(chosen, "init"):
             # the password may be the repository's from now on, even if this fails
-            repository.init(like=pair.other if pattern else None)
+            repository.init(like=other if pattern else None)
             if repository.config() is None:  # it must open
                 raise failures.missing(chosen)
-    _report(pair, config, pattern)
+    _report(chosen, other.shown if other else "", config, pattern)
     if made:
         log.info("made password file %s", made)
     if config is None and chosen.password_file:
         log.info("KEEP ITS CONTENT SOMEWHERE ELSE TOO: without it nobody can read the backups, ever")
 
 
-def _report(pair: _Pair, config: Config | None, pattern: Config | None) -> None:
-    chosen, other = pair.chosen, pair.other.shown if pair.other else ""
+def _report(chosen: RepositorySettings, other: str, config: Config | None, pattern: Config | None) -> None:
     if config is None:
         log.info("repository %s: made%s", chosen.shown, f", with the chunking of {other}" if pattern else "")
         return
@@ -81,9 +70,8 @@ def _report(pair: _Pair, config: Config | None, pattern: Config | None) -> None:
         log.warning("%s; %s", NO_COMPRESSION, UPGRADE)
 
 
-def _confirm_new(pair: _Pair, confirm: Confirm) -> None:
+def _confirm_new(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> None:
     """Ask before a first repository is made where it looks as if there was one."""
-    settings, chosen = pair.settings, pair.chosen
     doubts = []
     databases = [environment.live for environment in settings.environments]
     if chosen.folder and not disks.is_of_its_own(chosen.folder, databases):
