@@ -25,21 +25,12 @@ log = logging.getLogger("dodeka_db")
 Down = list[tuple[Service, ServiceError]]
 
 
-def recover(settings: Settings) -> Down:
+def recover(settings: Settings, saving: bool = True) -> Down:
     """Clean up behind killed restores, and save what any restore kept. To be called under the lock.
 
     What cannot be done is warned of, and tried again by the next run: no backup is left out for it. A service that is
-    down is returned as well, for fail_if_down().
+    down is returned as well, for fail_if_down(). With `saving` False the kept files stay where they are.
     """
-    return _clean_up(settings, saving=True)
-
-
-def clean_up(settings: Settings) -> Down:
-    """As recover(), but the kept files stay where they are."""
-    return _clean_up(settings, saving=False)
-
-
-def _clean_up(settings: Settings, saving: bool) -> Down:
     down: Down = []
     for environment in settings.environments:
         name = environment.name

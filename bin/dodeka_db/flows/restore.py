@@ -74,7 +74,7 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
     doing = f"restore of {target.name}"
     with ExitStack() as stack:
         with staging.locked(settings.main, doing):
-            down = leftovers.clean_up(settings)
+            down = leftovers.recover(settings, saving=False)
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
             change = stage(settings, target, origin, staged)
