@@ -4,7 +4,9 @@ Looks only: takes no lock, on this machine or in the repository, and changes not
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from dodeka_db import places
 from dodeka_db.flows import status_jobs, status_repository, status_server
@@ -13,6 +15,8 @@ from dodeka_db.flows.status_repository import Stored
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, of_environment
 from dodeka_db.settings import Environment, Settings
+
+Found = TypeVar("Found")
 
 
 def look(settings: Settings) -> list[Line]:
@@ -41,14 +45,16 @@ class _Screen:
         password = self._at([main.password_file], lambda: status_repository.password(settings))
         yield Line("", "password", password)
         repository = Repository(main, locking=False) if restic.state is password.state is State.WELL else None
-        listed = self._listed(repository)
+        listed = self._tried(where, repository.listed) if repository else None
         opened = self._at([where], lambda: status_repository.opened(settings, repository, listed))
         yield Line("", "repository", opened)
         readable = repository if isinstance(listed, list) else None
         snapshots = listed if isinstance(listed, list) else []
         stored: dict[str, Stored | Exception | None] = {}
         if readable:
-            stored = {one.name: self._stored(readable, one, snapshots) for one in settings.environments}
+            for one in settings.environments:
+                ask = partial(status_repository.stored, readable, one, of_environment(snapshots, one.name))
+                stored[one.name] = self._tried(state, ask)
             if main.format == "pages":
                 yield Line("", "format", guarded(lambda: status_repository.format(readable)))
         for environment in settings.environments:
@@ -101,21 +107,11 @@ class _Screen:
                 return bad(f"{place} does not answer within {places.ANSWER_S} s", places.HINT)
         return guarded(look_at)
 
-    def _listed(self, repository: Repository | None) -> list[Snapshot] | Exception | None:
-        """The snapshots in `repository`, or why they cannot be listed; None where nobody has asked."""
-        if repository is None or self._settings.main.folder in self._hung:
+    def _tried(self, needed: Path | None, ask: Callable[[], Found]) -> Found | Exception | None:
+        """What `ask` returns or raises; None, without asking, where the place `needed` does not answer."""
+        if needed in self._hung:
             return None
         try:
-            return repository.listed()
-        except Exception as error:  # noqa: BLE001
-            return error
-
-    def _stored(
-        self, repository: Repository, environment: Environment, listed: list[Snapshot]
-    ) -> Stored | Exception | None:
-        if repository.settings.state in self._hung:
-            return None
-        try:
-            return status_repository.stored(repository, environment, of_environment(listed, environment.name))
+            return ask()
         except Exception as error:  # noqa: BLE001
             return error
