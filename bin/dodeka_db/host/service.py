@@ -72,6 +72,9 @@ class Service:
 
     def __init__(self, unit: str, systemctl: tuple[str, ...], mark: Path) -> None:
         self.unit, self._systemctl, self._mark = unit, systemctl, mark
+        names = [os.path.basename(word) for word in systemctl]
+        at = names.index("systemctl") if "systemctl" in names else 0
+        self._sudo, self._program = systemctl[:at], systemctl[at:]
         self._before: Condition | None = None
         self.was_stopped = False  # when it was found
 
@@ -109,9 +112,10 @@ class Service:
     def look(self) -> Condition:
         """The condition of the unit now. Raises ServiceError."""
         # anyone may ask: without sudo, whose rules may allow no more than stop and start
-        ask = (*self._systemctl[self._systemctl_at :], "show")
         properties = "LoadState,ActiveState,MainPID,InvocationID,Result,ActiveEnterTimestampMonotonic"
-        shown = self._run(*ask, f"--property={properties}", self.unit, failing="could not ask about")
+        shown = self._run(
+            *self._program, "show", f"--property={properties}", self.unit, failing="could not ask about"
+        )
         values = dict(line.partition("=")[::2] for line in shown.splitlines())
         return Condition(
             values.get("LoadState", ""),
@@ -257,23 +261,13 @@ class Service:
         return True
 
     @property
-    def _sudo(self) -> tuple[str, ...]:
-        return self._systemctl[: self._systemctl_at]
-
-    @property
-    def _systemctl_at(self) -> int:
-        words = [os.path.basename(word) for word in self._systemctl]
-        return words.index("systemctl") if "systemctl" in words else 0
-
-    @property
     def _hint(self) -> str:
         return f"see: systemctl status {self.unit}"
 
     def _sudo_allows(self) -> bool:
         # -l asks whether it may be run, and does not run it; -n: without a word
-        program = self._systemctl[self._systemctl_at :]
         return all(
-            programs.run(*self._sudo, "-n", "-l", *program, verb, self.unit).exit_code == 0
+            programs.run(*self._sudo, "-n", "-l", *self._program, verb, self.unit).exit_code == 0
             for verb in ("stop", "start")
         )
 
@@ -307,9 +301,9 @@ class Service:
             self._mark.unlink(missing_ok=True)
 
     def _reset(self, refused: ServiceError) -> None:
-        words = (*(() if not self._sudo else (*self._sudo, "-n")), *self._systemctl[self._systemctl_at :])
+        sudo = (*self._sudo, "-n") if self._sudo else ()
         try:
-            self._run(*words, "reset-failed", self.unit, failing="could not reset")
+            self._run(*sudo, *self._program, "reset-failed", self.unit, failing="could not reset")
         except ServiceError as error:
             raise ServiceError(
                 refused.message, f"its start limit, perhaps: sudo systemctl reset-failed {self.unit}"
