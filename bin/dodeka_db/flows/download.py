@@ -87,4 +87,4 @@ def download(repository: Repository, snapshot: Snapshot, target: Incoming, cache
             shutil.copyfileobj(source, target)
 
     log.info("downloading snapshot %s (%s)", snapshot.short_id, snapshot.format)
-    repository.dump(snapshot, write, cached)
+    repository.dump(snapshot.id, repository.path_in(snapshot), write, cached)

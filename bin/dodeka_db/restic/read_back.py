@@ -25,7 +25,7 @@ def read_back(repository: Repository, stored: Stored, file: BinaryIO) -> None:
             raise SnapshotError("it is longer than what was stored")
 
     try:
-        repository.dump_path(stored.snapshot_id, stored.path, compare, cached=False)
+        repository.dump(stored.snapshot_id, stored.path, compare, cached=False)
     except SnapshotError as error:
         raise RepositoryDamagedError(
             f"snapshot {stored.snapshot_id[:8]} does not read back, and nothing was removed: {error.message}",

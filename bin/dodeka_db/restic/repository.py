@@ -284,22 +284,18 @@ class Repository:
         half = len(snapshots) // 2
         return self._each_whole(snapshots[:half], work) + self._each_whole(snapshots[half:], work)
 
-    def dump(self, snapshot: Snapshot, reader: Callable[[Readable], None], cached: bool = True) -> None:
-        """Let `reader` have the file in `snapshot` as it comes; on a second try from its start again.
+    def dump(
+        self, snapshot_id: str, path: str, reader: Callable[[Readable], None], cached: bool = True
+    ) -> None:
+        """Let `reader` have the file at `path` in the snapshot as it comes; on a second try from its start again.
 
         With `cached` False nothing comes from restic's cache, which has all but the file's own content. Raises
         SnapshotError if it cannot be read to its end, and else what `reader` raises.
         """
-        self.dump_path(snapshot.id, self._path_in(snapshot), reader, cached)
-
-    def dump_path(
-        self, snapshot_id: str, path: str, reader: Callable[[Readable], None], cached: bool = True
-    ) -> None:
-        """As dump(), for the file at `path` in the snapshot of that ID."""
         options = () if cached else ("--no-cache",)
         self._restic.run("dump", *options, "--", snapshot_id, path, reader=reader)
 
-    def _path_in(self, snapshot: Snapshot) -> str:
+    def path_in(self, snapshot: Snapshot) -> str:
         """The path of the file inside the snapshot: one that was given by a relative path is at the top, whatever its own path."""
         name = snapshot.path.rpartition("/")[2]
         if snapshot.path == f"/{name}":
