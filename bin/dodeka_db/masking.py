@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from dodeka_db import repository_address
 
@@ -43,6 +43,12 @@ def shown(name: str, value: str, variables: Mapping[str, str]) -> str:
         secret = r"(?<=[^/:])[/?#].*" if "PING" in name else r"\?.*"
         value = re.sub(secret, lambda match: f"{match[0][0]}***", value)
     return masked(value, variables)
+
+
+def shown_host(url: str) -> str:
+    """The part of a monitor's address that is no secret: its path is."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}/..."
 
 
 def _secrets(variables: Mapping[str, str]) -> set[str]:

@@ -8,8 +8,6 @@ import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from urllib.parse import urlsplit
 
 from dodeka_db import masking, repository_address
 from dodeka_db.errors import BackupError, SetupError, as_line
@@ -191,16 +189,10 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "settings", str(main.variables.get("DODEKA_BACKUP_ENV") or SETTINGS_FILE)
     if credentials := _credentials(settings):
         yield "credentials in them", ", ".join(credentials)
-    if monitors := {_host(url) for url in settings.ping_urls.values()}:
+    if monitors := {masking.shown_host(url) for url in settings.ping_urls.values()}:
         yield "monitor", ", ".join(sorted(monitors))
     if origin := _output("git", "-C", str(ROOT), "remote", "get-url", "origin"):
         yield "these scripts", main.masked(origin)
-
-
-def _host(url: str) -> str:
-    """The part of a monitor's address that is no secret."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}/..."
 
 
 def _credentials(settings: Settings) -> list[str]:
@@ -236,8 +228,3 @@ def _output(*words: str) -> str:
     except SetupError:
         return ""
     return "" if done.exit_code else done.stdout.decode(errors="replace").strip()
-
-
-def now() -> str:
-    """The date of the page."""
-    return when(datetime.now().astimezone())

@@ -2,8 +2,10 @@
 
 import html
 from collections.abc import Sequence
+from datetime import datetime
 
-from dodeka_db.flows.recovery_sheet import Section, now
+from dodeka_db.flows.recovery_sheet import Section
+from dodeka_db.formatting import when
 
 TITLE = "Recovery sheet: the databases of D.S.A.V. Dodeka"
 # to be filled in by hand
@@ -23,7 +25,7 @@ code { font-size: 8pt; overflow-wrap: anywhere }
 
 def as_text(sections: Sequence[Section]) -> list[str]:
     """The page in lines."""
-    lines = [TITLE, f"as of {now()}"]
+    lines = [TITLE, _as_of()]
     for section in sections:
         lines += ["", section.title.upper()]
         lines += [f"{number:>3}  {command}" for number, command in enumerate(section.commands, start=1)]
@@ -36,7 +38,7 @@ def as_html(sections: Sequence[Section]) -> list[str]:
     """The page in lines of HTML, which needs nothing but itself."""
     lines = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">']
     lines += [f"<title>{TITLE}</title><style>", *STYLE.splitlines(), "</style></head><body>"]
-    lines += [f"<h1>{TITLE}</h1>", f"<p>as of {now()}</p>"]
+    lines += [f"<h1>{TITLE}</h1>", f"<p>{_as_of()}</p>"]
     for section in sections:
         lines.append(f"<h2>{html.escape(section.title)}</h2>")
         if section.commands:
@@ -50,3 +52,7 @@ def as_html(sections: Sequence[Section]) -> list[str]:
             lines += ["<table>", *rows, "</table>"]
     blanks = "".join(f'<tr><th>{name}</th><td class="blank"></td></tr>' for name in BLANKS)
     return [*lines, f"<h2>By hand</h2><table>{blanks}</table>", "</body></html>"]
+
+
+def _as_of() -> str:
+    return f"as of {when(datetime.now().astimezone())}"

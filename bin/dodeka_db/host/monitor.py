@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from dodeka_db import settings
+from dodeka_db import masking, settings
 from dodeka_db.errors import as_line
 from dodeka_db.settings import Environment
 
@@ -50,6 +50,5 @@ def _report(environment: Environment, error_line: str | None) -> None:
         failed = urlunsplit((scheme, host, f"{path.rstrip('/')}/fail", query, ""))
         problem = http_probe.problem(failed, PATIENCE_S, error_line.encode(errors="replace"))
     if problem:
-        # the path is the secret part
-        shown = f"{scheme}://{urlsplit(environment.ping_url).hostname}/..."
+        shown = masking.shown_host(environment.ping_url)
         log.warning("the heartbeat could not be delivered to %s: %s", shown, problem)
