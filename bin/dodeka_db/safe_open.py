@@ -7,6 +7,8 @@ for names that are ours. Neither waits for the other end of a pipe, as an ordina
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # what reads as empty: a settings file of that name is none at all
 _NULL = os.stat(os.devnull).st_rdev
@@ -33,6 +35,15 @@ def regular(path: str | os.PathLike[str], flags: int) -> int:
 def no_link(path: str | os.PathLike[str], flags: int) -> int:
     """As regular(), and `path` itself must not be a symbolic link."""
     return regular(path, flags | os.O_NOFOLLOW)
+
+
+@contextmanager
+def closed_at_end(descriptor: int) -> Iterator[int]:
+    """Close `descriptor` when the block ends."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def is_regular(path: str | os.PathLike[str]) -> bool:

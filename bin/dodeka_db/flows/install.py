@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from dodeka_db import places, settings
+from dodeka_db import places, safe_open, settings
 from dodeka_db.errors import SetupError
 from dodeka_db.host import installed, programs
 from dodeka_db.host.installed import LOGROTATE, ONE_USER, OWN, OWN_HOME, OWN_USER, POLKIT, SUDOERS, WEB_USER
@@ -342,10 +342,8 @@ def _opened(
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
         raise SetupError(f"{path} cannot be opened: {error.strerror}", "a link, perhaps: ls -l") from error
-    try:
+    with safe_open.closed_at_end(descriptor):
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str, ...] = ()) -> None:

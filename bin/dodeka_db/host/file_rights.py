@@ -4,8 +4,8 @@ import os
 import pwd
 import stat
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from errno import ENOTSUP
 from pathlib import Path
@@ -134,14 +134,9 @@ def for_new_file(folder: Path) -> Rights:
     return Rights(status.st_uid, status.st_gid, _of_mode(mode), {})
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: Path) -> AbstractContextManager[int]:
     # a descriptor is one file, whatever takes its path meanwhile
-    file = safe_open.no_link(path, os.O_RDONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)
+    return safe_open.closed_at_end(safe_open.no_link(path, os.O_RDONLY))
 
 
 def _of_mode(mode: int) -> dict[Entry, int]:

@@ -47,7 +47,7 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
         descriptor = safe_open.no_link(file, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise SetupError(f"lock {file} cannot be opened: {error.strerror}", "check who owns it") from error
-    try:
+    with safe_open.closed_at_end(descriptor):
         _wait(
             descriptor, file, wait_s, lambda: os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
         )
@@ -58,8 +58,6 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{doing}, process {os.getpid()}, since {since}\n".encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -75,11 +73,9 @@ def beside(live: Path, wait_s: int) -> Iterator[None]:
         return
     except OSError as error:
         raise DatabaseError(f"folder {live.parent} cannot be read: {error.strerror}", WHO) from error
-    try:
+    with safe_open.closed_at_end(descriptor):
         _wait(descriptor, live.parent, wait_s, lambda: _holder_of(descriptor))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _wait(descriptor: int, path: Path, wait_s: int, who: Callable[[], str]) -> None:

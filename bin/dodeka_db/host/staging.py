@@ -103,12 +103,10 @@ def _opened(repository: RepositorySettings) -> Iterator[int]:
     except OSError as error:
         why = "it is a symbolic link" if place.is_symlink() else error.strerror
         raise SetupError(f"{place} is not a folder of these backups: {why}", _ELSEWHERE) from error
-    try:
+    with safe_open.closed_at_end(staging):
         if problem := _not_ours(repository, staging):
             raise SetupError(f"{place} is not a folder of these backups: {problem}", _ELSEWHERE)
         yield staging
-    finally:
-        os.close(staging)
 
 
 def _not_ours(repository: RepositorySettings, staging: int) -> str:
