@@ -16,7 +16,9 @@ from waiting import wait_for
 
 def shell(site, command: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """`command` in a shell, where SCRIPT-NAME stands for the path of the script."""
-    command = re.sub(r"[A-Z]+(-[A-Z]+)*", lambda match: f"{ROOT}/bin/dodeka-db-{match[0].lower()}.py", command)
+    command = re.sub(
+        r"[A-Z]+(-[A-Z]+)*", lambda match: f"{ROOT}/bin/dodeka-db-{match[0].lower()}.py", command
+    )
     environ = {**site.environ, **variables}
     return subprocess.run(["sh", "-c", command], env=environ, capture_output=True, timeout=60)
 

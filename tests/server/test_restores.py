@@ -1104,6 +1104,12 @@ class TestInstall:
         make(server, "install")
         assert server.run("crontab", "-l").stdout == before + shipped + after
 
+    def test_another_user_gets_none_of_the_jobs(self, server):
+        done = server.run(str(PROJECT / "bin/dodeka-install.py"), user="daemon", check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
+        assert "this would give daemon the jobs of backend; run this as backend" in done.stderr
+        assert server.run("crontab", "-u", "daemon", "-l", user="root", check=False).stdout == ""
+
     def test_uninstall_takes_its_own_lines_and_no_others(self, server):
         other = "0 4 * * * /usr/bin/true # mine"
         server.run("crontab", "-", stdin=(ROOT / "deploy/dodeka_crontab").read_text() + other + "\n")

@@ -34,6 +34,9 @@ def one_user() -> None:
             f"{settings.ROOT} is root's, and gives the backups a user of their own",
             f"an administrator types: sudo make -C {settings.ROOT} install",
         )
+    user = places.user_name(os.geteuid())
+    if user != WEB_USER:
+        raise SetupError(f"this would give {user} the jobs of {WEB_USER}", f"run this as {WEB_USER}")
     if not ONE_USER.root.is_dir() or ONE_USER.root.resolve() != settings.ROOT:
         raise SetupError(
             f"this is {settings.ROOT}, but the crontab runs the scripts in {ONE_USER.root}",
@@ -49,9 +52,10 @@ def one_user() -> None:
             ONE_USER.log_folder.chmod(0o755)
         except OSError as error:
             raise SetupError(
-                f"{ONE_USER.log_folder} cannot be made: {error.strerror}", "run this as backend"
+                f"{ONE_USER.log_folder} cannot be made: {error.strerror}",
+                f"check {ONE_USER.log_folder.parent}",
             ) from error
-    _set_jobs(places.user_name(os.geteuid()), ONE_USER.crontab)
+    _set_jobs(user, ONE_USER.crontab)
     if installed.logrotate_is_installed():
         log.info("logrotate %s: unchanged", LOGROTATE)
     else:
@@ -280,7 +284,7 @@ def _hand_over_passwords(loaded: Settings, own: pwd.struct_passwd) -> None:
                     _write(
                         "password",
                         installed.CREDENTIALS / name,
-                        os.read(opened, 4096).decode(errors="replace"),
+                        os.read(opened, 4096).decode(errors="surrogateescape"),
                         0o600,
                     )
 
@@ -350,7 +354,7 @@ def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str
     """A file of root's, by a rename; the command `check`, with its name behind, must find nothing wrong with it."""
     if (
         path.exists()
-        and path.read_text(errors="replace") == text
+        and path.read_text(errors="surrogateescape") == text
         and stat.S_IMODE(path.stat().st_mode) == mode
     ):
         log.info("%s %s: unchanged", what, path)
@@ -358,8 +362,10 @@ def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str
     log.info("%s: write %s", what, path)
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True)
-        path.parent.chmod(0o755)  # whatever the umask says
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        path.parent.chmod(0o755 if mode & 0o004 else 0o700)  # whatever the umask says
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, errors="surrogateescape"
+    ) as file:
         try:
             file.write(text)
             file.flush()
