@@ -38,7 +38,7 @@ from dodeka_db.sqlite.row_counts import row_counts
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 LONGEST_S = 30
-MOST_KB = 700_000
+MAX_KB = 700_000
 hypothesis_settings.register_profile(
     "ours", max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck)
 )
@@ -55,7 +55,7 @@ def bounded(*failures: type[BackupError]) -> Iterator[None]:
         assert errors.as_line(error).isprintable()
     finally:
         faulthandler.cancel_dump_traceback_later()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MOST_KB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MAX_KB
 
 
 @pytest.fixture(scope="module")

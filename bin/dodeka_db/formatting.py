@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from dodeka_db.errors import plain
 
 # of a name or a path in a table
-MOST_LETTERS = 1000
+MAX_CHARACTERS = 1000
 
 
 def size(count: int) -> str:
@@ -55,4 +55,4 @@ def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
 
 def cell(text: str) -> str:
     """`text`, perhaps a name out of a database, as it may stand in a table: printable, and not too long."""
-    return plain(text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}...")
+    return plain(text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}...")

@@ -9,7 +9,7 @@ from pathlib import Path
 from dodeka_db import safe_open
 from dodeka_db.errors import SetupError
 
-_MOST_BYTES = 1_000_000
+_MAX_BYTES = 1_000_000
 # what a shell takes as it stands, between or without quotes, at the beginning of a line that does nothing but set one
 # variable (https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_02)
 _PIECE = re.compile(r"""'[^']*'|"(?:\\.|[^"\\$`])*"|\\.|[^ \t'"\\$`;&|<>(){]""")
@@ -29,9 +29,9 @@ def read(file: Path, home: Path) -> dict[str, str]:
     try:
         with open(file, "rb", opener=safe_open.regular) as opened:
             mode = os.fstat(opened.fileno()).st_mode
-            content = opened.read(_MOST_BYTES + 1)
-            if len(content) > _MOST_BYTES:
-                raise OSError(errno.EFBIG, f"it is longer than {_MOST_BYTES} bytes")
+            content = opened.read(_MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise OSError(errno.EFBIG, f"it is longer than {_MAX_BYTES} bytes")
             text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"

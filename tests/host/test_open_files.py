@@ -17,13 +17,13 @@ def file(tmp_path):
 
 
 def test_nobody(file, tmp_path):
-    assert open_files.that_have_open(file) == []
-    assert open_files.that_have_open(tmp_path / "none") == []
+    assert open_files.processes_with(file) == []
+    assert open_files.processes_with(tmp_path / "none") == []
 
 
 def test_we_ourselves_do_not_count(file):
     with open(file):
-        assert open_files.that_have_open(file) == []
+        assert open_files.processes_with(file) == []
 
 
 def test_another_process_that_has_it_by_another_name(file, tmp_path):
@@ -33,10 +33,10 @@ def test_another_process_that_has_it_by_another_name(file, tmp_path):
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
-        (holder,) = open_files.that_have_open(file)
+        (holder,) = open_files.processes_with(file)
         assert holder.endswith(f" (process {other.pid})") and holder.startswith("python")
         other.communicate(b"\n")
-    assert open_files.that_have_open(file) == []
+    assert open_files.processes_with(file) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
@@ -45,7 +45,7 @@ def test_a_process_of_another_user_that_has_read_nothing(file):
     os.chown(file, 1234, 1234)
     os.chmod(file.parent, 0o755)
     look = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from dodeka_db.host import open_files;"
-    look += "print(open_files.that_have_open(Path(sys.argv[2])))"
+    look += "print(open_files.processes_with(Path(sys.argv[2])))"
 
     def seen_by_its_owner() -> str:
         # descriptors for the folders, whose own paths may be closed to others

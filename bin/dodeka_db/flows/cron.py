@@ -61,10 +61,10 @@ def run(settings: Settings, environment: Environment) -> Done:
                 )
             else:
                 log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
-                removed += _behind(
+                removed += _after_snapshot(
                     taken, "the retention", "applied", lambda: retention.apply(repository, environment)
                 )
-            _behind(
+            _after_snapshot(
                 taken,
                 "the count of the stored bytes",
                 "done",
@@ -105,7 +105,7 @@ def _store(settings: Settings, repository: Repository, environment: Environment)
         raise RepositoryFullError(message, "see BACKUP.md, 'The volume is full'") from full
 
 
-def _behind(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:
+def _after_snapshot(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:
     """Do `work`, called `what`, behind a snapshot that is safe: a failure says so, or that it was not `done`."""
     try:
         return work()

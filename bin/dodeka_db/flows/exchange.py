@@ -59,7 +59,7 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
     outcome = None
     try:
         with shielded():  # signals wait, but where interruptible() lets them in
-            service.find()
+            service.remember_state()
             answered = service.answers(target.health_url)
             kept, began = _exchange(settings, service, change, Path(staged.name))
             staged.close()  # or we ourselves would have the live database open
@@ -73,7 +73,7 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
         raise
     if outcome.error:
         raise type(outcome.error)(_joined(outcome.said, where), outcome.error.hint)
-    if outcome.kept and kept_files.is_damaged(outcome.kept):
+    if outcome.kept and kept_files.has_damaged_name(outcome.kept):
         log.warning("%s", where)
     log.info("done: %s", outcome.done)
 
@@ -136,7 +136,7 @@ def _start(
                 log.info("started %s, after %.1f s; watching it", service.unit, time.monotonic() - began)
             service.watch(settings.start_wait_s, target.health_url)
     except Interrupted:
-        service.is_not_watched()
+        service.accept_unwatched()
         raise
     except ServiceNotAnsweringError as error:
         failure, why = error, "" if answered else "; it did not before either, so the new database stays"
@@ -154,7 +154,7 @@ def _start(
         )
     if old is None:
         why = "; there was no database before, so the new one stays"
-    elif kept_files.is_damaged(old):
+    elif kept_files.has_damaged_name(old):
         why = "; the old database was damaged, so the new one stays"
     elif not why:
         return _put_back(settings, service, target, outcome, old, failure)
@@ -166,12 +166,12 @@ def _part(service: Service, live: Path, replaced: Path) -> list[str]:
 
     Something else may have started the unit between its stop and the rename: then it runs on that file.
     """
-    holders = open_files.that_have_open(replaced)
+    holders = open_files.processes_with(replaced)
     if not holders:
         return []
     swap.part(live, replaced)
     service.stop()
-    left = open_files.that_have_open(replaced)
+    left = open_files.processes_with(replaced)
     service.start()
     if left != holders:
         log.warning(
@@ -240,7 +240,7 @@ def _save(settings: Settings, target: Environment, outcome: _Outcome) -> str:
     """Make a snapshot of the database that is not in place; where that is now. Raises BackupError if it could not be saved."""
     if isinstance(outcome.error, DatabaseInUseError):
         return _where(settings, target, outcome)  # it is still being written to
-    if outcome.kept and not kept_files.is_damaged(outcome.kept):
+    if outcome.kept and not kept_files.has_damaged_name(outcome.kept):
         log.info("saving %s", outcome.kept_shown)
     try:
         became = leftovers.store_kept(settings, target)
@@ -265,7 +265,7 @@ def _where(settings: Settings, target: Environment, outcome: _Outcome) -> str:
         return ""
     if not kept.exists():
         return f"{outcome.kept_shown} is a snapshot tagged {PRE_RESTORE}"
-    if kept_files.is_damaged(kept):
+    if kept_files.has_damaged_name(kept):
         return f"{outcome.kept_shown} is damaged, and kept as it was: {kept}"
     return f"{outcome.kept_shown} is kept as {kept}; to put it back: {settings.main.make(f'undo ENV={target.name}')}"
 

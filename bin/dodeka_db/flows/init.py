@@ -74,7 +74,7 @@ def _confirm_new(settings: Settings, chosen: RepositorySettings, confirm: Confir
     """Ask before a first repository is made where it looks as if there was one."""
     doubts = []
     databases = [environment.live for environment in settings.environments]
-    if chosen.folder and not disks.is_of_its_own(chosen.folder, databases):
+    if chosen.folder and not disks.is_on_own_volume(chosen.folder, databases):
         doubts.append(
             f"No volume is mounted there: {chosen.shown} would be on the disk of the system or of the databases."
         )

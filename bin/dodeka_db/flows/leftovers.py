@@ -67,7 +67,7 @@ def fail_if_down(down: Down, done: str = "") -> None:
 
 def _clean_up_files(live: Path, unit: Service) -> None:
     staging.remove_left_beside(live)
-    if any(open_files.that_have_open(kept) for kept in kept_files.kept_beside(live)) and unit.is_marked:
+    if any(open_files.processes_with(kept) for kept in kept_files.kept_beside(live)) and unit.is_marked:
         unit.stop()  # it was started before the rename, and runs on the replaced database
     if swap.remove_stale_link(live) or unit.is_marked:
         settle(live)
@@ -100,7 +100,7 @@ def _bring_up(settings: Settings, environment: Environment, unit: Service) -> Se
     """Start and watch a unit that a killed restore left stopped; why it is down, if it does not come up."""
     what = f"a restore left {unit.unit} stopped"
     try:
-        if not unit.was_left_stopped():
+        if not unit.needs_start():
             return None
         if not environment.live.exists():
             return ServiceError(

@@ -26,7 +26,7 @@ def drill(main: RepositorySettings, environment: Environment) -> Look:
     overdue = schedule.WEEKLY_OVERDUE if scheduled else None
     look = _job(record, "drill", "drill", overdue, main.make(f"verify ENV={environment.name}"))
     if snapshot := record.details.get("snapshot"):
-        look = look.but(f" (snapshot {snapshot})")
+        look = look.with_text(f" (snapshot {snapshot})")
     if look.state is State.WELL and (defects := record.details.get("defects")):
         fix = "see BACKUP.md, 'The database has defects'"
         return bad(f"{look.text}; its database has defects: {defects}", fix, **look.figures)
@@ -37,7 +37,7 @@ def repository_check(main: RepositorySettings) -> Look:
     record = job_records.read(main.state, check.JOB)
     look = _job(record, "check", "check", schedule.WEEKLY_OVERDUE, main.make("check"))
     since = check.all_read_since(main.state)
-    return look.but(
+    return look.with_text(
         f"; all data was read within {age(since)}" if since else "; not all data has been read yet"
     )
 
@@ -53,15 +53,17 @@ def offsite_copy(settings: Settings) -> Look:
     record = offsite.last(settings)
     look = _job(record, "offsite", "copy", schedule.OFFSITE_OVERDUE, main.make("offsite"))
     if holder := run_lock.holder(second.state):
-        look = look.but(f"; {holder.doing} is at work (process {holder.process}), for {age(holder.since)}")
+        look = look.with_text(
+            f"; {holder.doing} is at work (process {holder.process}), for {age(holder.since)}"
+        )
         if now() - holder.since > schedule.OFFSITE_OVERDUE:
             return bad(look.text, f"see its output; if it stands still: kill {holder.process}")
     if record.passed and "is_removable" in record.details:
         can = "can be removed from here: BACKUP.md, 'Off-site'"
-        look = look.but(
+        look = look.with_text(
             f"; off-site snapshots {can if record.details['is_removable'] else 'cannot be removed from here'}"
         )
-    look = look.but(f" ({second.shown})")
+    look = look.with_text(f" ({second.shown})")
     if main.folder and second.folder and disks.are_on_one_disk(main.folder, second.folder):
         text = f"{look.text}; the off-site repository is on the disk of {main.folder}: one failure takes both"
         return bad(text, look.fix or "a place elsewhere: BACKUP.md, 'Off-site'", **look.figures)

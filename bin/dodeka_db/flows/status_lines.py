@@ -28,7 +28,7 @@ class Look:
     fix: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
 
-    def but(self, text: str) -> "Look":
+    def with_text(self, text: str) -> "Look":
         """This look, with `text` behind the words."""
         return replace(self, text=self.text + text)
 

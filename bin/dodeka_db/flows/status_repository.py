@@ -109,7 +109,7 @@ def snapshots(main: RepositorySettings, environment: Environment, listed: Sequen
         return bad(text, command, **figures)
     # each set of tags is a group of its own for the policy
     groups = Counter(snapshot.tags for snapshot in kept)
-    if max(groups.values()) > retention_policy.MOST_KEPT:
+    if max(groups.values()) > retention_policy.MAX_KEPT:
         return bad(f"{text}: more than the retention keeps", command, **figures)
     return well(text, **figures)
 
@@ -162,7 +162,7 @@ def volume(settings: Settings, folder: Path, rate: float | None) -> Look:
         fix = f"dmesg; if the disk is well: sudo mount -o remount,rw {point}"
         return bad(f"{point} is mounted read-only", fix, **figures)
     if not room.is_enough or figures.get("volume_days_left", FEW_DAYS) < FEW_DAYS:
-        return bad(text, f"{room.remedy} (df -h {point})", **figures)
+        return bad(text, f"{room.hint} (df -h {point})", **figures)
     return well(text, **figures)
 
 
@@ -176,4 +176,4 @@ def growth_of_all(found: Mapping[str, Stored | Exception | None]) -> float | Non
 def _is_mounted(settings: Settings) -> bool:
     databases = [environment.live for environment in settings.environments]
     folder = settings.main.folder
-    return folder is None or disks.is_of_its_own(folder, databases)
+    return folder is None or disks.is_on_own_volume(folder, databases)

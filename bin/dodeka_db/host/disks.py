@@ -20,11 +20,11 @@ RESERVE_BYTES = 1_000_000
 class Room:
     """The free bytes in a folder beside the bytes that a run may need, and the words for a lack of room."""
 
-    lack: str
+    message: str
     folder: Path
     free_bytes: int
     needed_bytes: int
-    remedy: str
+    hint: str
     failure: type[BackupError] = BackupError
 
     @property
@@ -35,9 +35,9 @@ class Room:
         """Raise `failure` unless it is enough."""
         if not self.is_enough:
             raise self.failure(
-                f"{self.lack} in {self.folder}: {self.free_bytes // 1000} kB are free,"
+                f"{self.message} in {self.folder}: {self.free_bytes // 1000} kB are free,"
                 f" {self.needed_bytes // 1000} kB may be needed",
-                f"free some, or {self.remedy}",
+                f"free some, or {self.hint}",
             )
 
 
@@ -59,14 +59,14 @@ def for_export(repository: RepositorySettings, database_bytes: int) -> Room:
 def for_snapshot(repository: Path, file_bytes: int) -> Room:
     """In a local `repository` a snapshot takes its file's size at most, and restic's own small files."""
     needed = file_bytes + SMALL_FILES_BYTES
-    lack, remedy = "no room left for a snapshot", "enlarge the backup volume"
-    return Room(lack, repository, _free(repository), needed, remedy, RepositoryFullError)
+    message, hint = "no room left for a snapshot", "enlarge the backup volume"
+    return Room(message, repository, _free(repository), needed, hint, RepositoryFullError)
 
 
-def for_database(folder: Path, database_bytes: int, remedy: str) -> Room:
+def for_database(folder: Path, database_bytes: int, hint: str) -> Room:
     """A database of that size beside those that are in use in `folder`, which go on growing meanwhile."""
     needed = database_bytes + database_bytes // 10 + RESERVE_BYTES
-    return Room("no room left for the database", folder, _free(folder), needed, remedy)
+    return Room("no room left for the database", folder, _free(folder), needed, hint)
 
 
 def is_read_only(folder: Path) -> bool:
@@ -74,7 +74,7 @@ def is_read_only(folder: Path) -> bool:
     return folder.exists() and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
-def is_of_its_own(repository: Path, databases: list[Path]) -> bool:
+def is_on_own_volume(repository: Path, databases: list[Path]) -> bool:
     """Whether the file system of `repository` is neither the root's nor that of a database."""
     device = _existing(repository).stat().st_dev
     others = [Path("/"), *databases]

@@ -13,7 +13,7 @@ from dodeka_db import safe_open
 UNSEEN = "another process"  # one of another user, whose files we may not look at
 
 
-def that_have_open(file: Path) -> list[str]:
+def processes_with(file: Path) -> list[str]:
     """The other processes that have `file` open, as 'python3 (process 1234)'; UNSEEN if only the kernel knows of them.
 
     The owner of a file is told by the kernel whether anybody has it open, whosever process it is. Who it is /proc shows,

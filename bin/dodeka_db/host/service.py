@@ -126,7 +126,7 @@ class Service:
             int(values.get("ActiveEnterTimestampMonotonic") or 0) / 1e6,
         )
 
-    def find(self) -> None:
+    def remember_state(self) -> None:
         """See how the unit is, for start() to leave it so: one that somebody has stopped stays stopped. Raises ServiceError."""
         if self.managed:
             self._before = self.look()
@@ -194,7 +194,7 @@ class Service:
                 f"{self.unit} does not answer at its health address within {wait_s} s ({answer})", self._hint
             )
 
-    def is_not_watched(self) -> None:
+    def accept_unwatched(self) -> None:
         """There is no time to watch() it: that it is active now has to do."""
         with suppress(BackupError):
             if self.is_marked and self.look().is_active:
@@ -244,7 +244,7 @@ class Service:
         except BackupError as error:
             return f": IT IS PERHAPS DOWN ({error.message}); {how}"
 
-    def was_left_stopped(self) -> bool:
+    def needs_start(self) -> bool:
         """Whether a restore owes the unit a start: it is marked, and nobody has started it since.
 
         If somebody has, the mark goes, also where the unit was stopped again after that, on purpose.

@@ -75,13 +75,13 @@ class IndexDamagedError(RepositoryDamagedError):
     """A file of the repository's index is: no snapshot can be read until it is made anew."""
 
 
-def of_restic(repository: RepositorySettings, verb: str, done: Completed) -> BackupError:
+def failure_of_restic(repository: RepositorySettings, verb: str, done: Completed) -> BackupError:
     """The failure of a restic on `repository` that has ended with `done`."""
     where, said = repository.shown, done.stderr
     failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {short(done.failure)}")
     if done.exit_code < 0:
         return failed
-    if of_cache := _of_our_cache(repository, said):
+    if of_cache := _failure_of_cache(repository, said):
         return of_cache
     if lock := re.search(r"<lock/([0-9a-f]+)>\)?: invalid data returned", said):
         return lock_unreadable(repository, lock[1])
@@ -96,18 +96,18 @@ def of_restic(repository: RepositorySettings, verb: str, done: Completed) -> Bac
             f"the password in {repository.password_file or 'the settings'} does not open repository {where}",
             "put the right password back (BACKUP.md, 'Password')",
         )
-    if repository.folder is None and (failure := _of_server(repository, done)):
+    if repository.folder is None and (failure := _failure_of_server(repository, done)):
         return failure
     if done.exit_code == 10 or "Is there a repository at the following location?" in said:
         return missing(repository)
     if "already contains keys" in said:
         return cut_off(repository)
-    if failure := of_words(repository, said, short(done.failure)):
+    if failure := failure_in_text(repository, said, short(done.failure)):
         return _named(failure, done) if verb == "check" else failure
     return failed
 
 
-def of_snapshot(repository: RepositorySettings, failure: BackupError) -> BackupError:
+def failure_of_snapshot(repository: RepositorySettings, failure: BackupError) -> BackupError:
     """The `failure` of a restic that was to read one snapshot: damage that stands in its way is that snapshot's."""
     if type(failure) is not RepositoryDamagedError:
         return failure
@@ -118,7 +118,7 @@ def of_snapshot(repository: RepositorySettings, failure: BackupError) -> BackupE
     )
 
 
-def of_words(repository: RepositorySettings, said: str, reason: str) -> BackupError | None:
+def failure_in_text(repository: RepositorySettings, said: str, reason: str) -> BackupError | None:
     """The failure of a disk or a repository in the text that restic `said`; `reason` goes into the message. None if unknown."""
     where, folder = repository.shown, repository.folder
     if full := _FULL.search(said):
@@ -145,9 +145,11 @@ def of_words(repository: RepositorySettings, said: str, reason: str) -> BackupEr
     return None
 
 
-def of_attempt(repository: RepositorySettings, line: re.Match[str], reason: str) -> BackupError | None:
+def failure_of_attempt(
+    repository: RepositorySettings, line: re.Match[str], reason: str
+) -> BackupError | None:
     """The failure that no repetition of the attempt in `line`, a match of ATTEMPT, can get past; None where one may."""
-    if of_cache := _of_our_cache(repository, reason):
+    if of_cache := _failure_of_cache(repository, reason):
         return of_cache
     if "bucket does not exist" in reason:  # restic 0.18 and 0.19 go on trying
         return missing(repository)
@@ -158,7 +160,7 @@ def of_attempt(repository: RepositorySettings, line: re.Match[str], reason: str)
     # restic < 0.17 tries for minutes what only a repair can bring back; a lock may have gone meanwhile
     if (line["retrying"] and not line["file"].startswith("<lock/")) or _FULL.search(reason):
         said = f"{line['file']}: {reason}"
-        return of_words(repository, said, short(said))
+        return failure_in_text(repository, said, short(said))
     return None
 
 
@@ -179,7 +181,7 @@ def is_damage(said: str) -> bool:
     return bool(_DAMAGE.search(said))
 
 
-def _of_our_cache(repository: RepositorySettings, said: str) -> SetupError | None:
+def _failure_of_cache(repository: RepositorySettings, said: str) -> SetupError | None:
     """The failure of restic's cache in the text that it `said`, if it is one: no server has a part in that."""
     cache = str(repository.cache)
     reasons = "permission denied|read-only file system|no space left on device|disk quota exceeded|input/output error"
@@ -194,7 +196,7 @@ def _of_our_cache(repository: RepositorySettings, said: str) -> SetupError | Non
     return SetupError(f"restic's cache {cache} cannot be used: {match[1]}", fix)
 
 
-def _of_server(repository: RepositorySettings, done: Completed) -> BackupError | None:
+def _failure_of_server(repository: RepositorySettings, done: Completed) -> BackupError | None:
     last = " ".join(done.stderr.strip().splitlines()[-4:])
     if _REFUSED.search(last):
         return refused(repository, done.failure)

@@ -7,7 +7,7 @@ KEEP = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
 # how long a pre-restore snapshot is kept
 PRE_RESTORE_MONTHS = 6
 # the most that the policy keeps, and what backups by hand may add until the next cron run
-MOST_KEPT = sum(KEEP.values()) + 20
+MAX_KEPT = sum(KEEP.values()) + 20
 
 
 def options() -> list[str]:

@@ -20,7 +20,7 @@ from dodeka_db.errors import (
 from dodeka_db.host import disks, programs
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, server_watch, stale_locks
-from dodeka_db.restic.server_watch import ServerWatch, concerned
+from dodeka_db.restic.server_watch import ServerWatch, repository_in
 from dodeka_db.restic.stale_locks import Lock
 from dodeka_db.streams import Readable
 
@@ -146,13 +146,13 @@ class Restic:
                 if not done.exit_code:
                     return done
                 version(self._repository)  # one that is too old fails for options that it does not know
-                failure = failures.of_restic(
-                    concerned(self._repository, options.get("source"), done.stderr), verb, done
+                failure = failures.failure_of_restic(
+                    repository_in(self._repository, options.get("source"), done.stderr), verb, done
                 )
             except BackupError as error:
                 failure = error
             if verb in _OF_ONE_SNAPSHOT:
-                failure = failures.of_snapshot(self._repository, failure)
+                failure = failures.failure_of_snapshot(self._repository, failure)
             # restoring from a full volume: there is no room for a lock either
             if not reading or unlocked or not isinstance(failure, RepositoryFullError):
                 raise failure

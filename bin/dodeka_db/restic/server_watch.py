@@ -52,12 +52,12 @@ class ServerWatch:
     def unreachable(self, otherwise: str) -> UnreachableError:
         """The failure to raise: with restic's last reason, or `otherwise`."""
         reason = self._reason or otherwise
-        return failures.unreachable(concerned(self._repository, self._source, reason), reason)
+        return failures.unreachable(repository_in(self._repository, self._source, reason), reason)
 
     def _note(self, line: re.Match[str], now: float) -> None:
         reason = self._repository.masked(line["reason"])
-        repository = concerned(self._repository, self._source, reason)
-        if failure := failures.of_attempt(repository, line, reason):
+        repository = repository_in(self._repository, self._source, reason)
+        if failure := failures.failure_of_attempt(repository, line, reason):
             raise failure
         if not line["retrying"]:
             return
@@ -72,7 +72,7 @@ class ServerWatch:
         self._failed_at = now
 
 
-def concerned(
+def repository_in(
     repository: RepositorySettings, source: RepositorySettings | None, text: str
 ) -> RepositorySettings:
     """The repository of the two that an error of restic's is about: the one whose folder or host stands in its `text`.

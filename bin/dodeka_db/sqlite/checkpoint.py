@@ -51,7 +51,7 @@ def checkpoint_and_close(path: Path) -> None:
 
 def refuse_if_open(path: Path) -> None:
     """Raise DatabaseInUseError if a process has the database file `path` open: what that writes would be lost."""
-    if holders := open_files.that_have_open(path):
+    if holders := open_files.processes_with(path):
         hint = (
             f"find it with: sudo fuser -v {path}"
             if open_files.UNSEEN in holders

@@ -20,7 +20,7 @@ from dodeka_db.sqlite.failures import (
     DatabaseInUseError,
     NotWholeError,
     next_step,
-    plain,
+    one_line,
 )
 
 # by the schema alone: pragma_table_list prepares every view
@@ -62,12 +62,12 @@ def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
                     _lock(alone, fcntl.F_UNLCK)
             yield connection
     except sqlite3.Error as error:
-        raise failures.of_sqlite(path, shown, error, is_alone=alone is not None) from error
+        raise failures.failure_of_sqlite(path, shown, error, is_alone=alone is not None) from error
     except UnicodeDecodeError as error:
         # sqlite3's own, where a damaged name stands in a message of SQLite
         raise NotWholeError(f"{shown} is damaged: a name in it is not text", RESTORE) from error
     except MemoryError as error:
-        raise BackupError(f"{shown}: {plain(error)}", "look with: top") from error
+        raise BackupError(f"{shown}: {one_line(error)}", "look with: top") from error
 
 
 def _alone(path: Path, shown: str) -> IO[bytes]:

@@ -13,7 +13,7 @@ from dodeka_db.sqlite.failures import (
     CannotCompactError,
     is_of_the_database,
     name_of,
-    plain,
+    one_line,
 )
 from dodeka_db.sqlite.header import read_header
 
@@ -36,7 +36,7 @@ def export_compacted(source: Path, target: Path) -> None:
                 raise
             target.unlink(missing_ok=True)
             raise CannotCompactError(
-                f"{THIS_SQLITE} cannot compact database {source}: {plain(error)}"
+                f"{THIS_SQLITE} cannot compact database {source}: {one_line(error)}"
             ) from error
 
 

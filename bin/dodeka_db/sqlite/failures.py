@@ -31,8 +31,8 @@ class CannotCompactError(DatabaseError):
     """VACUUM INTO cannot copy this database; its pages can be copied, perhaps."""
 
 
-def of_sqlite(path: Path, shown: str, error: sqlite3.Error, is_alone: bool) -> BackupError:
-    name, said = name_of(error), plain(error)
+def failure_of_sqlite(path: Path, shown: str, error: sqlite3.Error, is_alone: bool) -> BackupError:
+    name, said = name_of(error), one_line(error)
     rolls_nothing_back = is_alone and name == "SQLITE_BUSY" and Path(f"{path}-journal").exists()
     if name == "SQLITE_NOTADB" or said == "unsupported file format":
         return NotWholeError(
@@ -51,7 +51,7 @@ def of_sqlite(path: Path, shown: str, error: sqlite3.Error, is_alone: bool) -> B
     if name == "SQLITE_FULL":
         return BackupError(f"no room left on the disk of {shown}", "free some")
     if name == "SQLITE_IOERR_NOMEM":
-        return BackupError(f"{shown}: {plain(MemoryError())}", "look with: top")
+        return BackupError(f"{shown}: {one_line(MemoryError())}", "look with: top")
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_IOERR")):
         if reason := _why_not_opened(path):
             place = f"{reason.filename}: {reason.strerror}"
@@ -117,7 +117,7 @@ def name_of(error: sqlite3.Error | MemoryError) -> str:
     return getattr(error, "sqlite_errorname", "")
 
 
-def plain(said: object) -> str:
+def one_line(said: object) -> str:
     """SQLite's words in one line that is not too long; for a lack of memory it has none."""
     if isinstance(said, MemoryError):
         return (

@@ -16,12 +16,12 @@ from dodeka_db.sqlite.failures import (
     is_beyond_us,
     is_damage,
     is_of_the_database,
-    plain,
+    one_line,
 )
 from dodeka_db.sqlite.header import read_header, set_journal_mode
 
 # of the lines that SQLite's check would find
-MOST_DEFECTS = 100
+MAX_DEFECTS = 100
 SHOWN_DEFECTS = 3
 
 
@@ -77,7 +77,7 @@ def verify(path: Path, shown: str, quick: bool = False) -> Findings:
             except sqlite3.DatabaseError as error:
                 if not is_damage(error):
                     raise
-                problem = findings.defects_shown or plain(error)
+                problem = findings.defects_shown or one_line(error)
                 raise NotWholeError(f"{shown} is damaged: {problem}", RESTORE) from error
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise NotWholeError(f"{shown} holds no tables", RESTORE)
@@ -94,22 +94,22 @@ def _check(connection: sqlite3.Connection, check: str) -> Findings:
             yield from connection.execute(sql)
         except (sqlite3.DatabaseError, MemoryError) as error:
             if is_beyond_us(error):
-                unchecked.append(plain(error))
+                unchecked.append(one_line(error))
             elif is_damage(error):
-                defects.append(plain(error))
+                defects.append(one_line(error))
             else:
                 raise
 
     # here a schema that cannot be parsed is an error: of half of one the check says what is not so
     connection.execute("PRAGMA writable_schema=OFF")
-    lines = [line for (line,) in rows(f"PRAGMA {check}({MOST_DEFECTS})")]
+    lines = [line for (line,) in rows(f"PRAGMA {check}({MAX_DEFECTS})")]
     if unchecked:  # for the sake of one table, or of its CHECKs
         connection.execute("PRAGMA ignore_check_constraints=ON")
         for (name,) in list(rows(TABLES)):
             lines += [line for (line,) in rows(f"PRAGMA {check}({quoted(name)})")]
     for child, _row, parent, _key in rows("PRAGMA foreign_key_check"):
-        orphans[plain(child), plain(parent)] += 1
-    found = (plain(line) for several in lines for line in several.splitlines())
+        orphans[one_line(child), one_line(parent)] += 1
+    found = (one_line(line) for several in lines for line in several.splitlines())
     defects += [line for line in found if line != "ok" and not line.startswith("*** in database")]
     return Findings(orphans, tuple(dict.fromkeys(defects)), ", ".join(dict.fromkeys(unchecked)))
 

@@ -41,7 +41,7 @@ def set_aside(kept: Path, journals_of: Path) -> Path:
     return aside
 
 
-def is_damaged(path: Path) -> bool:
+def has_damaged_name(path: Path) -> bool:
     """Whether that is the name of a damaged database."""
     return f".{DAMAGED}-" in path.name
 

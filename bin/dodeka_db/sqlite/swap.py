@@ -131,7 +131,7 @@ def part(live: Path, replaced: Path) -> None:
     them open. Where nobody has the new one open, any journal there is of the replaced one. Raises OSError.
     """
     journals.unlink(live, replaced)
-    if journals.exist(live) and not open_files.that_have_open(live):
+    if journals.exist(live) and not open_files.processes_with(live):
         journals.move(live, replaced)
 
 

@@ -29,7 +29,7 @@ FINGERPRINT_BYTES = 256
 # A skippable frame (RFC 8878, section 3.1.2). restic cuts a chunk, if it has 512 KiB by then, behind 64 zeros:
 # so chunks end where frames end, soon after those 512 KiB, and fewer of them change.
 BOUNDARY = b"\x50\x2a\x4d\x18" + (64).to_bytes(4, "little") + bytes(64)
-MOST_THREADS = 8  # each has some frames in memory
+MAX_THREADS = 8  # each has some frames in memory
 # a run of zeros decompresses 30,000 times larger: small pieces in, so that memory stays small
 PIECE_BYTES = 1024
 # what every decoder should support (RFC 8878, section 3.1.1.1.2), and more than any export of ours or zstd's own levels needs
@@ -42,7 +42,7 @@ def compress(source: BinaryIO, target: BinaryIO, page_bytes: int) -> None:
     On all cores, while it is being read. The first frame holds FIRST_FRAME_BYTES, the others from a quarter
     to four times FRAME_BYTES, the last one what is left.
     """
-    threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
     with ThreadPoolExecutor(threads) as pool:
         for number, frame in enumerate(_compressed(_cut(source, page_bytes), pool, 2 * threads)):
             if number:
