@@ -94,7 +94,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 @test "something else called restic (a fake)" {
     restic_is "hello"
     script backup production
-    fails_with 6 "does not say its version"
+    fails_with 6 "prints no version"
 }
 
 @test "repository missing: none is made" {
@@ -171,7 +171,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 @test "what an init that was cut off has left" {
     rm "$SITE/restic/config"
     script init
-    fails_with 6 "repository $SITE/restic has keys, but no config: an init was cut off, or that file is lost"
+    fails_with 6 "repository $SITE/restic has keys, but its file config is missing: an init was interrupted, or the file was lost"
     [ "$(find "$SITE/restic/keys" -type f | wc -l)" -eq 1 ]
 }
 
@@ -180,7 +180,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     before=$(state_of_everything)
     for id in -1 --help --password-command=touch\ "$SITE/executed" "x y" "" abc ../etc; do
         script restore production --snapshot="$id" --yes
-        fails_with 4 "is not a snapshot ID"
+        fails_with 4 "is neither a snapshot ID"
     done
     [ ! -e "$SITE/executed" ]
     script restore production --snapshot 0000ffff --yes

@@ -102,7 +102,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 2 ]
     mk restore ENV=production SNAPSHOT='--password-command=touch '"$SITE/executed" YES=1
     [ "$status" -eq 2 ]
-    [[ $stderr == *"is not a snapshot ID"* ]]
+    [[ $stderr == *"is neither a snapshot ID"* ]]
     [ ! -e "$SITE/executed" ]
 }
 

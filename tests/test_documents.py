@@ -123,7 +123,7 @@ def is_of(message: str, text: str) -> bool:
 
 
 # what stands inside another message only, behind "does not read back, and nothing was removed: "
-REASONS = {"it is not what was stored", "it is longer than what was stored"}
+REASONS = {"the content differs from the stored file", "the content is longer than the stored file"}
 
 
 def test_the_table_of_the_messages_and_the_code_are_the_same():

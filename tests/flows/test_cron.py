@@ -237,7 +237,7 @@ class TestTheRepositorysLocks:
                     break
         assert run.communicate()[1] == ""
         assert run.returncode == 0
-        assert "removing it if it is stale, else waiting for it" in line
+        assert "removing the lock if it is stale, otherwise waiting" in line
 
     def test_a_live_lock_that_stays_fails_the_run_and_is_left_alone(self, site):
         with live_lock(site) as restic:
@@ -368,7 +368,10 @@ class TestNothingIsRemovedOnFaith:
         run_first(fake, '[ "$1" = dump ] && exec echo other')
         done = site.run("cron", "production", RESTIC=str(fake))
         assert done.returncode == 8
-        assert "does not read back, and nothing was removed: it is not what was stored" in done.stderr
+        assert (
+            "does not read back, and nothing was removed: the content differs from the stored file"
+            in done.stderr
+        )
 
     def test_a_snapshot_from_the_future_is_warned_of_and_removes_nothing(self, crowded):
         tags = "db,db_sqlite,db_dodeka,env_production"
@@ -403,7 +406,7 @@ class TestARunDidAllItShouldOrFailed:
         assert done.returncode == 1
         assert re.search(
             rf"no room left for the export in {small_disk}/state: \d+ kB are free, \d{{4}} kB may be needed;"
-            " free some, or set DODEKA_STATE to another disk",
+            " free some space, or set DODEKA_STATE to another disk",
             done.stderr,
         )
         assert "exporting" not in done.stdout
@@ -420,7 +423,7 @@ class TestARunDidAllItShouldOrFailed:
             done = site.run(script, "production", **state)
             assert done.returncode == 1
             assert f"no room left for the export in {small_disk}/state: 0 kB are free" in done.stderr
-            assert "free some, or set DODEKA_STATE to another disk" in done.stderr
+            assert "free some space, or set DODEKA_STATE to another disk" in done.stderr
         done = site.run("verify", "production", **state)
         assert f"{small_disk}/state" in done.stderr and "a file:" not in done.stderr
         assert "DODEKA_STATE" in done.stderr

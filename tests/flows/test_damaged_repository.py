@@ -330,11 +330,11 @@ class TestAnswersThatMakeNoSense:
         words = [script, *(["production"] if script in ("backup", "cron", "verify") else [])]
         done = site.run(*words, RESTIC="/bin/true")
         if script == "status":
-            assert done.returncode == 1 and "/bin/true does not say its version" in done.stdout
+            assert done.returncode == 1 and "/bin/true prints no version" in done.stdout
             return
         assert done.returncode == (0 if script == "check" else 6), done
         if script != "check":
-            assert done.stderr.strip().endswith("/bin/true does not say its version; check RESTIC")
+            assert done.stderr.strip().endswith("/bin/true prints no version; check the setting RESTIC")
 
     @pytest.mark.parametrize(
         "answer",
@@ -363,8 +363,8 @@ class TestAnswersThatMakeNoSense:
         assert done.returncode == 1, done
         assert len(done.stderr.splitlines()) == 1
         version = ".".join(map(str, VERSION))
-        assert f"error: restic {version} gave an answer that makes no sense: '{answer}" in done.stderr
-        assert done.stderr.endswith("'; check RESTIC\n")
+        assert f"error: restic {version} gave an unexpected answer: '{answer}" in done.stderr
+        assert done.stderr.endswith("'; check the setting RESTIC\n")
 
 
 def lock(process: int, host: str = "", minutes: int = 0) -> Lock:
@@ -434,7 +434,7 @@ def test_a_lock_that_cannot_be_read_is_named(site, content):
     if content and VERSION >= (0, 17):
         assert done.returncode == 11
         assert f"lock ababababab of repository {site.repository} cannot be read" in done.stderr
-        assert f"when no restic is at work there: rm {bad}" in done.stderr
+        assert f"when no restic uses that repository: rm {bad}" in done.stderr
     else:
         assert done.returncode == 0
     subprocess.run(

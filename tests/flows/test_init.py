@@ -43,7 +43,7 @@ def test_the_volume_is_not_mounted(server, password, ran):
     as_root(server, "umount /mnt/backup")
 
     failed = server.run(CRON, "demo", check=False)
-    assert "is the backup volume mounted? (a first one: make init)" in failed.stderr
+    assert "is the backup volume mounted? (to create the first repository: make init)" in failed.stderr
     for preparation in ("true", "chown backend: /mnt/backup"):
         as_root(server, preparation)
         for answer, words in (

@@ -79,7 +79,7 @@ def test_a_first_repository_is_made(site, tmp_path):
         try:
             none = site.run("backup", "demo", **server.variables)
             assert none.returncode == 10
-            assert "is its address right? (a first one: make init)" in none.stderr
+            assert "is its address right? (to create the first repository: make init)" in none.stderr
             assert ": made" in site.ok("init", **server.variables)
             site.ok("backup", "demo", **server.variables)
         finally:
@@ -95,7 +95,7 @@ def test_a_wrong_credential(site, remote):
         assert len(done.stderr.splitlines()) == 1
         if done.returncode == 69:  # restic may end before it has read what ssh says
             assert "unable to start the sftp session" in done.stderr
-            assert "does its ssh work by hand?" in done.stderr
+            assert "check that ssh to it works by hand" in done.stderr
         else:
             assert done.returncode == 77
             assert "refuses access: " in done.stderr
@@ -103,7 +103,7 @@ def test_a_wrong_credential(site, remote):
         assert time.monotonic() - started < server_watch.LOOK_S
         assert remote.secret not in done.stdout + done.stderr
     record = (site.state / "records" / "cron-production.json").read_text()
-    assert "refuses access" in record or "does its ssh work" in record
+    assert "refuses access" in record or "check that ssh to it works" in record
     assert remote.secret not in record
 
 
@@ -132,7 +132,7 @@ def test_a_certificate_that_nobody_vouches_for(site, tmp_path):
             started = time.monotonic()
             done = site.run(*words, **variables)
             assert (done.returncode, len(done.stderr.splitlines())) == (69, 1)
-            assert "x509" in done.stderr and "is its certificate right, and the clock" in done.stderr
+            assert "x509" in done.stderr and "check its certificate and the clock" in done.stderr
             assert "network up" not in done.stderr
             assert time.monotonic() - started < 20
         trusted = {**variables, "SSL_CERT_FILE": str(tmp_path / "certificate")}  # as the message says
@@ -382,5 +382,5 @@ class TestOurOwnCache:
             return
         assert done.returncode == 6
         assert (
-            f"restic's cache {cache} cannot be used: no space left on device; look at its disk" in done.stderr
+            f"restic's cache {cache} cannot be used: no space left on device; check its disk" in done.stderr
         )

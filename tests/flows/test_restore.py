@@ -950,7 +950,7 @@ while True:
         assert time.monotonic() - began < 30
         assert (
             "cannot write " in said
-            and "No space left on device; free some room, or " in said
+            and "No space left on device; free some space, or " in said
             and "nothing was changed" in said
         )
 

@@ -155,7 +155,7 @@ class TestVerify:
         done = site.run("verify", "production", DODEKA_STATE=str(small_disk / "state"))
         assert done.returncode == 1
         assert re.search(
-            r"error: no room left for the database in .*; free some, or set DODEKA_STATE", done.stderr
+            r"error: no room left for the database in .*; free some space, or set DODEKA_STATE", done.stderr
         )
 
     def test_a_snapshot_in_a_damaged_pack(self, site):

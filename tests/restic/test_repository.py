@@ -41,7 +41,7 @@ class TestResolve:
         "wanted", ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~1", "a" * 65]
     )
     def test_malformed(self, wanted):
-        with pytest.raises(SnapshotError, match="is not a snapshot ID"):
+        with pytest.raises(SnapshotError, match="is neither a snapshot ID"):
             resolve(HERE.main, self.ALL, "production", wanted)
 
     def test_ambiguous(self):

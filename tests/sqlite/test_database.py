@@ -427,7 +427,7 @@ class TestReasons:
         with suppress(OSError), open(small_disk / "rest", "wb", buffering=0) as rest:
             while rest.write(bytes(4096)):
                 pass
-        with pytest.raises(DatabaseError, match="No space left on device; free some room there"):
+        with pytest.raises(DatabaseError, match="No space left on device; free some space there"):
             export(small_disk / "db.sqlite", target)
 
     @pytest.mark.parametrize("call", ["openat", "read", "pread64"])
@@ -438,7 +438,7 @@ class TestReasons:
         assert re.match(
             f"database {db} cannot be read: (Input/output error|disk I/O error .SQLITE_IOERR)", said
         )
-        assert said.endswith("; look at its disk: sudo dmesg\n")
+        assert said.endswith("; check its disk: sudo dmesg\n")
 
     def test_a_disk_that_fails_under_the_export(self, db):
         said = self.said(db, "-einject=pwrite64:error=EIO", "-P", f"{db}.export")

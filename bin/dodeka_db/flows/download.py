@@ -57,7 +57,7 @@ class Incoming:
         except OSError as error:
             self._file.truncate(0)
             raise BackupError(
-                f"cannot write {self._path}: {error.strerror}", f"free some room, or {self._remedy}"
+                f"cannot write {self._path}: {error.strerror}", f"free some space, or {self._remedy}"
             ) from error
 
     def _read_header(self) -> None:

@@ -49,7 +49,7 @@ def password(settings: Settings) -> Look:
             return bad(error.message, error.hint)
         if not _is_mounted(settings):
             return bad(error.message, f"sudo mount {file.parent}")
-        fix = f"put {file} back (BACKUP.md, 'Password'; a first one: {main.make('init')})"
+        fix = f"put {file} back (BACKUP.md, 'Password'; to create the first repository: {main.make('init')})"
         return bad(error.message, fix)
     return well(f"{file}, for its owner alone")
 
@@ -64,7 +64,7 @@ def opened(
     if isinstance(listed, RepositoryMissingError):
         if main.folder and not _is_mounted(settings):
             return bad(listed.message, f"sudo mount {main.folder.parent}")
-        return bad(listed.message, f"bring it back (a first one: {main.make('init')})")
+        return bad(listed.message, f"bring it back (to create the first repository: {main.make('init')})")
     if isinstance(listed, WrongPasswordError):
         return bad(listed.message, "put the right password back (BACKUP.md, 'Password')")
     if isinstance(listed, BackupError):
@@ -159,7 +159,7 @@ def volume(settings: Settings, folder: Path, rate: float | None) -> Look:
         )
         return bad(text, f"sudo mount {folder.parent}", **figures)
     if disks.is_read_only(folder):
-        fix = f"dmesg; if the disk is well: sudo mount -o remount,rw {point}"
+        fix = f"dmesg; if the disk is healthy: sudo mount -o remount,rw {point}"
         return bad(f"{point} is mounted read-only", fix, **figures)
     if not room.is_enough or figures.get("volume_days_left", FEW_DAYS) < FEW_DAYS:
         return bad(text, f"{room.hint} (df -h {point})", **figures)

@@ -54,7 +54,7 @@ def state_folder(settings: Settings) -> Look:
     room = disks.for_export(settings.main, largest_bytes(settings.environments))
     text = f"{room.folder}, {size(room.free_bytes)} free, a backup may need {size(room.needed_bytes)}"
     if not room.is_enough:
-        fix = f"free some (df -h {room.folder}), or {room.hint}"
+        fix = f"free some space (df -h {room.folder}), or {room.hint}"
         return bad(text, fix, state_free_bytes=room.free_bytes)
     return well(text, state_free_bytes=room.free_bytes)
 

@@ -117,7 +117,7 @@ def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
             raise no_process("the compression of the export") from error
         except OSError as error:
             raise BackupError(
-                f"{error.filename or compressed}: {error.strerror}", "free some room, or set DODEKA_STATE"
+                f"{error.filename or compressed}: {error.strerror}", "free some space, or set DODEKA_STATE"
             ) from error
         return compressed, checking.result()
 

@@ -37,7 +37,7 @@ class Room:
             raise self.failure(
                 f"{self.message} in {self.folder}: {self.free_bytes // 1000} kB are free,"
                 f" {self.needed_bytes // 1000} kB may be needed",
-                f"free some, or {self.hint}",
+                f"free some space, or {self.hint}",
             )
 
 

@@ -43,7 +43,8 @@ def check(repository: RepositorySettings) -> None:
         is_there = repository.folder and not repository.is_offsite
         mounted = "is the backup volume mounted?" if is_there else "put it back"
         raise SetupError(
-            f"password file {file} is missing", f"{mounted} (a first one: {repository.make('init')})"
+            f"password file {file} is missing",
+            f"{mounted} (to create the first repository: {repository.make('init')})",
         ) from error
     except OSError as error:
         raise SetupError(

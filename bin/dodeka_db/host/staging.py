@@ -85,7 +85,7 @@ def folder(repository: RepositorySettings) -> Iterator[Path]:
             except OSError as error:
                 raise SetupError(
                     f"no folder can be made in {repository.staging}: {error.strerror}",
-                    "free some room, or set DODEKA_STATE",
+                    "free some space, or set DODEKA_STATE",
                 ) from error
             yield Path(made)
         finally:

@@ -1,7 +1,7 @@
 """restic's failures as ours, by its exit codes and its texts. The one place that knows these.
 
-restic has exit codes of its own from 0.17 on (https://restic.readthedocs.io/en/stable/075_scripting.html); what 0.14 to
-0.16 failed for, and what a disk or a server refuses any version, it says in words alone.
+restic has exit codes of its own from 0.17 on (https://restic.readthedocs.io/en/stable/075_scripting.html). For 0.14 to
+0.16, and in any version for failures of a disk or a server, only its text says what failed.
 """
 
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger("dodeka_db")
 
 DAMAGED = "BACKUP.md, 'Damaged'"
 _SEE_DAMAGED = f"see {DAMAGED}"
-# one line of what restic says while it tries an operation: `Load(<data/5f38800ed2>, 0, 0) failed: open …`
+# a line that restic prints when an attempt has failed: `Load(<data/5f38800ed2>, 0, 0) failed: open …`
 ATTEMPT = re.compile(
     r"(?P<operation>\w+)\((?P<file>.*?)\) (?:returned error, (?P<retrying>retrying) after [\w.µ]+|failed): (?P<reason>.*)"
 )
@@ -51,7 +51,7 @@ _FULL = re.compile(
     r"(?P<path>/[^:\n]*): (?:no space left on device|disk quota exceeded)|no space left on device|disk quota"
 )
 _FILE = r"<?(?:data|index|snapshot|key)s?/"
-# a file of the repository that is not there, too short, or does not hold what was put into it
+# a file of the repository that is missing, too short, or does not hold what was stored
 _DAMAGE = re.compile(
     rf"{_FILE}[^\n]*(?:no such file|does not exist|404|is too short|EOF)|"
     r"decrypt|ciphertext|nonce is invalid|decompress|invalid data|invalid header|header length|"
@@ -68,15 +68,15 @@ class LockUnreadableError(RepositoryLockedError):
 
 
 class RemovalRefusedError(RefusedError):
-    """The server lets us read and add, and remove nothing."""
+    """The server lets us read and add, but not remove."""
 
 
 class IndexDamagedError(RepositoryDamagedError):
-    """A file of the repository's index is: no snapshot can be read until it is made anew."""
+    """The repository's index is damaged: no snapshot can be read until it is rebuilt."""
 
 
 def failure_of_restic(repository: RepositorySettings, verb: str, done: Completed) -> BackupError:
-    """The failure of a restic on `repository` that has ended with `done`."""
+    """The failure of a restic on `repository` that ended as `done` says."""
     where, said = repository.shown, done.stderr
     failed = BackupError(f"restic {verb} failed with exit code {done.exit_code}: {short(done.failure)}")
     if done.exit_code < 0:
@@ -108,7 +108,7 @@ def failure_of_restic(repository: RepositorySettings, verb: str, done: Completed
 
 
 def failure_of_snapshot(repository: RepositorySettings, failure: BackupError) -> BackupError:
-    """The `failure` of a restic that was to read one snapshot: damage that stands in its way is that snapshot's."""
+    """`failure` as one of reading a single snapshot: damage, unless it is the index's, becomes a SnapshotError."""
     if type(failure) is not RepositoryDamagedError:
         return failure
     reason = failure.message.partition(" is damaged: ")[2]
@@ -125,15 +125,15 @@ def failure_in_text(repository: RepositorySettings, said: str, reason: str) -> B
         path = Path(full["path"] or "")
         if path.is_absolute() and folder and not path.is_relative_to(folder):
             return BackupError(
-                f"no room left for {path}, where restic keeps its temporary files",
-                "free some there, or set DODEKA_STATE to another disk",
+                f"no room left for restic's temporary files ({path})",
+                "free some space there, or set DODEKA_STATE to another disk",
             )
         what = f"a quota on the disk of repository {where} is reached"
         if "no space" in full[0]:
             what = f"the disk of repository {where} is full"
         return RepositoryFullError(
             what,
-            "free some (BACKUP.md, 'The volume is full'), then run this again",
+            "free some space (BACKUP.md, 'The volume is full'), then run this again",
         )
     if folder and "permission denied" in said:
         return foreign(repository, reason)
@@ -148,7 +148,7 @@ def failure_in_text(repository: RepositorySettings, said: str, reason: str) -> B
 def failure_of_attempt(
     repository: RepositorySettings, line: re.Match[str], reason: str
 ) -> BackupError | None:
-    """The failure that no repetition of the attempt in `line`, a match of ATTEMPT, can get past; None where one may."""
+    """The failure that no repetition of the attempt in `line`, a match of ATTEMPT, can overcome; None if a repetition may."""
     if of_cache := _failure_of_cache(repository, reason):
         return of_cache
     if "bucket does not exist" in reason:  # restic 0.18 and 0.19 go on trying
@@ -165,12 +165,12 @@ def failure_of_attempt(
 
 
 def unreadable_snapshots(said: str) -> list[str]:
-    """The IDs, 8 digits or more, of the snapshots that restic passed over since it cannot read its own files of them."""
+    """The IDs, 8 digits or more, of the snapshots that restic skipped because it cannot read their metadata."""
     return re.findall(r'(?:could not load snapshot |Ignoring ")([0-9a-f]{8,64})', said)
 
 
 def without_damage(output: bytes) -> bytes:
-    """The JSON of `restic find`, which says in the middle of it what it could not read, and ends well."""
+    """The JSON of `restic find` without the lines about unreadable trees, which it prints in between, exiting with 0."""
     return re.sub(
         rb"Unable to load tree [0-9a-f]+\n \.\.\. which belongs to snapshot [0-9a-f]+\n", b"", output
     )
@@ -182,15 +182,15 @@ def is_damage(said: str) -> bool:
 
 
 def _failure_of_cache(repository: RepositorySettings, said: str) -> SetupError | None:
-    """The failure of restic's cache in the text that it `said`, if it is one: no server has a part in that."""
+    """The failure of restic's cache, which is on this machine, in the text that restic `said`; None if there is none."""
     cache = str(repository.cache)
     reasons = "permission denied|read-only file system|no space left on device|disk quota exceeded|input/output error"
-    # without a cache restic goes on, and clears up what it can
+    # without a cache restic goes on; failing to clean it up is no failure either
     failed = rf"^(?!unable to open cache|error clearing).*{re.escape(cache)}(?:/\S*)?: ({reasons})"
     match = re.search(failed, said, re.MULTILINE)
     if not match:
         return None
-    fix = "look at its disk, or set RESTIC_CACHE_DIR to another one"
+    fix = "check its disk (sudo dmesg), or set RESTIC_CACHE_DIR to another one"
     if match[1] == "permission denied":
         fix = f"sudo chown -R {places.user_name(os.geteuid())}: {shlex.quote(cache)}"
     return SetupError(f"restic's cache {cache} cannot be used: {match[1]}", fix)
@@ -200,7 +200,7 @@ def _failure_of_server(repository: RepositorySettings, done: Completed) -> Backu
     last = " ".join(done.stderr.strip().splitlines()[-4:])
     if _REFUSED.search(last):
         return refused(repository, done.failure)
-    # restic < 0.17 asks whether there is a repository whatever was wrong
+    # restic < 0.17 asks whether there is a repository, whatever failed
     is_there = "does not exist" in last or "unable to open config file" not in last
     if not is_there or (_NO_ANSWER.search(last) and not is_damage(last)):
         return unreachable(repository, done.failure)
@@ -208,7 +208,7 @@ def _failure_of_server(repository: RepositorySettings, done: Completed) -> Backu
 
 
 def _named(failure: BackupError, done: Completed) -> BackupError:
-    """The failure of a check, which has said all that it found, with the packs in its message."""
+    """The `failure` of a check, with the damaged packs in its message; logs all that restic said."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     for line in lines:
         log.warning("restic: %s", line)
@@ -230,10 +230,10 @@ def _named(failure: BackupError, done: Completed) -> BackupError:
 
 
 def cut_off(repository: RepositorySettings) -> SetupError:
-    """There are keys, and nothing that they would open."""
+    """The repository has keys but no config file."""
     return SetupError(
-        f"repository {repository.shown} has keys, but no config: an init was cut off, or that file is lost",
-        "if nothing is in it, remove it and repeat; else bring its file config back",
+        f"repository {repository.shown} has keys, but its file config is missing: an init was interrupted, or the file was lost",
+        "if its folder data/ has no file in it, remove the repository and run this again; if not, restore the file config",
     )
 
 
@@ -242,12 +242,12 @@ def missing(repository: RepositorySettings) -> RepositoryMissingError:
     question = "is the backup volume mounted?" if repository.folder else "is its address right?"
     return RepositoryMissingError(
         f"no restic repository at {repository.shown}",
-        f"{question} (a first one: {repository.make('init')})",
+        f"{question} (to create the first repository: {repository.make('init')})",
     )
 
 
 def foreign(repository: RepositorySettings, reason: str) -> SetupError:
-    """Files of a local repository are another user's: some restic was run as root."""
+    """Files of a local repository belong to another user: a restic was run as root."""
     folder = repository.folder
     owner = folder.stat().st_uid if folder and folder.exists() else os.geteuid()
     return SetupError(
@@ -257,10 +257,10 @@ def foreign(repository: RepositorySettings, reason: str) -> SetupError:
 
 
 def lock_unreadable(repository: RepositorySettings, id: str) -> LockUnreadableError:
-    """A lock whose content is damaged: restic < 0.17 passes over it, later ones do nothing while it is there."""
+    """A lock whose content is damaged: restic < 0.17 ignores it, later versions do nothing while it exists."""
     return LockUnreadableError(
         f"lock {id[:10]} of repository {repository.shown} cannot be read, so nobody knows whose it is",
-        f"when no restic is at work there: {removal_of_lock(repository, id)}",
+        f"when no restic uses that repository: {removal_of_lock(repository, id)}",
     )
 
 
@@ -268,13 +268,13 @@ def removal_of_lock(repository: RepositorySettings, id: str) -> str:
     """The command that removes that one lock."""
     folder = repository.folder
     if folder is None:
-        return f"remove locks/{id[:10]}* of it on its server"
+        return f"remove locks/{id[:10]}* in the repository on its server"
     names = [path.name for path in (folder / "locks").glob(f"{id}*")] or [f"{id}*"]
     return f"rm {shlex.quote(str(folder / 'locks' / names[0]))}"
 
 
 def refused(repository: RepositorySettings, reason: str) -> BackupError:
-    """The repository's server does not let us; a local one is foreign()."""
+    """The repository's server refuses access; for a local repository foreign()."""
     if repository.folder:
         return foreign(repository, reason)
     return RefusedError(
@@ -284,7 +284,7 @@ def refused(repository: RepositorySettings, reason: str) -> BackupError:
 
 
 def removal_refused(repository: RepositorySettings, reason: str) -> RemovalRefusedError:
-    """The repository's server lets us in, and nothing be removed: an append-only one."""
+    """The repository's server gives access, but allows no removals: an append-only one."""
     return RemovalRefusedError(
         f"the server of repository {repository.shown} does not allow removals: {short(reason)}",
         "remove old snapshots from another machine: BACKUP.md, 'Prune from elsewhere'",
@@ -292,25 +292,23 @@ def removal_refused(repository: RepositorySettings, reason: str) -> RemovalRefus
 
 
 def unreachable(repository: RepositorySettings, reason: str) -> UnreachableError:
-    """Nothing comes from the repository's server, or from its disk."""
+    """The repository's server or disk does not answer."""
     if repository.folder:
-        question = "is its disk well (dmesg)?"
+        check = "check its disk (sudo dmesg)"
     elif "x509" in reason:
-        question = (
-            "is its certificate right, and the clock (timedatectl)? SSL_CERT_FILE names one of your own;"
-        )
+        check = "check its certificate and the clock (timedatectl; a certificate of your own: SSL_CERT_FILE)"
     elif repository_address.backend(repository.address) == "sftp":
-        question = "does its ssh work by hand?"
+        check = "check that ssh to it works by hand"
     else:
-        question = "are it and the network up?"
+        check = "check that it and the network are up"
     server = "" if repository.folder else "the server of "
     return UnreachableError(
         f"{server}repository {repository.shown} cannot be reached: {short(reason)}",
-        f"{question} then run this again",
+        f"{check}, then run this again",
     )
 
 
 def short(text: str, limit: int = 300) -> str:
-    """`text` without its middle: what was tried stands at the beginning, and why it failed at the end."""
+    """`text`, shortened in its middle: the beginning tells what was tried, the end why it failed."""
     half = (limit - 3) // 2
     return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"

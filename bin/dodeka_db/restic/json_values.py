@@ -1,4 +1,4 @@
-"""Values of restic's JSON, checked: each raises ValueError or TypeError for what restic would not write."""
+"""Values of restic's JSON, checked: each function raises ValueError or TypeError for a value that restic would not write."""
 
 import re
 from datetime import datetime

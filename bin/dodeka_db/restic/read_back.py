@@ -1,7 +1,7 @@
 """Read a new snapshot back from the repository, and compare it with the file that was stored.
 
-restic backs up again the content of a damaged pack and says that all is well; only reading finds it out, and only past the
-cache, which has all but the content itself.
+restic takes content that is in a damaged pack for stored, and reports success. Only reading it shows the damage, and only
+without the cache, which has everything but the content itself.
 """
 
 from typing import BinaryIO
@@ -20,9 +20,9 @@ def read_back(repository: Repository, stored: Stored, file: BinaryIO) -> None:
         file.seek(0)
         while block := file.read(programs.READ_BYTES):
             if output.read(len(block)) != block:
-                raise SnapshotError("it is not what was stored")
+                raise SnapshotError("the content differs from the stored file")
         if output.read(1):
-            raise SnapshotError("it is longer than what was stored")
+            raise SnapshotError("the content is longer than the stored file")
 
     try:
         repository.dump(stored.snapshot_id, stored.path, compare, cached=False)

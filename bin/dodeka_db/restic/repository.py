@@ -1,4 +1,4 @@
-"""A restic repository: its contents, and what is done with them, in restic's commands."""
+"""A restic repository: its contents, and the operations on them, as commands of restic."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ log = logging.getLogger("dodeka_db")
 # a time that makes the probe nobody's latest snapshot
 _PROBE_TIME = "2000-01-01 00:00:00"
 NO_COMPRESSION = (
-    "the repository is of restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
+    "the repository has restic's format 1, which cannot compress; DODEKA_FORMAT=pages needs format 2"
 )
 UPGRADE = "make restic ARGS='migrate upgrade_repo_v2' (docs/formats.md)"
 
@@ -64,7 +64,7 @@ class Key:
 class Stored:
     """A stored snapshot: its ID (8 digits or more), the path of its file, the bytes that it added.
 
-    Where `is_exact` is false, `added_bytes` is what there was to add before restic compressed it.
+    Without `is_exact`, `added_bytes` is their size before restic compressed them.
     """
 
     snapshot_id: str
@@ -76,7 +76,7 @@ class Stored:
 class Repository:
     """A restic repository with its password. Making one checks that all places answer, and the password file.
 
-    With `locking` False it is only looked at, past all locks and without a cache; by who has seen that it answers.
+    `locking` False: read only, ignoring locks, without a cache; the caller has checked that its places answer.
     """
 
     def __init__(self, settings: RepositorySettings, locking: bool = True) -> None:
@@ -109,9 +109,9 @@ class Repository:
             self._restic.run("init", "--copy-chunker-params", source=like)
 
     def copy_from(self, source: RepositorySettings, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-        """Copy those of `snapshots`, all that the repository of `source` has, that this one lacks; the damaged ones.
+        """Copy the snapshots that this repository lacks; `snapshots` are all that the repository of `source` has.
 
-        One call, as long as none that is to be copied is damaged.
+        Returns the damaged ones, which are not copied. One call of restic unless some are damaged.
         """
 
         def copy(some: Sequence[Snapshot]) -> None:
@@ -129,7 +129,7 @@ class Repository:
             except RepositoryFullError as full:
                 if source.shown not in full.message:
                     raise
-        # a volume that fails or is full has no place for a lock, and is the one whose snapshots have to be elsewhere
+        # a full or read-only volume has no room for a lock, and its snapshots need the copy most
         self._restic.run("copy", "--no-lock", *which, source=source)
 
     def keys(self) -> list[Key]:
@@ -150,11 +150,11 @@ class Repository:
         return sorted(found, key=lambda key: key.made)
 
     def add_key(self, name: str, password_file: Path) -> None:
-        """Let the password in `password_file` open it too."""
+        """Add a key with the password in `password_file`."""
         self._restic.run("key", "add", "--new-password-file", str(password_file), "--user", name)
 
     def remove_key(self, key: Key) -> None:
-        """Let that key open it no more."""
+        """Remove a key."""
         self._restic.run("key", "remove", key.id)
 
     def store(
@@ -183,9 +183,9 @@ class Repository:
         )
 
     def listed(self) -> list[Snapshot]:
-        """Every environment's snapshots, the oldest first, also those that hold no database: one call.
+        """All snapshots of all environments, the oldest first, also those without a database: one call.
 
-        Those that restic has, but cannot read its own files of, are `unreadable` from then on, by their IDs.
+        Afterwards `unreadable` has the IDs of those whose metadata restic cannot read.
         """
         done = self._restic.run("snapshots", "--json", "--tag", DATABASE)
         self.unreadable = failures.unreadable_snapshots(done.stderr)
@@ -193,9 +193,9 @@ class Repository:
         return sorted(found, key=lambda snapshot: snapshot.time)
 
     def check_writable(self) -> None:
-        """Raise BackupError unless there is a repository that can be written, as far as a local one shows.
+        """Raise BackupError unless a local repository exists and can be written; one on a server is not checked.
 
-        restic itself goes on trying on a read-only file system, for up to a quarter of an hour.
+        By itself restic goes on trying on a read-only file system, for up to a quarter of an hour.
         """
         folder, shown = self.settings.folder, self.settings.shown
         if not folder:
@@ -205,13 +205,13 @@ class Repository:
         if disks.is_read_only(folder):
             raise BackupError(
                 f"repository {shown} is on a file system that is mounted read-only",
-                f"dmesg says why; if the disk is well: sudo mount -o remount,rw {disks.mount_point(folder)}",
+                f"for the reason: sudo dmesg; if the disk is healthy: sudo mount -o remount,rw {disks.mount_point(folder)}",
             )
         if not os.access(folder, os.W_OK):
             raise SetupError(f"repository {shown} cannot be written", "run this as the user that owns it")
 
     def snapshots(self) -> list[Snapshot]:
-        """The snapshots that hold a database, the oldest first: one call, which reads nothing of their content.
+        """The snapshots that hold a database, the oldest first: one call, which does not read their content.
 
         Warns of unreadable ones.
         """
@@ -225,7 +225,7 @@ class Repository:
     def sizes(self, snapshots: Sequence[Snapshot]) -> dict[str, int]:
         """The bytes of the database's file in each of `snapshots`, by the snapshot's ID.
 
-        `snapshots` knows no sizes before restic 0.17, `find` does: one call. One that is damaged is left out, and warned of.
+        `restic snapshots` knows no sizes before 0.17, `restic find` does: one call. Damaged ones are left out, with a warning.
         """
         found: dict[str, int] = {}
 
@@ -236,7 +236,7 @@ class Repository:
         try:
             damaged = self._each_whole(snapshots, look)
         except failures.IndexDamagedError as error:
-            log.warning("no size is known: %s", error)
+            log.warning("the sizes are not known: %s", error)
             return {}
         for snapshot in snapshots:
             if snapshot.id not in found and snapshot not in damaged:
@@ -267,9 +267,9 @@ class Repository:
     def _each_whole(
         self, snapshots: Sequence[Snapshot], work: Callable[[Sequence[Snapshot]], None]
     ) -> list[Snapshot]:
-        """Do `work` for all `snapshots` that are whole, in as few calls as that takes; those that are damaged.
+        """Do `work` for all undamaged `snapshots`, in as few calls as possible; returns the damaged ones.
 
-        Raises what else `work` raises, and IndexDamagedError, for then none can be read.
+        Raises the other failures of `work`, and IndexDamagedError, since no snapshot can be read then.
         """
         if not snapshots:
             return []
@@ -289,8 +289,8 @@ class Repository:
     ) -> None:
         """Let `reader` have the file at `path` in the snapshot as it comes; on a second try from its start again.
 
-        With `cached` False nothing comes from restic's cache, which has all but the file's own content. Raises
-        SnapshotError if it cannot be read to its end, and else what `reader` raises.
+        `cached` False: without restic's cache, which has everything but the file's content. Raises SnapshotError if the file
+        cannot be read to its end, and what `reader` raises.
         """
         options = () if cached else ("--no-cache",)
         self._restic.run("dump", *options, "--", snapshot_id, path, reader=reader)
@@ -324,10 +324,10 @@ class Repository:
         self._restic.run("forget", "--prune", "--", *(snapshot.id for snapshot in snapshots))
 
     def forget_without_room(self, environment: Environment, snapshots: Sequence[Snapshot]) -> None:
-        """Do both on a disk that is full: no pack is written anew, so that only what is unused as a whole is given back.
+        """Apply both removals on a full disk: no pack is rewritten, so only packs that are wholly unused are freed.
 
-        Where there is no room for restic's lock either, the file of one of those snapshots goes first, past restic, which
-        would remove it as well.
+        If there is no room for restic's lock either, the file of one of those snapshots is removed first, without restic,
+        which would remove it as well.
         """
         ids = [*(one.id for one in snapshots), *self._expired(environment, "--dry-run", "--no-lock")]
         folder = self.settings.folder
@@ -348,7 +348,7 @@ class Repository:
             *("--tag", tag_filter(environment.name), "--keep-tag", PRE_RESTORE),
             *retention_policy.options(),
         ).stdout
-        # 0.14 and 0.18 print prune's progress behind the JSON, and nothing at all where there is no snapshot
+        # 0.14 and 0.18 print prune's progress after the JSON, and nothing at all if there is no snapshot
         first = output.partition(b"\n")[0] or b"[]"
         return self._restic.parsed(
             lambda groups: [
@@ -358,9 +358,9 @@ class Repository:
         )
 
     def is_removable(self, folder: Path) -> bool:
-        """Whether a snapshot can be removed from here, proven on one of our own, made in `folder`, that holds no database.
+        """Whether this machine can remove a snapshot: tried on a probe, made in `folder`, which holds no database.
 
-        Where it cannot, the same one is tried again the next time. What is in it never changes, so that nothing piles up.
+        If it cannot, the same probe is tried again the next time. Its content never changes, so nothing piles up.
         """
         if not (probes := self._probes()):
             with open(folder / PROBE, "w+b") as file:
@@ -384,7 +384,7 @@ class Repository:
     def check(self, part: int, parts: int, folder: Path) -> None:
         """Check the repository's structure, and read the data in one of `parts` parts of it, numbered from 1.
 
-        restic's cache for that is in `folder`: one that was killed leaves it there. Raises RepositoryDamagedError,
+        restic's cache for that is in `folder`, since a killed restic leaves it behind. Raises RepositoryDamagedError,
         having logged what restic says.
         """
         self._restic.run("check", f"--read-data-subset={part}/{parts}", "--cache-dir", str(folder))
@@ -402,7 +402,7 @@ class Repository:
 
 
 def _summary(output: bytes) -> bytes:
-    """The line of a backup's output that is the summary; all of it where none is."""
+    """The line of a backup's output that is the summary; all of the output if there is none."""
     return next((line for line in reversed(output.splitlines()) if b'"summary"' in line), output)
 
 

@@ -2,11 +2,11 @@
 
 from datetime import datetime, timedelta
 
-# of each environment's ordinary snapshots the latest so many, and the last one of so many hours, days, weeks, months
+# how many of an environment's ordinary snapshots are kept: the latest ones, and the last one of each hour, day, week, month
 KEEP = {"last": 10, "hourly": 24, "daily": 7, "weekly": 4, "monthly": 6}
 # how long a pre-restore snapshot is kept
 PRE_RESTORE_MONTHS = 6
-# the most that the policy keeps, and what backups by hand may add until the next cron run
+# what the policy keeps at most, and what backups by hand may add until the next cron run
 MAX_KEPT = sum(KEEP.values()) + 20
 
 
@@ -16,9 +16,9 @@ def options() -> list[str]:
 
 
 def pre_restore_since() -> datetime:
-    """From when on pre-restore snapshots are kept.
+    """The time before which pre-restore snapshots expire.
 
-    restic's own --keep-within counts from the newest one of a group, so the last of them would stay for ever.
+    restic's own --keep-within counts from the newest snapshot of a group, so the last one would stay for ever.
     """
     return _months_before(datetime.now().astimezone(), PRE_RESTORE_MONTHS)
 

@@ -1,4 +1,4 @@
-"""Run restic on one repository, past the locks that it meets and the servers and disks that fail it."""
+"""Run restic on one repository; wait for its locks, and go on where a server or a disk fails for a moment."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ log = logging.getLogger("dodeka_db")
 
 OLDEST = (0, 14)
 LOCK_POLL_S = 5
-# what only reads can do without a lock
+# commands that only read can run without a lock
 _READING = ("snapshots", "find", "dump", "cat", "stats", "list", "ls")
 
 _OF_ONE_SNAPSHOT = ("dump", "ls")
@@ -37,7 +37,7 @@ Parsed = TypeVar("Parsed")
 
 
 class Restic:
-    """restic on one repository. With `locking` False it only looks: past all locks and without a cache."""
+    """restic on one repository. `locking` False: read only, ignoring locks, without a cache."""
 
     def __init__(self, repository: RepositorySettings, locking: bool = True) -> None:
         self._repository = repository
@@ -51,10 +51,10 @@ class Restic:
         reader: Callable[[Readable], None] | None = None,
         source: RepositorySettings | None = None,
     ) -> programs.Completed:
-        """A restic that got the locks it needs and ended well; it may read the repository of `source` besides its own.
+        """Run restic, again until it gets the locks that it needs; it may read the repository of `source` besides its own.
 
-        A lock that nobody holds any more is removed, one that is alive is waited for: on every version alike
-        (--retry-lock came with 0.16, and does not remove any). Raises BackupError as what it is.
+        A stale lock is removed, any other is waited for, in every version (--retry-lock came with 0.16, and removes none).
+        Raises the BackupError that fits the failure.
         """
         deadline = time.monotonic() + self._repository.lock_wait_s
         waiting_for, second = "", False
@@ -63,7 +63,7 @@ class Restic:
                 self._make_contact()
                 done = self._run(*arguments, stdin=stdin, reader=reader, source=source)
                 if waiting_for:
-                    log.info("the lock is gone, going on")
+                    log.info("the lock is gone; continuing")
                 return done
             except failures.LockUnreadableError:
                 raise
@@ -72,7 +72,7 @@ class Restic:
                 if waiting_for and remaining <= 0:
                     raise
                 if not waiting_for:
-                    log.info("%s: removing it if it is stale, else waiting for it", locked.message)
+                    log.info("%s: removing the lock if it is stale, otherwise waiting", locked.message)
                 else:
                     time.sleep(min(LOCK_POLL_S, remaining))
                 waiting_for = locked.message
@@ -82,7 +82,7 @@ class Restic:
             except (UnreachableError, RefusedError):
                 raise
             except BackupError:
-                # without a lock: a run may just have removed what we were about to read
+                # without a lock another run may just have removed what we were about to read
                 if self._locking or second:
                     raise
                 second = True
@@ -100,7 +100,7 @@ class Restic:
             major, minor = version(self._repository)  # perhaps it is no restic at all
             said = failures.short(repr(output)[2:-1], 100)
             raise BackupError(
-                f"restic {major}.{minor} gave an answer that makes no sense: '{said}'", "check RESTIC"
+                f"restic {major}.{minor} gave an unexpected answer: '{said}'", "check the setting RESTIC"
             ) from error
 
     def locks(self) -> tuple[list[Lock], list[str]]:
@@ -125,7 +125,7 @@ class Restic:
             self.start("unlock", timeout_s=None if self._repository.folder else server_watch.LOOK_S)
 
     def _make_contact(self) -> None:
-        """Before the first command: does the repository's server answer, and let us in?"""
+        """Check, before the first command, that the repository's server answers and gives access."""
         if not self._has_answered:
             self._has_answered = True
             self._run("cat", "config", timeout_s=server_watch.LOOK_S)
@@ -145,7 +145,7 @@ class Restic:
                 done = self.start(verb, *flags, *rest, timeout_s=timeout_s, **options)
                 if not done.exit_code:
                     return done
-                version(self._repository)  # one that is too old fails for options that it does not know
+                version(self._repository)  # an old restic fails for options that it does not know
                 failure = failures.failure_of_restic(
                     repository_in(self._repository, options.get("source"), done.stderr), verb, done
                 )
@@ -166,9 +166,9 @@ class Restic:
         source: RepositorySettings | None = None,
         **options: Any,
     ) -> programs.Completed:
-        """One start of restic, however it ends; its standard error without passwords.
+        """Start restic once, and return how it ended; its standard error is without passwords.
 
-        Raises UnreachableError where there is no answer within `timeout_s`, and what ServerWatch raises.
+        Raises UnreachableError if there is no answer within `timeout_s`, and what ServerWatch raises.
         """
         watch = ServerWatch(self._repository, source, timeout_s or server_watch.GIVE_UP_S)
         try:
@@ -193,7 +193,7 @@ def version(repository: RepositorySettings) -> tuple[int, int]:
     said = programs.run(repository.restic, "version", env=repository.for_restic)
     match = re.match(r"restic (\d+)\.(\d+)", said.stdout.decode(errors="replace"))
     if said.exit_code or not match:
-        raise SetupError(f"{repository.restic} does not say its version", "check RESTIC")
+        raise SetupError(f"{repository.restic} prints no version", "check the setting RESTIC")
     found = int(match[1]), int(match[2])
     if found < OLDEST:
         raise SetupError(

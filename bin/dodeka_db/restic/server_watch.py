@@ -1,4 +1,4 @@
-"""Watch a restic at work, and end it where going on has no point.
+"""Watch restic while it runs, and end it when it cannot succeed.
 
 By itself restic tries each operation for up to a quarter of an hour, and waits for an answer for ever.
 """
@@ -14,20 +14,20 @@ from dodeka_db.restic import failures
 
 log = logging.getLogger("dodeka_db")
 
-# how long a run that only looks, or begins, waits for a server's answer; and one that is in the middle
+# how long to wait for a server's answer: when a run only looks, or begins; and in the middle of a run
 LOOK_S = 60
 GIVE_UP_S = 300
 # restic waits for 90 s at most before it tries again
 PAUSE_S = 120
-# what is less than this is not data, but restic's own life signs
+# fewer bytes than this are not progress: restic reads so much while it waits
 MOVING_BYTES = 10_000
 
 
 class ServerWatch:
-    """Called with what a restic says and has read, as programs.run() has it; raises the failure that restic cannot get past.
+    """The `watch` of programs.run() for a restic: raises the failure that restic cannot overcome.
 
-    That is when the server refuses it; when what it tries cannot succeed; when nothing has moved for `patience_s`; or when it
-    has been trying again and again for that long. `source` is the repository that it reads besides `repository`, if any.
+    That is: the server refuses access, what restic tries cannot succeed, nothing has moved for `patience_s` seconds, or
+    restic has been retrying for that long. `source` is the repository that it reads besides `repository`, if any.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ServerWatch:
         if not line["retrying"]:
             return
         self._reason = reason
-        if now - self._failed_at > PAUSE_S:  # else it is still the same trouble
+        if now - self._failed_at > PAUSE_S:  # if not, the same interruption goes on
             self._failing_since = now
             if repository.folder is None:
                 log.warning(
@@ -75,9 +75,9 @@ class ServerWatch:
 def repository_in(
     repository: RepositorySettings, source: RepositorySettings | None, text: str
 ) -> RepositorySettings:
-    """The repository of the two that an error of restic's is about: the one whose folder or host stands in its `text`.
+    """The one of the two repositories that restic's error `text` is about: the one whose folder or host is in it.
 
-    Else the one on a server, or `source` where what is read is damaged: from the other little is read.
+    If neither is: `source` if it alone is on a server, or for damage, since little is read from the other; else `repository`.
     """
     for one in (source, repository):
         place = one and (str(one.folder) if one.folder else repository_address.host(one.address))

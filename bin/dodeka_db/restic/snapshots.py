@@ -16,16 +16,16 @@ LATEST = "latest"
 # the tag of every snapshot of a database, and the one of those that a restore makes of the replaced database
 DATABASE = "db_dodeka"
 PRE_RESTORE = "pre-restore"
-# the tag of the one snapshot that is there to be removed: no database's
+# the tag of the probe, a snapshot without a database that is made to be removed
 PROBE = "dodeka-probe"
-_ABOUT_THE_CLOCK = "check the clock (timedatectl), or name one by its ID"
+_ABOUT_THE_CLOCK = "check the clock (timedatectl), or give the ID of a snapshot"
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """One snapshot of an environment, as restic lists it.
 
-    `path` is that of the database's file, as it was stored; empty where it holds no file of that name.
+    `path` is that of the database's file, as it was stored; empty if there is no such file in it.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Snapshot:
 
     @property
     def is_from_the_future(self) -> bool:
-        """Whether no clock that is right, give or take a little, can have made it: it is never the newest of anything."""
+        """Whether its time is later than now plus CLOCK_TOLERANCE. Such a snapshot is never the newest."""
         return self.time > datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
 
     @property
@@ -130,11 +130,13 @@ def resolve(
         first = "make offsite" if repository.is_offsite else repository.make(f"backup ENV={environment}")
         raise SnapshotError(f"there is no snapshot of {environment} yet", first)
     if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
-        raise SnapshotError(f"{wanted!r} is not a snapshot ID (4 to 64 of 0-9 and a-f) nor '{LATEST}'", hint)
+        raise SnapshotError(
+            f"{wanted!r} is neither a snapshot ID (4 to 64 digits, 0-9 and a-f) nor '{LATEST}'", hint
+        )
     matches = [snapshot for snapshot in candidates if snapshot.id.startswith(wanted)]
     if len(matches) > 1:
         ids = ", ".join(snapshot.short_id for snapshot in matches)
-        raise SnapshotError(f"{wanted} is the beginning of several snapshots: {ids}", "give more of the ID")
+        raise SnapshotError(f"{wanted} matches several snapshots: {ids}", "type more digits of the ID")
     if matches:
         return matches[0]
     for snapshot in snapshots:

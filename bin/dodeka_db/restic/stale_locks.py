@@ -8,7 +8,7 @@ from typing import Any
 
 from dodeka_db.restic import json_values
 
-# from when on restic calls any lock stale; a live one is renewed every 5 minutes
+# the age at which restic calls any lock stale; a live one is renewed every 5 minutes
 STALE = timedelta(minutes=30)
 
 
@@ -23,7 +23,7 @@ class Lock:
 
     @property
     def is_old(self) -> bool:
-        """Whether it was not renewed for so long that restic calls it stale whosever it is."""
+        """Whether restic calls it stale for its age alone."""
         return datetime.now().astimezone() - self.renewed > STALE
 
     @property
@@ -47,10 +47,10 @@ def from_json(lock_id: str, content: dict[str, Any]) -> Lock:
 
 
 def can_be_removed(locks: list[Lock]) -> bool:
-    """Whether `restic unlock` removes one of `locks`, and harms nobody.
+    """Whether `restic unlock` would remove one of `locks`, and harm no other process.
 
-    To see whether the process of a lock that is not old lives, it sends SIGHUP to the ID (0.14 to 0.19): after a reboot
-    that may be any program's.
+    To see whether the process of a lock lives that is not old, restic sends SIGHUP to its ID (0.14 to 0.19): after a reboot
+    any program may have that ID.
     """
     asked = (lock for lock in locks if lock.is_of_this_host and not lock.is_old)
     return any(lock.is_stale for lock in locks) and all(lock.is_stale for lock in asked)

@@ -65,7 +65,7 @@ def _exporting(source: Path, target: Path) -> Iterator[sqlite3.Connection]:
         except sqlite3.OperationalError as error:
             if name_of(error) == "SQLITE_FULL":
                 message = f"no room left in {target.parent} for the export of {source}"
-                raise BackupError(message, "free some, or set DODEKA_STATE to a larger disk") from error
+                raise BackupError(message, "free some space, or set DODEKA_STATE to a larger disk") from error
             if name_of(error).startswith(
                 ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_FSYNC")
             ):

@@ -16,7 +16,7 @@ THIS_SQLITE = f"SQLite {sqlite3.sqlite_version}"
 MEMORY_BYTES = 256_000_000
 RESTORE = "restore it: BACKUP.md, 'Restore'"
 RETRY = "try again"
-DISK = "look at its disk: sudo dmesg"
+DISK = "check its disk: sudo dmesg"
 
 
 class DatabaseInUseError(DatabaseError):
@@ -49,7 +49,7 @@ def failure_of_sqlite(path: Path, shown: str, error: sqlite3.Error, is_alone: bo
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
         return DatabaseInUseError(f"{shown} is locked by another process", RETRY)
     if name == "SQLITE_FULL":
-        return BackupError(f"no room left on the disk of {shown}", "free some")
+        return BackupError(f"no room left on the disk of {shown}", "free some space on it")
     if name == "SQLITE_IOERR_NOMEM":
         return BackupError(f"{shown}: {one_line(MemoryError())}", "look with: top")
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_IOERR")):
@@ -83,7 +83,7 @@ def next_step(error: OSError) -> str:
     if error.errno == errno.EROFS:
         return "its disk is mounted read-only; why, says: sudo dmesg"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free some room there"
+        return "free some space there"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "raise the limit of open files: ulimit -n"
     wrong_place = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
