@@ -60,7 +60,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
     rm "$DB"*
     sqlite3 "$DB" 'PRAGMA user_version=1'
     script backup production
-    fails_with 3 "database $DB holds no tables"
+    fails_with 3 "database $DB contains no tables"
     [ "$(snapshot_count)" -eq 0 ]
 }
 

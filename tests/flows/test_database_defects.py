@@ -138,26 +138,28 @@ def content(path: Path, sql: str = "SELECT * FROM t NOT INDEXED") -> tuple:
 @pytest.mark.parametrize("format", FORMATS)
 def test_orphan_rows_are_named_and_no_reason_to_fail(site, format):
     make_orphan(site.database())
-    said = f"warning: database {site.database()}: rows of child that refer to no row of users: 2\n"
+    said = f"warning: database {site.database()}: rows of child that refer to a missing row of users: 2\n"
     assert said in site.ok("backup", "production", DODEKA_FORMAT=format)
     assert said in site.ok("cron", "production", DODEKA_FORMAT=format)
     newest = site.snapshots("production")[-1]["short_id"]
     assert (
-        f"warning: the database in snapshot {newest}: rows of child that refer to no row of users: 2\n"
+        f"warning: the database in snapshot {newest}: rows of child that refer to a missing row of users: 2\n"
         in site.ok("verify", "production")
     )
     assert record(site, "drill-production")["details"] == {"snapshot": newest}
     before = content(site.database(), "SELECT * FROM child")
     change(site.database(), "DELETE FROM child")
     output = site.ok("restore", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
-    assert "\nWarning about the new database: rows of child that refer to no row of users: 2\n" in output
+    assert (
+        "\nWarning about the new database: rows of child that refer to a missing row of users: 2\n" in output
+    )
     assert content(site.database(), "SELECT * FROM child") == before
     site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
     assert content(site.database("demo"), "SELECT * FROM child") == before
     # what that replaces has orphans too, and becomes a snapshot
     output = site.ok("undo", "production", "--yes", DODEKA_FORMAT=format)
     assert site.snapshots("production")[-1]["tags"][-1] == "pre-restore"
-    assert "rows of child that refer to no row of users: 2\n" in output
+    assert "rows of child that refer to a missing row of users: 2\n" in output
     assert rows(site.database(), "SELECT * FROM child") == []
 
 
@@ -450,4 +452,6 @@ def test_names_of_a_database_do_nothing_to_a_terminal(site):
         'CREATE TABLE "c\x1b[2J\n" (parent TEXT REFERENCES users(key))',
         'INSERT INTO "c\x1b[2J\n" VALUES (1)',
     )
-    assert r": rows of c\u001b[2J that refer to no row of users: 1" + "\n" in site.ok("backup", "production")
+    assert r": rows of c\u001b[2J that refer to a missing row of users: 1" + "\n" in site.ok(
+        "backup", "production"
+    )

@@ -245,7 +245,7 @@ def test_damaged_snapshots_are_refused_before_the_service_is_touched(stored, sys
     export.unlink()
     with closing(sqlite3.connect(export)) as connection:
         connection.execute("PRAGMA user_version=1")
-    refused(zstandard.compress(export.read_bytes()), "holds no tables")
+    refused(zstandard.compress(export.read_bytes()), "contains no tables")
 
     refused(zstandard.compress(b"not a database" * 99), "is not an SQLite database")
     refused(zstandard.compress(b""), "is empty")

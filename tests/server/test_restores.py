@@ -818,7 +818,7 @@ class TestTwoStateFolders:
         server.sh(other.format(kept=DEMO.with_name(kept.name)))
         code, _, stderr = self.end(server, restoring)
         assert code == 3
-        assert f"{DEMO.with_name(kept.name)} is gone or another file, so {DEMO} is not kept" in stderr
+        assert f"{DEMO.with_name(kept.name)} was removed or replaced, so {DEMO} is not kept" in stderr
         assert "nothing was replaced" in stderr
         assert users(server, DEMO) == 0 and server.active(UNIT)
         kept.unlink(missing_ok=True)

@@ -22,11 +22,11 @@ def check_access(path: Path) -> None:
 
 
 def checkpoint_and_close(path: Path) -> None:
-    """Bring what is in the journals of the database at `path` into the file itself, and be the only one there.
+    """Bring what is in the journals of the database at `path` into the file itself, and make sure that nobody else has it open.
 
-    Whoever has used it is noticed on the way, idle readers too, which a checkpoint and BEGIN EXCLUSIVE let
-    pass in WAL mode (a connection that has read nothing yet is seen by nobody). Raises DatabaseInUseError or
-    NotWholeError, or another BackupError, with nothing lost and the journals in place.
+    This notices every process that has read from the database, also idle readers, which a checkpoint and BEGIN EXCLUSIVE
+    miss in WAL mode. (Nothing shows a connection that has read nothing yet.) Raises DatabaseInUseError or NotWholeError, or
+    another BackupError, with nothing lost and the journals in place.
     """
     read_header(path)
     shown = f"database {path}"
@@ -34,12 +34,12 @@ def checkpoint_and_close(path: Path) -> None:
     try:
         with opened(path, "mode=rw", shown) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # rolls a hot journal back
-            if is_ours:  # else opened() has seen to that
+            if is_ours:  # if not, opened() has done that
                 connection.execute("BEGIN EXCLUSIVE")
                 connection.execute("ROLLBACK")
-        # the last one that closes folds the WAL in and removes it (https://www.sqlite.org/wal.html, section 4.1)
+        # the last connection to close folds the WAL in and removes it (https://www.sqlite.org/wal.html, section 4.1)
         if Path(f"{path}-wal").exists():
-            with opened(path, "mode=rw", shown) as connection:  # is refused, and says why
+            with opened(path, "mode=rw", shown) as connection:  # SQLite refuses it, and says why
                 if is_ours:
                     connection.execute("PRAGMA journal_mode=DELETE").fetchone()
             if Path(f"{path}-wal").exists():
@@ -50,7 +50,7 @@ def checkpoint_and_close(path: Path) -> None:
 
 
 def refuse_if_open(path: Path) -> None:
-    """Raise DatabaseInUseError if a process has the database file `path` open: what that writes would be lost."""
+    """Raise DatabaseInUseError if a process has the database file `path` open: what it writes would be lost."""
     if holders := open_files.processes_with(path):
         hint = (
             f"find it with: sudo fuser -v {path}"

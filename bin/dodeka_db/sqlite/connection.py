@@ -1,4 +1,4 @@
-"""A connection to a database that is in use, damaged, or in a folder of somebody else."""
+"""A connection to a database that may be in use, damaged, or in another user's folder."""
 
 import fcntl
 import os
@@ -29,11 +29,11 @@ TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
 
 @contextmanager
 def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
-    """A connection; what goes wrong in the block becomes a BackupError about `shown`.
+    """A connection; what fails in the block becomes a BackupError about `shown`, the name of the database in messages.
 
-    In a folder of another user no journal is rolled back, which "mode=ro" never does, and the block must not change the
-    journal mode. A journal can name another file (https://www.sqlite.org/fileformat2.html#the_rollback_journal), and SQLite
-    removes that behind the rollback, with our rights and wherever it is.
+    In another user's folder no journal is rolled back: a journal can name another file
+    (https://www.sqlite.org/fileformat2.html#the_rollback_journal), which SQLite deletes after the rollback, with our rights
+    and wherever it is. ("mode=ro" never rolls back.) The block must not change the journal mode there.
     """
     _check_journals(Path(os.path.realpath(path)), shown)
     alone, before = None, 0
@@ -47,9 +47,9 @@ def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
             connection = stack.enter_context(
                 closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=2))
             )
-            # what a newer SQLite wrote into the schema does not keep this one from the rest; nothing is written there
-            # (https://www.sqlite.org/pragma.html#pragma_writable_schema). SQLITE_DBCONFIG_DEFENSIVE would forbid just this,
-            # and nothing else that is done here: no statement is the database's own
+            # a schema that a newer SQLite wrote does not keep this one from reading the rest; nothing is written to it
+            # (https://www.sqlite.org/pragma.html#pragma_writable_schema). SQLITE_DBCONFIG_DEFENSIVE would forbid just
+            # that, and prevent nothing: no statement here comes from the database
             connection.execute("PRAGMA writable_schema=ON")
             connection.execute("PRAGMA trusted_schema=OFF")
             connection.execute(f"PRAGMA hard_heap_limit={MEMORY_BYTES}")
@@ -57,30 +57,30 @@ def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
                 if open_files.count_open(alone) != before + 1:
                     raise DatabaseError(f"{shown} was replaced by another file", RETRY)
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                # in WAL mode this connection looks at no other journal any more
+                # in WAL mode this connection no longer looks at another journal
                 if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
                     _lock(alone, fcntl.F_UNLCK)
             yield connection
     except sqlite3.Error as error:
         raise failures.failure_of_sqlite(path, shown, error, is_alone=alone is not None) from error
     except UnicodeDecodeError as error:
-        # sqlite3's own, where a damaged name stands in a message of SQLite
+        # of sqlite3, where SQLite's message has a damaged name in it
         raise NotWholeError(f"{shown} is damaged: a name in it is not text", RESTORE) from error
     except MemoryError as error:
-        raise BackupError(f"{shown}: {one_line(error)}", "look with: top") from error
+        raise BackupError(f"{shown}: {one_line(error)}", "see: top") from error
 
 
 def _alone(path: Path, shown: str) -> IO[bytes]:
-    """The database file at `path`, with the lock of a reader: behind that SQLite rolls nothing back, however late it comes.
+    """The database file at `path`, with a reader's lock: while we hold it, no SQLite rolls a journal back.
 
-    Raises DatabaseInUseError where somebody else has such a lock, or DatabaseError.
+    Raises DatabaseInUseError if another process has a lock, or DatabaseError.
     """
     try:
         with ExitStack() as stack:
             file = stack.enter_context(open(path, "r+b", opener=safe_open.no_link))
             _lock(file, fcntl.F_WRLCK)
             _lock(file, fcntl.F_RDLCK)
-            stack.pop_all()  # to be closed behind the connection, which loses its own locks by that
+            stack.pop_all()  # closed after the connection, whose locks go with it
             return file
     except BlockingIOError as error:
         raise DatabaseInUseError(f"{shown} is locked by another process", RETRY) from error
@@ -89,14 +89,14 @@ def _alone(path: Path, shown: str) -> IO[bytes]:
 
 
 def _lock(file: IO[bytes], kind: int) -> None:
-    """Lock the bytes that SQLite's readers lock (SHARED_FIRST and SHARED_SIZE in its os_unix.c), and against its own locks in
-    this process too (https://man7.org/linux/man-pages/man2/F_OFD_SETLK.2const.html).
+    """Lock the bytes that SQLite's readers lock (SHARED_FIRST and SHARED_SIZE in its os_unix.c), also against SQLite in this
+    process (https://man7.org/linux/man-pages/man2/F_OFD_SETLK.2const.html).
     """
     fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0x40000000 + 2, 510, 0))
 
 
 def _check_journals(path: Path, shown: str) -> None:
-    """Raise DatabaseError where SQLite would wait for a pipe for ever."""
+    """Raise DatabaseError if a journal is a pipe, for which SQLite would wait for ever, or no regular file."""
     try:
         for suffix in ("-wal", "-journal", "-shm"):
             safe_open.check(f"{path}{suffix}")
@@ -106,5 +106,5 @@ def _check_journals(path: Path, shown: str) -> None:
 
 
 def quoted(name: str) -> str:
-    """The name of a table or an index as SQL has it."""
+    """The name of a table or an index quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'

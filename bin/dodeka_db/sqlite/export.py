@@ -23,11 +23,13 @@ def export_compacted(source: Path, target: Path) -> None:
 
     `VACUUM INTO` reads in one transaction: the copy is of one moment, and in WAL mode no writer waits for
     it (https://www.sqlite.org/lang_vacuum.html#vacuuminto). It needs every function, collation and bit of
-    syntax that the schema names, and indexes that can be read: CannotCompactError, with no `target`, where copy_pages() may do
-    better. Raises DatabaseError, or BackupError when there is no room for the copy.
+    syntax that the schema names, and indexes that can be read. If not: CannotCompactError, with no `target`; copy_pages() may still
+    work. Raises DatabaseError, or BackupError when there is no room for the copy.
     """
     with _exporting(source, target) as connection:
-        connection.execute("PRAGMA writable_schema=OFF")  # or it would leave out what it cannot parse
+        connection.execute(
+            "PRAGMA writable_schema=OFF"
+        )  # otherwise the copy would lack what SQLite cannot parse
         try:
             connection.execute("PRAGMA synchronous=OFF")  # of the copy, which need not survive a power cut
             connection.execute("VACUUM INTO ?", (str(target),))
@@ -44,11 +46,11 @@ def copy_pages(source: Path, target: Path) -> None:
     """Write a copy of the database `source`, page for page, which may be in use, to the new file `target`.
 
     SQLite's online backup in one step: one read transaction, and in WAL mode no writer waits for it
-    (https://www.sqlite.org/backup.html). Free pages and what is left of deleted rows come along. Raises as
+    (https://www.sqlite.org/backup.html). Free pages and remains of deleted rows are copied too. Raises as
     export_compacted() does.
     """
     with _exporting(source, target) as connection, closing(sqlite3.connect(target)) as copied:
-        # the transaction is begun here, where a lock is waited for as elsewhere: backup() would wait for ever
+        # begun here, where waiting for a lock has a limit: backup() would wait for ever
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         copied.execute("PRAGMA journal_mode=OFF")

@@ -23,7 +23,7 @@ class Header:
 def read_header(path: Path, shown: str = "") -> Header:
     """The header of the file at `path`; NotWholeError if it is missing, empty or no database, DatabaseError if unreadable.
 
-    `shown` is what a message calls it, if not by its path.
+    `shown` is the name of the database in messages, if not its path.
 
     To be called before SQLite opens a path: SQLite creates what is missing and takes what is empty.
     """
@@ -33,7 +33,7 @@ def read_header(path: Path, shown: str = "") -> Header:
             head = file.read(HEADER_BYTES)
     except FileNotFoundError as error:
         raise NotWholeError(
-            f"{shown} is missing", "check DODEKA_BACKEND, or restore it: BACKUP.md, 'Restore'"
+            f"{shown} is missing", "check DODEKA_BACKEND, or restore the database: BACKUP.md, 'Restore'"
         ) from error
     except OSError as error:
         raise DatabaseError(f"{shown} cannot be read: {error.strerror}", next_step(error)) from error
@@ -55,19 +55,19 @@ def header_of(head: bytes, shown: str) -> Header:
 
 
 def match_journal_mode(staged: Path, live: Path) -> None:
-    """Give `staged` the journal mode of `live`, the backend's own (WAL) where that is no database. Raises BackupError."""
+    """Give `staged` the journal mode of `live`, or the backend's own (WAL) if `live` is no database. Raises BackupError."""
     try:
         wal = read_header(live).wal
     except NotWholeError:
         wal = True
-    left = Path(f"{staged}-wal")  # an empty one is of a reader
+    left = Path(f"{staged}-wal")  # a reader leaves an empty one
     if left.exists() and left.stat().st_size:
         raise BackupError(f"{left} could not be brought into its database", DISK)
     set_journal_mode(staged, wal)
 
 
 def set_journal_mode(path: Path, wal: bool) -> None:
-    """As SQLite does, which would have to open the database for it; nobody else has, and no journal holds anything."""
+    """Set the journal mode in the header without opening the database. Nobody may have it open; its journals must be empty."""
     try:
         with open(path, "r+b", opener=safe_open.no_link) as file:
             file.seek(18)

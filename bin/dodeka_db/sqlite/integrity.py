@@ -1,4 +1,4 @@
-"""Is a database whole: its size, SQLite's own check, every row read; and its indexes rebuilt."""
+"""Check that a database is whole: its size, SQLite's own check, every row read. Rebuild its indexes."""
 
 import sqlite3
 from collections import Counter
@@ -20,7 +20,7 @@ from dodeka_db.sqlite.failures import (
 )
 from dodeka_db.sqlite.header import read_header, set_journal_mode
 
-# of the lines that SQLite's check would find
+# SQLite's check stops after so many
 MAX_DEFECTS = 100
 SHOWN_DEFECTS = 3
 
@@ -29,8 +29,8 @@ SHOWN_DEFECTS = 3
 class Findings:
     """The defects of a database that can be read through.
 
-    `orphans`: how many rows of one table refer to no row of another one, by the names of the two; SQLite lets them be.
-    `defects`: what SQLite's check says, each line once. `unchecked`: why this SQLite cannot do all of that check, or "".
+    `orphans`: how many rows of one table refer to missing rows of another, by the two names; SQLite allows them by default.
+    `defects`: what SQLite's check says, each line once. `unchecked`: why this SQLite cannot check everything, or "".
     """
 
     orphans: Mapping[tuple[str, str], int]
@@ -44,9 +44,9 @@ class Findings:
         return ", ".join(self.defects[:SHOWN_DEFECTS]) + (f", and {more} more" if more > 0 else "")
 
     def lines(self) -> list[str]:
-        """All that was found, for a log or a question."""
+        """All findings, as lines for a log or a question."""
         lines = [
-            f"rows of {child} that refer to no row of {parent}: {count}"
+            f"rows of {child} that refer to a missing row of {parent}: {count}"
             for (child, parent), count in self.orphans.items()
         ]
         if self.defects:
@@ -59,19 +59,19 @@ class Findings:
 def verify(path: Path, shown: str, quick: bool = False) -> Findings:
     """The defects of the database in the file `path`, which nobody else uses; NotWholeError if it cannot be read through.
 
-    `shown` is what a message calls it. With `quick` the indexes are not compared with their tables, which takes
+    `shown` is its name in messages. With `quick` the indexes are not compared with their tables, which takes
     most of the time (https://www.sqlite.org/pragma.html#pragma_quick_check). The size is checked first: SQLite
-    itself does not mind bytes behind the last page.
+    itself ignores bytes after the last page.
     """
     header = read_header(path, shown)
     size = path.stat().st_size
     if size != header.pages * header.page_bytes:
         expected = header.pages * header.page_bytes
         raise NotWholeError(f"{shown} has {size} bytes where its header says {expected}", RESTORE)
-    # not read-only: then SQLite would leave CHECKs out
+    # not read-only, because SQLite would leave CHECKs out then
     with opened(path, "mode=rw", shown) as connection:
         findings = _check(connection, "quick_check" if quick else "integrity_check")
-        if findings.defects or findings.unchecked:  # else that check has read everything
+        if findings.defects or findings.unchecked:  # without any, that check has read everything
             try:
                 _read_through(connection)
             except sqlite3.DatabaseError as error:
@@ -80,7 +80,7 @@ def verify(path: Path, shown: str, quick: bool = False) -> Findings:
                 problem = findings.defects_shown or one_line(error)
                 raise NotWholeError(f"{shown} is damaged: {problem}", RESTORE) from error
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise NotWholeError(f"{shown} holds no tables", RESTORE)
+            raise NotWholeError(f"{shown} contains no tables", RESTORE)
     return findings
 
 
@@ -100,10 +100,10 @@ def _check(connection: sqlite3.Connection, check: str) -> Findings:
             else:
                 raise
 
-    # here a schema that cannot be parsed is an error: of half of one the check says what is not so
+    # a schema that cannot be parsed must be an error: with half a schema the check reports defects that do not exist
     connection.execute("PRAGMA writable_schema=OFF")
     lines = [line for (line,) in rows(f"PRAGMA {check}({MAX_DEFECTS})")]
-    if unchecked:  # for the sake of one table, or of its CHECKs
+    if unchecked:  # perhaps because of one table, or of its CHECKs
         connection.execute("PRAGMA ignore_check_constraints=ON")
         for (name,) in list(rows(TABLES)):
             lines += [line for (line,) in rows(f"PRAGMA {check}({quoted(name)})")]
@@ -118,7 +118,7 @@ def _read_through(connection: sqlite3.Connection) -> None:
     """Read every row of every table that this SQLite can read, past the indexes. Raises sqlite3.DatabaseError."""
     connection.execute("PRAGMA writable_schema=ON")
     for (name,) in connection.execute(TABLES).fetchall():
-        # without what is generated, maybe by a function that is not there
+        # without generated columns, whose functions may be missing
         columns = connection.execute(f"PRAGMA table_info({quoted(name)})").fetchall()
         selected = ", ".join(quoted(column[1]) for column in columns)
         connection.text_factory = bytes  # text need not be UTF-8
@@ -132,10 +132,10 @@ def _read_through(connection: sqlite3.Connection) -> None:
 
 
 def reindex(path: Path, shown: str) -> None:
-    """Rebuild every index of the database `path`, which nobody else uses, that can be rebuilt. Raises BackupError.
+    """Rebuild the indexes of the database `path`, which nobody else uses. Raises BackupError.
 
-    One cannot where rows do not differ that should, or where this SQLite has not what it needs: it stays as it is. In WAL
-    mode from then on, which needs no rollback: see opened().
+    An index with duplicate keys, or with a function that this SQLite lacks, stays as it is. The database is in WAL mode
+    afterwards, which needs no rollback: see opened().
     """
     set_journal_mode(path, wal=True)
     with opened(path, "mode=rw", shown) as connection:
@@ -149,7 +149,7 @@ def reindex(path: Path, shown: str) -> None:
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether the file at `path` is missing or so damaged that nobody can open it as a database; its rows are not read."""
+    """Whether the file at `path` is missing, or too damaged to be opened as a database; its rows are not read."""
     try:
         read_header(path)
         with opened(path, "mode=ro", f"database {path}") as connection:
@@ -157,5 +157,5 @@ def is_damaged(path: Path) -> bool:
     except NotWholeError:
         return True
     except BackupError:
-        pass  # in use, or not ours to read: somebody can
+        pass  # in use, or not readable for us: somebody can open it
     return False

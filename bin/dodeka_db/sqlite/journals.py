@@ -20,12 +20,12 @@ def hold_rows(path: Path) -> bool:
 
 
 def is_same(path: Path, other: Path) -> bool:
-    """Whether both are there, and are names of one file."""
+    """Whether both exist and are the same file."""
     return other.exists() and path.exists() and path.samefile(other)
 
 
 def link(source: Path, target: Path) -> None:
-    """Give each journal of the database at `source` a second name at `target`, where no snapshot yet."""
+    """Hard-link each journal of the database at `source` to its name at `target`, unless that exists."""
     for suffix in SUFFIXES:
         journal = Path(f"{source}{suffix}")
         if journal.exists() and not Path(f"{target}{suffix}").exists():
@@ -33,7 +33,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def unlink(names: Path, others: Path) -> None:
-    """Remove those journals of `names` that have their second name at `others`."""
+    """Remove those journals of `names` that are also hard links at `others`."""
     for suffix in SUFFIXES:
         if is_same(Path(f"{names}{suffix}"), Path(f"{others}{suffix}")):
             Path(f"{names}{suffix}").unlink()
@@ -43,7 +43,7 @@ def move(source: Path, target: Path) -> None:
     """Rename the journals of the database at `source` to those of `target`."""
     for suffix in SUFFIXES:
         journal = Path(f"{source}{suffix}")
-        # one that is there already is of somebody who went on with that database
+        # an existing one belongs to a process that still uses that database
         if journal.exists() and not Path(f"{target}{suffix}").exists():
             journal.rename(f"{target}{suffix}")
 

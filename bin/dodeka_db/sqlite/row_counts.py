@@ -11,7 +11,7 @@ from dodeka_db.sqlite.header import read_header
 def row_counts(path: Path) -> dict[str, int | None]:
     """The number of rows by table of the database at `path`, which may be in use. Raises DatabaseError.
 
-    None where this SQLite cannot tell.
+    None where this SQLite cannot count them.
     """
     read_header(path)
     counts: dict[str, int | None] = {}
@@ -23,7 +23,7 @@ def row_counts(path: Path) -> dict[str, int | None]:
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int | None:
-    for past in ("", " NOT INDEXED"):  # SQLite counts in an index, and that may be what is damaged
+    for past in ("", " NOT INDEXED"):  # SQLite counts in an index, which may be damaged
         try:
             found = connection.execute(f"SELECT count(*) FROM main.{quoted(table)}{past}").fetchone()
             return int(found[0])

@@ -51,7 +51,7 @@ def create(path: Path, members: int, seed: int = 1) -> None:
 
 
 def insert(connection: sqlite3.Connection, table: str, key: str, value: object) -> None:
-    """A new row, its value in JSON as freetser keeps it."""
+    """Insert a row, with its value as JSON, as freetser does."""
     connection.execute(f"INSERT INTO {table} VALUES (?, 0, 0, ?)", (key, json.dumps(value).encode()))
 
 

@@ -1,8 +1,8 @@
-"""One database file in the place of another, and the replaced one kept beside it.
+"""Replace one database file by another, and keep the replaced one beside it.
 
 At every instant `db.sqlite` is wholly the old database or wholly the new one, no journal of the old one can
 be replayed into the new one, and after a power cut the same holds, for the folder is synced between the
-steps that must not change places.
+steps whose order matters.
 """
 
 import errno
@@ -29,7 +29,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 class Kept:
     """The kept file of the database that is about to be replaced.
 
-    `is_link`: at `path` is its second name already; else it is copied there when nobody uses it any more.
+    `is_link`: `path` is a hard link already; if not, the file is copied there once nobody uses it any more.
     """
 
     path: Path
@@ -37,9 +37,9 @@ class Kept:
 
 
 def keep(live: Path) -> Kept:
-    """Give what is at `live`, in use or not, a second name; none yet where the file system has no hard links.
+    """Hard-link `live`, in use or not, to a new name; not if it does not exist, or the file system has no hard links.
 
-    Raises BackupError, with nothing changed, where `live` cannot be replaced, for a right, a mount or too little room.
+    Raises BackupError, with nothing changed, if `live` cannot be replaced: a permission, a mount, or too little room.
     """
     kept = kept_files.new_name(live)
     if not live.exists():
@@ -47,8 +47,8 @@ def keep(live: Path) -> Kept:
     check_access(live)
     if disks.is_mount_point(live):
         raise BackupError(
-            f"{live} is a mount point itself, so no other file can take its place",
-            "mount its folder in its place; nothing was changed",
+            f"{live} is a mount point, so it cannot be replaced",
+            "mount its folder instead; nothing was changed",
         )
     try:
         os.link(live, kept)
@@ -58,7 +58,7 @@ def keep(live: Path) -> Kept:
         kept.unlink(missing_ok=True)
         if error.errno not in _NO_LINKS or not os.access(live.parent, os.W_OK):
             raise BackupError(
-                f"{live} cannot be kept as {kept.name}: {error.strerror}", "nothing was changed"
+                f"{live} cannot be linked to {kept.name}: {error.strerror}", "nothing was changed"
             ) from error
     disks.for_database(live.parent, live.stat().st_size, LARGER_DISK).check()
     return Kept(kept, is_link=False)
@@ -69,11 +69,11 @@ def replace(
 ) -> Path | None:
     """Put the database file `new`, which is on the disk to its last byte, in the place of `live`, with `its_rights`.
 
-    keep() has been called. SQLite does not get to see a `live` that `is_damaged`: it would take its journals away.
-    Returns the path of the replaced database, that of `kept` or its name as a damaged one; None if there was none. Raises
-    DatabaseInUseError if a process has `live` open, or another BackupError, with nothing changed.
+    To be called after keep(). If `is_damaged`, SQLite never opens `live`: it would delete its journals. Returns the path of
+    the replaced database, that of `kept` or its name as a damaged one; None if there was none. Raises DatabaseInUseError if a
+    process has `live` open, or another BackupError, with nothing changed.
 
-    `even_in_use`, which takes a link: whoever has `live` open goes on with the replaced database.
+    `even_in_use`, which needs a link: a process that has `live` open goes on with the replaced database.
     """
     even_in_use = even_in_use and kept.is_link
     try:
@@ -110,8 +110,8 @@ def replace(
         part(live, path)
         _sync(live.parent)
     except OSError as error:
-        message = f"{live} is replaced, but perhaps not on the disk: {error.strerror}"
-        raise BackupError(message, f"check that disk; the replaced database is kept as {path}") from error
+        message = f"{live} was replaced, but may not be on its disk yet: {error.strerror}"
+        raise BackupError(message, f"check the disk; the replaced database is kept as {path}") from error
     return path if was_there else None
 
 
@@ -125,10 +125,10 @@ def _checkpoint(live: Path, even_in_use: bool) -> None:
 
 
 def part(live: Path, replaced: Path) -> None:
-    """Take the journals of the replaced database away from the new one at `live`.
+    """Separate the journals of the replaced database from the new one at `live`.
 
-    They are of a process that has opened the replaced one since it was checkpointed, and may go on with them: SQLite has
-    them open. Where nobody has the new one open, any journal there is of the replaced one. Raises OSError.
+    They belong to a process that opened the replaced database after its checkpoint, and may still write to them. If nobody
+    has the new database open, any journal beside it belongs to the replaced one. Raises OSError.
     """
     journals.unlink(live, replaced)
     if journals.exist(live) and not open_files.processes_with(live):
@@ -136,9 +136,9 @@ def part(live: Path, replaced: Path) -> None:
 
 
 def remove_stale_link(live: Path) -> bool:
-    """Remove the second name of what is still at `live`, of a swap that did not come to its rename; was there one?
+    """Remove the link left by a swap that was killed before its rename; return whether there was one.
 
-    Of a swap that did come to it, the new database loses the journals of the replaced one.
+    For a swap that was killed after its rename, separate the journals of the replaced database from the new one.
     """
     found = False
     for kept in kept_files.all_beside(live):
@@ -158,12 +158,12 @@ def _refuse_if_not_kept(live: Path, kept: Path) -> None:
         journals.is_same(kept, live) or (kept.exists() and filecmp.cmp(live, kept, shallow=False))
     ):
         raise DatabaseError(
-            f"{kept} is gone or another file, so {live} is not kept", "nothing was replaced; run this again"
+            f"{kept} was removed or replaced, so {live} is not kept", "nothing was replaced; run this again"
         )
 
 
 def _copy(live: Path, kept: Path) -> None:
-    """In place of a link, on a file system that has none; under that name it is whole."""
+    """Copy `live` on a file system without hard links; what has the name `kept` is a whole copy."""
     if not live.exists():
         return
     with staging.beside(live) as unfinished, open(live, "rb", opener=safe_open.no_link) as source:

@@ -1,9 +1,9 @@
 """zstd: an SQLite file to content-defined frames and back. Streams in, streams out.
 
 `zstd --rsyncable` keeps unchanged stretches of the input unchanged in the output; python-zstandard does
-not offer it. An SQLite file is made of pages, so the same is reached by starting a new frame behind every
-page whose end has a checksum that ends in zeros: where a page was inserted or removed, the cuts fall into
-step again with the next such page, and every frame from there on has the same bytes as before. The frames
+not offer it. An SQLite file is made of pages, so the same is reached by starting a new frame after every
+page whose end has a checksum that ends in zeros: after an inserted or removed page, the cuts are the same
+again from the next such page on, and every later frame has the same bytes as before. The frames
 one after another are an ordinary .zst file (RFC 8878, section 3.1).
 """
 
@@ -24,15 +24,15 @@ LEVEL = 3  # zstd's own default, what the shell scripts compressed with
 # restic cuts no chunk under 512 KiB: what compresses to less gains nothing from several frames
 FIRST_FRAME_BYTES = 2 * 1024 * 1024
 FRAME_BYTES = 256 * 1024  # the mean length of the others; both before compression
-# where the first row stands that was put into a page: as telling as all of it, and sixteen times faster
+# the end of a page, where its oldest row is: tells pages apart as well as the whole page, sixteen times faster
 FINGERPRINT_BYTES = 256
-# A skippable frame (RFC 8878, section 3.1.2). restic cuts a chunk, if it has 512 KiB by then, behind 64 zeros:
+# A skippable frame (RFC 8878, section 3.1.2). restic cuts a chunk, if it has 512 KiB by then, after 64 zeros:
 # so chunks end where frames end, soon after those 512 KiB, and fewer of them change.
 BOUNDARY = b"\x50\x2a\x4d\x18" + (64).to_bytes(4, "little") + bytes(64)
 MAX_THREADS = 8  # each has some frames in memory
 # a run of zeros decompresses 30,000 times larger: small pieces in, so that memory stays small
 PIECE_BYTES = 1024
-# what every decoder should support (RFC 8878, section 3.1.1.1.2), and more than any export of ours or zstd's own levels needs
+# what every decoder should support (RFC 8878, section 3.1.1.1.2), and more than our exports or zstd's levels need
 WINDOW_BYTES = 8 * 1024 * 1024
 
 
@@ -78,7 +78,7 @@ def _cut(source: BinaryIO, page_bytes: int) -> Iterator[bytes | bytearray]:
 
 
 def _compress(frame: bytes | bytearray) -> bytes:
-    # a compressor of its own: they are not to be shared between threads
+    # a new compressor: threads must not share one
     compressed: bytes = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(frame)
     return compressed
 
@@ -100,8 +100,8 @@ def decompress(source: Readable, target: Writable) -> None:
                 piece = frame.unused_data
     except zstandard.ZstdError as error:
         if "too much memory" in str(error):
-            most = f"more than its limit of {WINDOW_BYTES // 2**20} MiB of memory"
-            raise SnapshotError(f"the compressed export takes {most}", _HINT) from error
+            most = f"more than {WINDOW_BYTES // 2**20} MiB of memory (our limit)"
+            raise SnapshotError(f"decompressing the export takes {most}", _HINT) from error
         raise SnapshotError(f"the compressed export is damaged ({error})", _HINT) from error
     if frame is None:
         raise SnapshotError("the compressed export is empty", _HINT)
