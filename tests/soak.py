@@ -143,7 +143,7 @@ class Soak:
         self.tick()
         done = self.site.run("cron", "production", RESTIC=str(self.restic), DODEKA_LOCK_WAIT_S="60")
         assert (done.returncode, done.stderr) == (0, ""), done
-        self.locked += "removing it if it is stale" in done.stdout
+        self.locked += "removing the lock if it is stale" in done.stdout
         after = set(self.times())
         # an orphan of a run that was killed may have stored its snapshot meanwhile
         there = {*before, *after, self.clock}

@@ -224,7 +224,7 @@ class TestTheRepositorysLocks:
         stored = len(list((site.repository / "snapshots").iterdir()))
         # as long as nobody has asked for the exit code of a dead process, restic takes it for alive
         output = site.ok("cron", "production", DODEKA_LOCK_WAIT_S="30")
-        assert "removing it if it is stale" in output
+        assert "removing the lock if it is stale" in output
         assert locks(site) == []
         assert stored < len(site.snapshots("production")) <= 10
         site.restic("check", "--read-data")

@@ -240,7 +240,7 @@ def test_a_damaged_index(site, how):
     listed = soon(site, "snapshots", "--json")
     assert {entry["id"] for entry in json.loads(listed.stdout)} == set(before)
     if how is not gone:
-        assert "warning: no size is known: repository" in listed.stderr
+        assert "warning: the sizes are not known: repository" in listed.stderr
         done = soon(site, "restore", "production", "--snapshot", "latest", "--yes")
         assert done.returncode == 8
         assert f"repository {site.repository} is damaged: " in done.stderr and SEE in done.stderr
@@ -285,7 +285,7 @@ def test_the_copy_goes_on_with_what_is_whole(site, part, how):
         (
             "write /elsewhere/restic-temp-pack-1: no space left on device",
             1,
-            "no room left for /elsewhere/restic-temp-pack-1, where restic",
+            "no room left for restic's temporary files (/elsewhere/restic-temp-pack-1)",
         ),
     ],
 )

@@ -253,7 +253,7 @@ def test_a_lock_left_on_the_server_is_dealt_with(site, rest):
     reading.wait()
     locks = rest.served / "locks"
     assert list(locks.iterdir())
-    assert "removing it if it is stale" in site.ok("cron", "production", **rest.variables)
+    assert "removing the lock if it is stale" in site.ok("cron", "production", **rest.variables)
     assert not list(locks.iterdir())
 
 
