@@ -51,7 +51,7 @@ def test_a_folder_of_somebody_else_s_that_is_called_staging(site):
         done = site.run(script, "production", DODEKA_STATE=str(theirs.parent))
         assert (done.returncode, done.stderr.count("\n")) == (6, 1), done
         assert (
-            f"{theirs} is not a folder of these backups: it holds thesis.txt; nothing was removed"
+            f"{theirs} is not a folder of these backups: it contains thesis.txt; nothing was removed"
             in done.stderr
         )
     assert sorted(path.name for path in theirs.iterdir()) == ["thesis.txt", "tmpabcdefgh"]
@@ -60,7 +60,7 @@ def test_a_folder_of_somebody_else_s_that_is_called_staging(site):
 def test_files_of_ours_by_their_names_alone_are_not_enough(site):
     theirs = site.folder / "srv" / "staging"
     (theirs / "tmpabcdefgh").mkdir(parents=True)
-    with pytest.raises(SetupError, match="no run has been there"):
+    with pytest.raises(SetupError, match="no backup run has used it"):
         staging.state_folder(settings_with(site, DODEKA_STATE=str(theirs.parent)).main)
     assert (theirs / "tmpabcdefgh").exists()
 

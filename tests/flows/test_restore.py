@@ -409,7 +409,7 @@ def test_a_service_that_ends_well_soon_after_its_start_is_not_forgotten(stored, 
     done = with_service(stored, systemctl(extra=ends))
     assert (
         done.returncode == 5
-        and "does not stay up (it is inactive)" in done.stderr
+        and "does not stay up (ActiveState: inactive)" in done.stderr
         and "IT IS DOWN" in done.stderr
     )
     for _ in range(2):

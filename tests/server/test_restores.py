@@ -176,7 +176,7 @@ def test_a_unit_that_systemd_does_not_know(server):
         digest = server.python(f"sample_data.digest(Path('{DEMO}'))")
         done = make(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1", check=False)
         assert done.returncode == 2
-        assert f"error: systemd does not know {UNIT} (it says not-found)" in done.stderr
+        assert f"error: systemd does not know {UNIT} (LoadState: not-found)" in done.stderr
         assert server.python(f"sample_data.digest(Path('{DEMO}'))") == digest
     finally:
         unit.write_text(text)
@@ -876,7 +876,7 @@ class TestNoProcess:
             assert done.returncode == 1 and done.stderr.count("\n") == 1, done
             assert f"could not start {UNIT}: sudo cannot be run" in done.stderr.replace("/usr/bin/", "")
             assert "no process left for it" in done.stderr and "so the new database stays" in done.stderr
-            assert "IT IS PERHAPS DOWN" in done.stderr
+            assert "IT MAY BE DOWN" in done.stderr
             assert f"to start it: sudo systemctl start {UNIT}" in done.stderr
             assert "the replaced database is kept as " in done.stderr
             assert users(server, DEMO) == 30 and MARK in files_of_demo(server)

@@ -1,4 +1,4 @@
-"""The disks that a backup needs: is the volume there, can it be written, is there room."""
+"""The disks that a backup needs: whether the volume is mounted, writable, and large enough."""
 
 import os
 import re
@@ -12,13 +12,13 @@ from dodeka_db.repository_settings import RepositorySettings
 SMALL_FILES_BYTES = 100_000
 # restic's temporary files: packs of 16 MiB each, as many as it fills and stores at a time (measured: 71 MB at most)
 PACKS_BYTES = 80_000_000
-# what a backend may write while a restore is at work
+# what a backend may write while a restore runs
 RESERVE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Room:
-    """The free bytes in a folder beside the bytes that a run may need, and the words for a lack of room."""
+    """The free bytes in a folder, the bytes that a run may need, and the message and the hint if they are too few."""
 
     message: str
     folder: Path
@@ -42,11 +42,11 @@ class Room:
 
 
 def for_export(repository: RepositorySettings, database_bytes: int) -> Room:
-    """In the state folder lies a copy of the database, and beside that what restic has not stored yet.
+    """The room for a backup in the state folder: for the export, and for what restic has not stored yet.
 
-    In the format zst that is its compressed form, some of it twice, in restic's temporary files; in pages only those,
-    which are compressed too. What compresses to less than half needs less, but the disk may be the backend's own: it is
-    not to be filled up.
+    With zst that is the compressed export, part of it twice, in restic's temporary files. With pages it is those files
+    alone, which restic compresses. A database that compresses to less than half needs less. The estimate is generous,
+    because the disk may be the backend's own.
     """
     packs = min(database_bytes // 2, PACKS_BYTES)
     needed = database_bytes + (database_bytes if repository.format == "zst" else packs)
@@ -57,25 +57,25 @@ def for_export(repository: RepositorySettings, database_bytes: int) -> Room:
 
 
 def for_snapshot(repository: Path, file_bytes: int) -> Room:
-    """In a local `repository` a snapshot takes its file's size at most, and restic's own small files."""
+    """The room for a snapshot in a local `repository`: its file's size at most, and restic's own small files."""
     needed = file_bytes + SMALL_FILES_BYTES
     message, hint = "no room left for a snapshot", "enlarge the backup volume"
     return Room(message, repository, _free(repository), needed, hint, RepositoryFullError)
 
 
 def for_database(folder: Path, database_bytes: int, hint: str) -> Room:
-    """A database of that size beside those that are in use in `folder`, which go on growing meanwhile."""
+    """The room for a database of that size in `folder`, where the databases in use go on growing meanwhile."""
     needed = database_bytes + database_bytes // 10 + RESERVE_BYTES
     return Room("no room left for the database", folder, _free(folder), needed, hint)
 
 
 def is_read_only(folder: Path) -> bool:
-    """Whether `folder` is there, on a file system that is mounted read-only."""
+    """Whether `folder` exists, on a file system that is mounted read-only."""
     return folder.exists() and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def is_on_own_volume(repository: Path, databases: list[Path]) -> bool:
-    """Whether the file system of `repository` is neither the root's nor that of a database."""
+    """Whether the file system of `repository` is neither the root file system nor that of a database."""
     device = _existing(repository).stat().st_dev
     others = [Path("/"), *databases]
     return all(_existing(other).stat().st_dev != device for other in others)

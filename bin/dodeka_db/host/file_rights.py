@@ -19,7 +19,7 @@ _ENTRY = struct.Struct("<HHI")
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _NO_ID = 0xFFFFFFFF
 _ALL = 0o7
-# of these the system decides what a new file gets, where we may not set them
+# attributes of these names are set by the system on a new file, if we may not
 _OF_THE_SYSTEM = ("security.", "system.", "trusted.")
 
 Entry = tuple[int, int]
@@ -42,7 +42,7 @@ class Rights:
             & other.permits(entry, self)
             for entry in asked
         }
-        if len(entries) > len(self.entries):  # named users or groups came in, which takes a mask
+        if len(entries) > len(self.entries):  # named users or groups were added, which needs a mask
             entries.setdefault((_MASK, _NO_ID), _ALL)
         return replace(self, entries=entries)
 
@@ -58,9 +58,9 @@ class Rights:
         )
 
     def own(self, path: Path) -> None:
-        """Give the file at `path` this owner and group, and these attributes, but nobody a right yet. Raises OSError.
+        """Give the file at `path` this owner and group, and these attributes; the mode stays closed until open_up(). Raises OSError.
 
-        Only root may give a file away. So it stays ours where its group gives the owner the same right to it.
+        Only root may give a file away. So the file stays ours if its group gives the owner the same permissions.
         """
         with _opened(path) as file:
             status = os.fstat(file)
@@ -81,13 +81,13 @@ class Rights:
                 packed = (_ENTRY.pack(tag, bits, of) for (tag, of), bits in sorted(self.entries.items()))
                 os.setxattr(file, _ACL, _VERSION + b"".join(packed))
                 return
-            if _acl(file):  # that of the folder's default
+            if _acl(file):  # from the folder's default ACL
                 os.removexattr(file, _ACL)
             user, group, others = (self.entries[tag, _NO_ID] for tag in (_USER_OBJ, _GROUP_OBJ, _OTHER))
             mode = user << 6 | group << 3 | others
             if (
                 stat.S_IMODE(os.fstat(file).st_mode) != mode
-            ):  # some file systems have one mode for all, and refuse
+            ):  # some file systems have one mode for all files, and refuse
                 os.fchmod(file, mode)
 
     def _group_serves_owner(self) -> bool:
@@ -111,7 +111,7 @@ class Rights:
         if (tag, of) == (_GROUP, self.group):
             tag, of = _GROUP_OBJ, _NO_ID
         if (tag, of) not in self.entries or tag == _OTHER:
-            # whoever that is may be in the group of the file, which may have less than all others
+            # that user may be in the file's group, which may have less than all others
             return self.entries[_OTHER, _NO_ID] & self.entries[_GROUP_OBJ, _NO_ID]
         return self.entries[tag, of] & self.entries.get((_MASK, _NO_ID), _ALL)
 
@@ -155,6 +155,6 @@ def _names(file: Path | int) -> list[str]:
     try:
         return os.listxattr(file)
     except OSError as error:
-        if error.errno == ENOTSUP:  # a file system that has none
+        if error.errno == ENOTSUP:  # a file system without attributes
             return []
         raise

@@ -10,10 +10,10 @@ from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 
 def problem(url: str, limit_s: float, body: bytes | None = None, direct: bool = False) -> str:
-    """The fault of the answer of `url`, which may hold `user:password@`; empty if it is a 2xx, also after redirections.
+    """What is wrong with the answer of `url`, which may contain `user:password@`; empty for a 2xx, also after redirections.
 
-    Asked in a thread that is waited for so long: a time limit of urllib's is one for each packet. `body` is what is posted;
-    `direct` past the proxies of the environment.
+    urllib's time limit is one for each packet, so a thread asks, and is waited for `limit_s` seconds. `body` is posted;
+    `direct` ignores the proxies of the environment.
     """
     found = [f"no answer within {limit_s:g} s"]
     asking = threading.Thread(target=lambda: found.append(_problem(url, limit_s, body, direct)), daemon=True)
@@ -30,7 +30,7 @@ def _problem(url: str, limit_s: float, body: bytes | None, direct: bool) -> str:
     user_info, _, host = place.rpartition("@")
     try:
         request = urllib.request.Request(urlunsplit((scheme, host, path, query, "")), data=body)  # noqa: S310  _opener() knows http alone
-        if user_info:  # which urllib would take for a part of the host's name
+        if user_info:  # urllib would take it for a part of the host's name
             credentials = base64.b64encode(unquote_to_bytes(user_info)).decode()
             request.add_unredirected_header("Authorization", f"Basic {credentials}")
         with _opener(direct).open(request, timeout=limit_s):
@@ -44,7 +44,7 @@ def _problem(url: str, limit_s: float, body: bytes | None, direct: bool) -> str:
 
 
 def _opener(direct: bool) -> urllib.request.OpenerDirector:
-    """One that knows http and https alone: build_opener() would follow a redirection to ftp: too."""
+    """An opener for http and https alone: build_opener() would also follow a redirection to ftp:."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler({} if direct else None),
@@ -61,7 +61,7 @@ def _opener(direct: bool) -> urllib.request.OpenerDirector:
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request: Any, answer: Any, *rest: Any) -> urllib.request.Request | None:
-        answer.close()  # or all of it would be read, however much that is
+        answer.close()  # otherwise all of the answer would be read, however long it is
         return super().redirect_request(request, answer, *rest)
 
 

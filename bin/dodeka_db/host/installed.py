@@ -1,7 +1,7 @@
-"""The files that `make install` puts on a server in either set-up, and whether they are there: crontab, timers, rules of sudo.
+"""The files that `make install` puts on a server in either set-up, and whether they are installed: crontab, timers, rules of sudo.
 
-The shipped files in deploy/ are those of the one-user set-up, where the web service's user runs the backups. For a user of
-its own the same files are written with other names in them.
+The shipped files in deploy/ are those of the one-user set-up, where the web service's user runs the backups. For a separate
+user of the backups the same files are written with other names in them.
 """
 
 import os
@@ -17,11 +17,11 @@ from dodeka_db.settings import ROOT, Settings
 
 DEPLOY = ROOT / "deploy"
 CRONTAB = DEPLOY / "dodeka_crontab"
-# what the shipped files name: the web service's user, the clone, the folder of the log
+# the names in the shipped files: the web service's user, the clone, the folder of the log
 WEB_USER = "backend"
 SERVER_ROOT = Path("/home/backend/dodeka")
 LOG_FOLDER = Path("/home/backend/log")
-# the user of its own
+# the separate user of the backups
 OWN_USER = "dbackup"
 OWN_HOME = Path("/var/lib/dbackup")
 OWN_LOG_FOLDER = Path("/var/log/dodeka-backup")
@@ -31,7 +31,7 @@ SUDOERS = Path("/etc/sudoers.d/dodeka-backup")
 POLKIT = Path("/etc/polkit-1/rules.d/50-dodeka-backup.rules")
 UNITS = Path("/etc/systemd/system")
 UNIT_NAME = "dodeka-backup-"
-# copies of the passwords that root reads; what the own user could change there, root must not follow
+# copies of the passwords, for root to read from a place that no other user can change
 CREDENTIALS = Path("/etc/dodeka-backup")
 CREDENTIAL_NAMES = ("restic-password", "offsite-password")
 _JOB = re.compile(r"/dodeka-db-(cron|offsite|verify|check)\.(sh|py)\b.*>> \S+/backup\.log")
@@ -39,7 +39,7 @@ _JOB = re.compile(r"/dodeka-db-(cron|offsite|verify|check)\.(sh|py)\b.*>> \S+/ba
 
 @dataclass(frozen=True)
 class Job:
-    """One line of the crontab: what a timer for it is called, when it runs (five fields), and the command behind them."""
+    """One line of the crontab: its name (also that of its timer), its five time fields, its command."""
 
     name: str
     when: tuple[str, ...]
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def calendar(self) -> str:
-        """The time in the words of https://www.freedesktop.org/software/systemd/man/latest/systemd.time.html."""
+        """The time in the format of https://www.freedesktop.org/software/systemd/man/latest/systemd.time.html."""
         minute, hour, _, _, weekday = self.when
         first, _, every = minute.partition("/")
         first = "0" if first == "*" else first.partition("-")[0]
@@ -58,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SetUp:
-    """One of the two: the user that runs the backups, the clone, the folder of the log, and the shipped files for these."""
+    """One of the two set-ups: the user that runs the backups, the clone, the folder of the log, and the shipped files for these."""
 
     user: str
     root: Path
@@ -66,7 +66,7 @@ class SetUp:
 
     @property
     def is_own(self) -> bool:
-        """Whether the web service's user has no part in it."""
+        """Whether the backups have a separate user, not the web service's."""
         return self.user != WEB_USER
 
     @property
@@ -80,7 +80,7 @@ class SetUp:
 
     @cached_property
     def jobs(self) -> list[Job]:
-        """The lines of the crontab that run something."""
+        """The jobs in the crontab."""
         lines = [line for line in self.crontab.splitlines() if line.strip() and not line.startswith("#")]
         return [_job(line) for line in lines]
 
@@ -105,7 +105,7 @@ class SetUp:
         ]
         if settings.systemctl:
             credentials.append("Environment=DODEKA_SYSTEMCTL=systemctl")
-        # a - in front: what is not there, a volume say, does not keep the job from saying so
+        # a - in front: the job starts even if a folder is missing, a volume say, and reports that
         places = [settings.main.folder, settings.offsite and settings.offsite.folder]
         places += [environment.live.parent for environment in settings.environments]
         writes = dict.fromkeys(
@@ -125,7 +125,7 @@ class SetUp:
             for kind, shipped in (("service", service), ("timer", timer)):
                 text = shipped
                 for name, value in filled_in.items():
-                    text = text.replace(f"{{{name}}}", value.replace("%", "%%"))  # which systemd fills in
+                    text = text.replace(f"{{{name}}}", value.replace("%", "%%"))  # systemd would expand a %
                 found[UNITS / f"{UNIT_NAME}{job.name}.{kind}"] = text
         return found
 

@@ -17,7 +17,7 @@ log = logging.getLogger("dodeka_db")
 
 @dataclass(frozen=True)
 class Record:
-    """`passed` is when the job last did all it should; `failed`, with its `error`, when it has not since then.
+    """`passed`: the last success. `failed` and `error`: the last failure since then, if any.
 
     `details` are the job's own, of JSON's types.
     """
@@ -29,7 +29,7 @@ class Record:
 
 
 def read(state: Path, job: str) -> Record:
-    """The record of `job` in the folder `state`; an empty one if it is missing or makes no sense. OSError if unreadable."""
+    """The record of `job` in the folder `state`; an empty one if it is missing or not readable as one. OSError if unreadable."""
     try:
         with open(_file(state, job), opener=safe_open.no_link) as file:
             found = json.load(file)
@@ -41,13 +41,13 @@ def read(state: Path, job: str) -> Record:
 
 
 def passed(state: Path, job: str, details: Mapping[str, object] | None = None) -> None:
-    """Write down that `job` did all it should. What cannot be written is warned of."""
+    """Record that `job` succeeded. A record that cannot be written is only a warning."""
     _write(state, job, Record(passed=_now(), details=details or {}))
 
 
 @contextmanager
 def failures(state: Path, job: str) -> Iterator[None]:
-    """Write a failure of the block down as the job's, an interruption too."""
+    """Record a failure of the block, also an interruption, as the job's."""
     try:
         yield
     except BaseException as error:
@@ -61,7 +61,9 @@ def failures(state: Path, job: str) -> Iterator[None]:
 def _write(state: Path, job: str, record: Record) -> None:
     file = _file(state, job)
     text = json.dumps(vars(record), default=datetime.isoformat)
-    new = file.with_suffix(f".{os.getpid()}")  # a run that gave up waiting writes while another one does
+    new = file.with_suffix(
+        f".{os.getpid()}"
+    )  # a run that gave up waiting may write at the same time as another one
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(new, "w", opener=safe_open.no_link) as opened:

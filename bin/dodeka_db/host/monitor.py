@@ -1,6 +1,6 @@
 """Tell a monitor that a cron run ended, and how: the convention of https://healthchecks.io/docs/http_api/.
 
-The address of an environment is called after a good run, the same with /fail behind its path after a bad one.
+The address of an environment is requested after a good run, the same with /fail after its path after a bad one.
 """
 
 import logging
@@ -19,7 +19,7 @@ PATIENCE_S = 10
 
 @contextmanager
 def after(environment: Environment) -> Iterator[None]:
-    """Report how the block ended, if an address is set. What cannot be delivered is warned of."""
+    """Report how the block ended, if an address is set. A report that cannot be delivered is only a warning."""
     try:
         yield
     except BaseException as error:
@@ -29,9 +29,9 @@ def after(environment: Environment) -> Iterator[None]:
 
 
 def of_script(argv: Sequence[str], error_line: str) -> None:
-    """Report a script that failed before it could begin, by its command line; only cron's have an address.
+    """Report that a script failed before it began, if its command line is that of a cron run.
 
-    Raises what settings.load() does.
+    Raises what settings.load() raises.
     """
     script, *arguments = argv
     if Path(script).stem == "dodeka-db-cron":
@@ -41,7 +41,7 @@ def of_script(argv: Sequence[str], error_line: str) -> None:
 def _report(environment: Environment, error_line: str | None) -> None:
     if not environment.ping_url:
         return
-    from dodeka_db.host import http_probe  # where no address is set, it is not needed
+    from dodeka_db.host import http_probe  # only needed if an address is set
 
     scheme, host, path, query, _ = urlsplit(environment.ping_url)
     if error_line is None:

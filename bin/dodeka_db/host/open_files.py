@@ -14,10 +14,10 @@ UNSEEN = "another process"  # one of another user, whose files we may not look a
 
 
 def processes_with(file: Path) -> list[str]:
-    """The other processes that have `file` open, as 'python3 (process 1234)'; UNSEEN if only the kernel knows of them.
+    """The other processes that have `file` open, as 'python3 (process 1234)'; UNSEEN if we may not see who.
 
-    The owner of a file is told by the kernel whether anybody has it open, whosever process it is. Who it is /proc shows,
-    to root of all, to others of their own processes (https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html).
+    The kernel tells the owner of a file whether any process has it open. Which process is in /proc, for root of all
+    processes, for other users of their own (https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html).
     """
     try:
         if is_alone(file):
@@ -49,15 +49,15 @@ def count_open(file: IO[bytes]) -> int:
 
 
 def group(process: int) -> list[int]:
-    """`process` and all others of its control group: of a unit's main process, all that the unit has started."""
+    """`process` and all others of its control group: for a unit's main process, all processes of the unit."""
     its_own = _control_group(process)
     others = (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != process)
     return [process, *(other for other in others if its_own and _control_group(other) == its_own)]
 
 
 def databases(process: int) -> list[str] | None:
-    """The SQLite databases that `process` has open, by the names that Linux gives; of one that is deleted also the path by
-    which it can still be read. None where we may not look.
+    """The SQLite databases that `process` has open, by the names that Linux gives; for a deleted one also the path by
+    which it can still be read. None if we may not look.
     """
     folder, found = f"/proc/{process}/fd", []
     try:
@@ -84,9 +84,9 @@ def _control_group(process: int) -> str:
 
 
 def is_alone(file: Path) -> bool | None:
-    """Whether nobody has `file` open, not even we; None where the kernel does not tell. Raises OSError.
+    """Whether no process has `file` open, not even ours; None if the kernel does not tell. Raises OSError.
 
-    It gives a write lease to the owner of a file that nobody has open (https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html).
+    The kernel gives the owner of a file a write lease if no process has it open (https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html).
     """
     try:
         descriptor = safe_open.no_link(file, os.O_RDONLY)
@@ -95,7 +95,7 @@ def is_alone(file: Path) -> bool | None:
     except OSError:  # not ours to read, or no file
         return None
     try:
-        # to whoever opens the file in these microseconds we answer at once, by giving the lease back
+        # a process that opens the file in these microseconds waits only until we give the lease back
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)

@@ -1,4 +1,4 @@
-"""Password files: a new one with a made-up password, and whether one that is there will do."""
+"""Password files: make one with a random password, check an existing one."""
 
 import base64
 import os
@@ -12,9 +12,9 @@ from dodeka_db.repository_settings import RepositorySettings
 
 
 def make(file: Path, hint: str) -> None:
-    """Write a new random password to `file` (0600), which must not be there yet; SetupError with `hint` if it cannot.
+    """Write a new random password to `file` (0600), which must not exist yet; SetupError with `hint` if that fails.
 
-    160 bits as 32 of a-z and 2-7 (RFC 4648), in groups of four: to be read from paper and typed.
+    160 bits as 32 of a-z and 2-7 (RFC 4648), in groups of four, easy to read from paper and to type.
     """
     letters = base64.b32encode(secrets.token_bytes(20)).decode().lower()
     groups = [letters[start : start + 4] for start in range(0, len(letters), 4)]
@@ -26,12 +26,12 @@ def make(file: Path, hint: str) -> None:
         with open(descriptor, "w") as opened:
             opened.write("-".join(groups) + "\n")
     except OSError as error:
-        file.unlink(missing_ok=True)  # an empty one would stand in the way of the next try
+        file.unlink(missing_ok=True)  # an empty one would block the next try
         raise SetupError(f"password file {file} cannot be written: {error.strerror}", hint) from error
 
 
 def check(repository: RepositorySettings) -> None:
-    """Raise SetupError unless the password file of `repository`, if it has one, is there, not empty, for its owner alone."""
+    """Raise SetupError unless the password file of `repository`, if it has one, exists, is not empty, and only its owner can read it."""
     file = repository.password_file
     if file is None:
         return
@@ -53,4 +53,4 @@ def check(repository: RepositorySettings) -> None:
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise SetupError(f"password file {file} can be read by others", f"chmod 600 {file}")
     if empty:
-        raise SetupError(f"password file {file} is empty", "put the repository's password back into it")
+        raise SetupError(f"password file {file} is empty", "write the repository's password into that file")

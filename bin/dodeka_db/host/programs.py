@@ -1,9 +1,9 @@
 """Run a program to its end. The only module that imports sh.
 
-What sh does by default and we must not want (measured with sh 2.4): a terminal as standard output, which
-restic decorates; the oldest part of captured output dropped; a child that outlives us when only we get SIGTERM. So
-output goes through a file in memory, which a full disk does not keep from being written, or to a reader; and whatever
-interrupts us ends the child first.
+By default sh does three things that would harm us (measured with sh 2.4): it gives the program a terminal, which makes
+restic decorate its output; it drops the oldest part of captured output; and it lets the child live on when only we get
+SIGTERM. So output goes to a reader, or into a file in memory, which works on a full disk; and whatever interrupts us ends
+the child first.
 """
 
 import errno
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # it takes 0.1 s to import: not before it is needed
 PATIENCE_S = 20
 WATCH_S = 0.2
 READ_BYTES = 1024 * 1024
-# a machine that is short of processes or memory for a moment
+# pauses before another try, on a machine that is short of processes or memory
 FORK_PAUSES_S = (0.1, 0.2, 0.5, 1, 2)
 
 # a function of Go's and the line that it was in
@@ -40,7 +40,7 @@ _STACK = re.compile(r"^\S+\n\s+\S+\.(?:go|s):\d+$", re.MULTILINE)
 
 
 class ProgramTimeoutError(Exception):
-    """The program did not end in time, and has been ended or, where it is root's, left alone."""
+    """The program did not end in time; it was ended, or left running if it is root's."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Completed:
 
     @property
     def failure(self) -> str:
-        """Its own words for its failure, in one line; restic from 0.17 on says it in JSON."""
+        """The program's own message about its failure, in one line; restic from 0.17 on writes it as JSON."""
         lines = [line.strip() for line in _STACK.sub("", self.stderr).splitlines() if line.strip()]
         for line in reversed(lines):
             if line.startswith("{"):
@@ -88,12 +88,12 @@ def run(
 ) -> Completed:
     """Run `program` (a path, or a name on PATH) and wait for it, `timeout_s` seconds at most.
 
-    `stdin` is a real file, handed to the child as it is; without it the child reads nothing. `reader` is given
-    its output as it comes; without one it is returned. A non-zero exit is returned, not raised: what it means is
-    the caller's to say. What `reader` raises ends the program and is raised, but for what the end of the output itself
-    made it raise: that counts only where the exit is zero. `watch` is called some times a second, in a thread, with what
-    is new on its standard error, in lines, and how many bytes it has read in all; what that raises ends the program, and
-    is raised whatever its exit. Raises SetupError if there is no such program, NoProcessError if it could not be started after
+    `stdin` is a real file, handed to the child as it is; without it the child reads nothing. `reader` gets its output as
+    a stream; without one the output is returned. A non-zero exit is returned, not raised: the caller knows what it means.
+    An exception of `reader` ends the program and is raised. If it came at the end of the output, it is raised only for exit
+    code 0: otherwise the exit code is the reason. `watch` is called some times a second, in a thread, with the new lines of
+    standard error and the number of bytes that the program has read in all; its exception ends the program, and is raised
+    whatever the exit code. Raises SetupError if there is no such program, NoProcessError if it could not be started after
     some tries, ProgramTimeoutError (not while `reader` reads), Interrupted after having ended it.
     """
     sh = packages.load("sh")
@@ -108,7 +108,7 @@ def run(
             output = written = files.enter_context(_file_in_memory())
         child = problem = watcher = None
         try:
-            with shielded():  # between its start and our knowing of it, it could not be ended
+            with shielded():  # a signal between the start and the assignment would leave the program running
                 child = _started(
                     program,
                     lambda: sh.Command(program)(
@@ -125,7 +125,7 @@ def run(
                     ),
                 )
                 if reader:
-                    written.close()  # or its output would never come to an end
+                    written.close()  # otherwise its output would never end
                 if watch:
                     watcher = _Watcher(watch, errors, child.pid)
                     files.callback(watcher.stop)
@@ -139,7 +139,9 @@ def run(
             raise _not_found(program) from error
         except sh.ForkException as error:
             reason = str(error).strip().splitlines()[-1]
-            raise SetupError(f"{program} cannot be run ({reason})") from error
+            raise SetupError(
+                f"{program} cannot be run ({reason})", "check its path and permissions"
+            ) from error
         except sh.ErrorReturnCode as error:
             exit_code = error.exit_code
         except BaseException as error:
@@ -174,11 +176,11 @@ def _started(program: str, start: Callable[[], "sh.RunningCommand"]) -> "sh.Runn
         try:
             return start()
         except OSError as error:
-            gc.enable()  # which sh switches off while it forks
+            gc.enable()  # sh switches it off while it forks
             if error.errno not in (errno.EAGAIN, errno.ENOMEM):
                 raise
         except RuntimeError:
-            # sh got no thread to look after the program, which runs, and has read some of its input
+            # sh got no thread to watch the program, which runs already, and has read some of its input
             _kill_children()
             break
         if pause_s is not None:
@@ -193,7 +195,7 @@ def _kill_children() -> None:
 
 
 class _Watcher(threading.Thread):
-    """Calls `watch` while a program runs, and once more after stop(), which returns what that raised."""
+    """Calls `watch` while a program runs, and once more after stop(), which returns the exception of `watch`, if any."""
 
     def __init__(self, watch: Callable[[list[str], int], None], errors: BinaryIO, process: int) -> None:
         super().__init__(daemon=True)
@@ -228,7 +230,7 @@ class _Watcher(threading.Thread):
             *lines, begun = (begun + block).split(b"\n")
             if is_all:
                 lines.append(begun)
-            with suppress(OSError, IndexError, ValueError):  # once it has ended there is nothing
+            with suppress(OSError, IndexError, ValueError):  # the counts are gone once it has ended
                 self._read_bytes = int(self._counts.read_text().split()[1])
             try:
                 self._watch([line.decode(errors="replace") for line in lines], self._read_bytes)
@@ -248,7 +250,7 @@ class _Watcher(threading.Thread):
 
 
 class Output:
-    """The output of a program for its reader, which knows whether the end has come."""
+    """The output of a program, for its reader; `has_ended` is whether all of it was read."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe, self.has_ended = pipe, False
@@ -260,7 +262,7 @@ class Output:
 
 
 def _listen(reader: Callable[[Readable], None], pipe: IO[bytes]) -> Exception | None:
-    """Let `reader` have the output; what it raised at the end of that, for the program may be the reason."""
+    """Give `reader` the output; returns what it raised at the end of it, since the program may be the reason."""
     output = Output(pipe)
     try:
         reader(output)
@@ -268,18 +270,18 @@ def _listen(reader: Callable[[Readable], None], pipe: IO[bytes]) -> Exception | 
         if not output.has_ended:
             raise
         return error
-    _drain(pipe)  # a program that nobody listens to would fail for that alone
+    _drain(pipe)  # the program would fail if nobody read the rest
     return None
 
 
 def _drain(output: IO[bytes]) -> None:
-    # past the buffer: whoever was interrupted may have been in it
+    # without the buffer, which an interrupted read may still hold
     while os.read(output.fileno(), READ_BYTES):
         pass
 
 
 def _wait(process: int, timeout_s: float) -> None:
-    # sh's own wait(timeout=...) looks every 0.1 s: twice the time that a restore may have a service down
+    # sh's own wait(timeout=...) polls every 0.1 s: twice as long as a service is down for a restore
     try:
         ended = os.pidfd_open(process)
     except ProcessLookupError:
@@ -298,7 +300,7 @@ def _ignore_signals() -> None:
 
 
 def _end(child: "sh.RunningCommand", draining: IO[bytes] | None) -> None:
-    if draining:  # stuck in writing to us, it could not end
+    if draining:  # a program that is blocked in writing to us could not end
         listener = threading.Thread(target=_drain, args=(draining,), daemon=True)
         listener.start()
     _ask_to_end(child)
@@ -315,7 +317,7 @@ def _ask_to_end(child: "sh.RunningCommand") -> None:
         except ProcessLookupError:
             return
         except PermissionError:
-            pass  # sudo is root's: it ends by itself
+            pass  # sudo runs as root: it ends by itself
         try:
             child.wait(timeout=PATIENCE_S)
             return

@@ -1,7 +1,6 @@
-"""One run at a time on this machine, and at one database. The kernel drops a lock when its holder dies, however it dies.
+"""Locks: one run at a time. The kernel drops a lock when its holder dies, however it dies.
 
-held() keeps the runs apart that share a state folder, with all that is in it. beside() keeps those apart that are about
-the same database, whatever state folder they have.
+held(): one run per state folder. beside(): one run per database, whatever its state folder.
 """
 
 import fcntl
@@ -21,7 +20,7 @@ from dodeka_db.host import open_files
 
 log = logging.getLogger("dodeka_db")
 POLL_S = 0.2
-# what the off-site copy is called by those who wait for it
+# the name of the off-site copy in messages of runs that wait for it
 COPY = "off-site copy"
 _LINE = re.compile(r"(.+), process (\d+), since (\S+)")
 
@@ -39,8 +38,8 @@ class Holder:
 def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
     """Hold the lock in the folder `state` while the block runs.
 
-    Says whom it waits for, up to `wait_s` seconds, then raises BusyError. `doing` says what this run is about, for
-    those who wait for it. restic and systemctl do not inherit the lock.
+    Logs which run it waits for, up to `wait_s` seconds, then raises BusyError. `doing` describes this run to others that
+    wait. restic and systemctl do not inherit the lock.
     """
     file = state / "lock"
     try:
@@ -54,7 +53,7 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         with suppress(
             OSError
-        ):  # a full disk: what is in it is only for reading, and a restore needs no room there
+        ):  # a full disk: the text is only for people, and a restore must not need room there
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{doing}, process {os.getpid()}, since {since}\n".encode(), 0)
         yield
@@ -64,7 +63,7 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
 def beside(live: Path, wait_s: int) -> Iterator[None]:
     """Hold the lock of the database file `live` while the block runs: on its folder, so that no file is needed.
 
-    Says whom it waits for, up to `wait_s` seconds, then raises BusyError. Where there is no folder, there is nothing to lock.
+    Logs which run it waits for, up to `wait_s` seconds, then raises BusyError. Without a folder there is nothing to lock.
     """
     try:
         descriptor = os.open(live.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -87,7 +86,9 @@ def _wait(descriptor: int, path: Path, wait_s: int, who: Callable[[], str]) -> N
             return
         holder = who() or "unknown"
         if time.monotonic() >= deadline:
-            raise BusyError(f"another run holds {path} ({holder})", "wait for it to end, then run this again")
+            raise BusyError(
+                f"another run holds {path} ({holder})", "wait until that run has ended, then run this again"
+            )
         if holder != waits_for:
             log.info("waiting up to %d s for another run: %s", wait_s, holder)
             waits_for = holder
@@ -95,7 +96,7 @@ def _wait(descriptor: int, path: Path, wait_s: int, who: Callable[[], str]) -> N
 
 
 def _holder_of(descriptor: int) -> str:
-    """The process that has locked that file (https://man7.org/linux/man-pages/man5/proc_locks.5.html); empty if not shown."""
+    """The process that has locked the file of `descriptor` (https://man7.org/linux/man-pages/man5/proc_locks.5.html); empty if not shown."""
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in Path("/proc/locks").read_text().splitlines():
@@ -106,7 +107,7 @@ def _holder_of(descriptor: int) -> str:
 
 
 def holder(state: Path) -> Holder | None:
-    """The run that holds the lock, found without taking it: the line of a run that has ended no longer counts.
+    """The run that holds the lock, found without taking the lock; None if there is none, or the run in the file has ended.
 
     OSError if the file cannot be read.
     """

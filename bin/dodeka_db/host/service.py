@@ -1,4 +1,4 @@
-"""The systemd unit that has the database open: may we, how is it, stop, start as it was found, does it stay up."""
+"""The systemd unit that has the database open: check our rights, look at its state, stop, start, watch it."""
 
 import logging
 import os
@@ -18,17 +18,17 @@ log = logging.getLogger("dodeka_db")
 # longer than systemd itself waits before it kills (TimeoutStopSec, TimeoutStartSec: 90 s)
 PATIENCE_S = 120
 POLL_S = 0.25
-# for how long a start is tried that the machine has no process for, and how often
+# for how long a start that is refused is tried again, and how often
 RETRY_S = 30
 RETRY_EVERY_S = 1
-# of a mark: a run of the folder's owner reads it, and nobody else writes it
+# the mode of a mark: a run of the folder's owner can read it, nobody else can write it
 _MARK_MODE = 0o644
-# the whole of an answer at the health address
+# the time limit for a whole answer of the health address
 ANSWER_S = 2
 
 
 class ServiceNotRunningError(ServiceError):
-    """systemd has started the unit, and it has ended: what it was started with may be the reason."""
+    """systemd started the unit, but it did not stay up: its database may be the reason."""
 
 
 class ServiceNotAnsweringError(ServiceError):
@@ -37,7 +37,7 @@ class ServiceNotAnsweringError(ServiceError):
 
 @dataclass(frozen=True)
 class Condition:
-    """systemd's words for a unit: LoadState, ActiveState, MainPID (0: none), InvocationID (one for each start), Result, and
+    """The properties of a unit: LoadState, ActiveState, MainPID (0: none), InvocationID (one for each start), Result, and
     since when it is active, in s of time.monotonic().
 
     https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html
@@ -56,7 +56,7 @@ class Condition:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether somebody wanted it so: it has not failed, nor is it about to be started again."""
+        """Whether it was stopped on purpose: it has not failed, and is not about to be started again."""
         return self.state in ("inactive", "deactivating")
 
     def was_started_since(self, before: "Condition") -> bool:
@@ -64,10 +64,10 @@ class Condition:
 
 
 class Service:
-    """A unit, and the command that manages units as words; no words: there is no service here.
+    """A unit, and the words of the command that manages units; without words no service is managed.
 
-    The file `mark`, beside the database, exists from when we stop the unit until it is up again: where a run that was
-    killed has left it, the next run knows that the unit is to be started, whatever state folder it has.
+    The file `mark`, beside the database, exists from when we stop the unit until it is up again: by a mark that a killed
+    run left, the next run knows that it must start the unit, whatever its state folder.
     """
 
     def __init__(self, unit: str, systemctl: tuple[str, ...], mark: Path) -> None:
@@ -76,7 +76,7 @@ class Service:
         at = names.index("systemctl") if "systemctl" in names else 0
         self._sudo, self._program = systemctl[:at], systemctl[at:]
         self._before: Condition | None = None
-        self.was_stopped = False  # when it was found
+        self.was_stopped = False  # before we changed anything
 
     @property
     def managed(self) -> bool:
@@ -90,18 +90,20 @@ class Service:
     def check(self) -> None:
         """Raise ServiceError unless systemd knows the unit and lets us stop and start it.
 
-        Changes nothing. sudo asks for its password here, if it needs one, and not when the unit is down.
+        Changes nothing. sudo asks for its password here, if it needs one, and not while the unit is down.
         """
         if not self.managed:
             return
         loaded = self.look().load
         if loaded != "loaded":
             raise ServiceError(
-                f"systemd does not know {self.unit} (it says {loaded or 'nothing'})",
+                f"systemd does not know {self.unit} (LoadState: {loaded or 'none'})",
                 "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
             )
         if os.path.basename(self._systemctl[0]) == "sudo" and not self._sudo_allows():
-            asked = programs.run(self._sudo[0], *self._sudo[1:], "-v")  # on the terminal, if there is one
+            asked = programs.run(
+                self._sudo[0], *self._sudo[1:], "-v"
+            )  # asks on the terminal, if there is one
             if asked.exit_code or not self._sudo_allows():
                 reason = asked.failure if asked.exit_code else "its rules do not allow it"
                 raise ServiceError(
@@ -127,7 +129,7 @@ class Service:
         )
 
     def remember_state(self) -> None:
-        """See how the unit is, for start() to leave it so: one that somebody has stopped stays stopped. Raises ServiceError."""
+        """Remember the state of the unit, so that start() can restore it: one that was stopped stays stopped. Raises ServiceError."""
         if self.managed:
             self._before = self.look()
             self.was_stopped = self._before.is_stopped and not self.is_marked
@@ -142,17 +144,17 @@ class Service:
         if not self.was_stopped:
             self._write_mark(now)
         self._run(*self._systemctl, "stop", self.unit, failing="could not stop")
-        # asking systemd would take longer than all that is done while the unit is down
+        # asking systemd would take longer than everything else that is done while the unit is down
         if now.process and Path(f"/proc/{now.process}").exists():
             raise ServiceError(
                 f"{self.unit} has not stopped: its process {now.process} is still running", self._hint
             )
 
     def start(self) -> None:
-        """Start the unit, as it was found.
+        """Start the unit, unless it was stopped before we came.
 
-        Raises ServiceNotRunningError if systemd has started it in vain, another ServiceError if it was never started: the start
-        limit, a right or a process was missing, and what it would have run with is not the reason.
+        Raises ServiceNotRunningError if it was started and ended again, another ServiceError if it was never started: the
+        start limit was reached, a permission or a process was missing, and its database is not the reason.
         """
         if not self.managed or self.was_stopped:
             return
@@ -182,8 +184,8 @@ class Service:
     def watch(self, wait_s: int, health_url: str | None) -> None:
         """Raise ServiceNotRunningError or ServiceNotAnsweringError unless the unit, just started, is up.
 
-        That is: it stays active, with one main process, for `wait_s` seconds; or, with a `health_url`,
-        until that answers with a 2xx within as many.
+        It is up if it stays active, with one main process, for `wait_s` seconds; or, with a `health_url`, if that answers
+        with a 2xx within `wait_s` seconds.
         """
         if not self.managed or self.was_stopped:
             return
@@ -195,21 +197,21 @@ class Service:
             )
 
     def accept_unwatched(self) -> None:
-        """There is no time to watch() it: that it is active now has to do."""
+        """For an interruption before watch() is done: accept the unit if it is active now."""
         with suppress(BackupError):
             if self.is_marked and self.look().is_active:
                 self._remove_mark()
 
     def _watched(self, wait_s: int, health_url: str | None) -> str:
-        """Watch it; what is wrong with the answer of `health_url`, if anything is. Raises ServiceNotRunningError."""
+        """Watch the unit; returns what is wrong with the answer of `health_url`, or "". Raises ServiceNotRunningError."""
         deadline = time.monotonic() + wait_s
         first = self.look()
         while True:
             now = self.look()
             if not now.is_active:
-                raise self._does_not_run(f"{self.unit} does not stay up (it is {now.state})")
+                raise self._does_not_run(f"{self.unit} does not stay up (ActiveState: {now.state})")
             if now.process != first.process:
-                raise self._does_not_run(f"{self.unit} does not stay up (it was started again)")
+                raise self._does_not_run(f"{self.unit} does not stay up (it was restarted)")
             answer = _health_problem(health_url) if health_url else ""
             if (health_url and not answer) or time.monotonic() >= deadline:
                 return answer
@@ -235,19 +237,19 @@ class Service:
         return self.managed and not self.was_stopped and self.look().is_active
 
     def if_down(self) -> str:
-        """The end of a message where the unit ran when it was found, and is not active now; else empty."""
+        """The end of a message if the unit ran before and is not active now; otherwise empty."""
         if not self.managed or self.was_stopped:
             return ""
         how = f"to start it: sudo systemctl start {self.unit}"
         try:
             return "" if self.look().is_active else f": IT IS DOWN; {how}"
         except BackupError as error:
-            return f": IT IS PERHAPS DOWN ({error.message}); {how}"
+            return f": IT MAY BE DOWN ({error.message}); {how}"
 
     def needs_start(self) -> bool:
-        """Whether a restore owes the unit a start: it is marked, and nobody has started it since.
+        """Whether a killed restore left the unit stopped.
 
-        If somebody has, the mark goes, also where the unit was stopped again after that, on purpose.
+        If the unit was started since, the mark is removed, even if it has been stopped again, on purpose.
         """
         if not self.is_marked:
             return False
@@ -273,7 +275,7 @@ class Service:
 
     def _write_mark(self, now: Condition) -> None:
         try:
-            self._mark.unlink(missing_ok=True)  # a link, where somebody else owns the folder
+            self._mark.unlink(missing_ok=True)  # it may be a link, in another user's folder
             with open(self._mark, "x", opener=safe_open.no_link) as file:
                 file.write(f"{now.invocation}\n")
                 os.fchmod(file.fileno(), _MARK_MODE)
@@ -285,7 +287,7 @@ class Service:
     def _marked(self) -> str | None:
         """The invocation of the unit that a restore has stopped; None if there is no mark.
 
-        In a folder of another user one counts only as we write it. Else that user could have a unit started that an
+        In another user's folder only a mark that we wrote counts. Otherwise that user could have a unit started that an
         administrator has stopped.
         """
         try:
@@ -328,8 +330,8 @@ def of_environment(settings: Settings, environment: Environment) -> Service:
 
 
 def _health_problem(url: str) -> str:
-    from dodeka_db.host import http_probe  # what it imports takes time, and no backup needs it
+    from dodeka_db.host import http_probe  # slow to import, and no backup needs it
 
     return http_probe.problem(
         url, ANSWER_S, direct=True
-    )  # the address is this server's own: no proxy of somebody's shell
+    )  # the address is on this server: no proxy of a shell

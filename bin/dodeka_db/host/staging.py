@@ -19,16 +19,16 @@ from dodeka_db.repository_settings import RepositorySettings
 
 MARK = ".of-dodeka-backup"
 _PREFIX = "dodeka-"
-# what a killed run leaves: ours, of restic, of SQLite
+# files that a killed run leaves: ours, restic's, SQLite's
 _LEFT = re.compile(rf"{_PREFIX}.*|restic-(temp|check-cache)-.*|etilqs_.*", re.DOTALL)
-# ours until the folder had a mark
+# names of ours before the folder had a mark
 _OF_EARLIER = re.compile(r"tmp\w+|restic-.*", re.DOTALL)
 
 
 def state_folder(repository: RepositorySettings) -> Path:
-    """The folder DODEKA_STATE, made (0700) if there is none; SetupError if that is not possible, or the staging area is not ours.
+    """The folder DODEKA_STATE, made (0700) if it is missing; SetupError if that fails, or if its staging area is not ours.
 
-    SQLite's temporary files go into its staging area from here on.
+    SQLite's temporary files go into its staging area from now on.
     """
     try:
         repository.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -55,11 +55,11 @@ def locked(
 
 
 def _use_for_sqlite(folder: Path) -> None:
-    """From here on SQLite puts into `folder` what a sort or a statement does not keep in memory.
+    """Let SQLite put its temporary files into `folder` from now on.
 
     SQLITE_TMPDIR is read when the module is imported, and the pragma is deprecated, but has no successor.
     """
-    # who may not write there fails by the next thing that has to be there
+    # without write access, the next step that needs the folder fails
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(":memory:")) as connection:
         quoted = str(folder).replace("'", "''")
         connection.execute(f"PRAGMA temp_store_directory='{quoted}'")
@@ -67,7 +67,7 @@ def _use_for_sqlite(folder: Path) -> None:
 
 @contextmanager
 def folder(repository: RepositorySettings) -> Iterator[Path]:
-    """A new folder (0700), removed at the end; SetupError if it cannot be made. Under the lock: what a killed run left is
+    """A new folder (0700), removed at the end; SetupError if it cannot be made. Under the lock: files of killed runs are
     removed first.
     """
     state_folder(repository)
@@ -96,7 +96,7 @@ def folder(repository: RepositorySettings) -> Iterator[Path]:
 
 @contextmanager
 def _opened(repository: RepositorySettings) -> Iterator[int]:
-    """A descriptor of the staging area: whatever takes its name meanwhile, that folder is the one that was looked at."""
+    """A descriptor of the staging area, which stays the folder that was checked, even if another one gets its name."""
     place = repository.staging
     try:
         staging = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -110,7 +110,7 @@ def _opened(repository: RepositorySettings) -> Iterator[int]:
 
 
 def _not_ours(repository: RepositorySettings, staging: int) -> str:
-    """The reason why that folder is not ours; empty if it is marked, new, or as an earlier version made it: beside our lock."""
+    """The reason why that folder is not ours; empty if it is marked, new, or was made by an earlier version, beside our lock."""
     names, status = os.listdir(staging), os.fstat(staging)
     if status.st_uid != os.geteuid():
         return "it belongs to another user"
@@ -118,20 +118,22 @@ def _not_ours(repository: RepositorySettings, staging: int) -> str:
         return ""
     for name in sorted(names):
         if not (_LEFT.fullmatch(name) or _OF_EARLIER.fullmatch(name)):
-            return f"it holds {name}"
+            return f"it contains {name}"
     is_new = not names and not status.st_mode & 0o077
-    return "" if is_new or safe_open.is_regular(repository.state / "lock") else "no run has been there"
+    return "" if is_new or safe_open.is_regular(repository.state / "lock") else "no backup run has used it"
 
 
 def _mark(staging: int) -> None:
-    with suppress(OSError):  # a full disk, or one that has one mode for all files: the next run tries again
+    with suppress(
+        OSError
+    ):  # a full disk, or a file system with one mode for all files: the next run tries again
         os.close(os.open(MARK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=staging))
         if os.fstat(staging).st_mode & 0o077:
             os.fchmod(staging, 0o700)
 
 
 def _remove_in(staging: int, name: str) -> None:
-    """Remove what has that name in that folder; of a link the link alone."""
+    """Remove the file or folder of that name in that folder; of a link the link alone."""
     try:
         os.unlink(name, dir_fd=staging)
     except OSError:
@@ -142,8 +144,8 @@ def _remove_in(staging: int, name: str) -> None:
 def beside(live: Path) -> Iterator[BufferedRandom]:
     """A new file (0600) in the folder of `live`, on its file system: one rename can put it in its place.
 
-    It is open, and locked by that until the end or until it is closed: so it is told from what a killed run left.
-    BackupError if it cannot be made.
+    It is open and locked until the end, or until it is closed: files of killed runs are not. BackupError if it cannot be
+    made.
     """
     made = None
     try:
@@ -166,14 +168,14 @@ def beside(live: Path) -> Iterator[BufferedRandom]:
 
 
 def remove_left_beside(live: Path) -> None:
-    """Remove what killed runs left of beside(live). To be called under the lock."""
+    """Remove the files of killed runs that beside(live) made. To be called under the lock."""
     for path in live.parent.glob(f"{_prefix(live)}*"):
         try:
             with open(path, "rb", opener=safe_open.no_link) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
         except OSError:
-            continue  # of a restore that waits for its answer, or has just had it; of another user; no file of ours
+            continue  # a restore that waits for its answer still uses it; or it is another user's, or not a regular file
 
 
 def _prefix(live: Path) -> str:
@@ -185,4 +187,4 @@ def _remove(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-_ELSEWHERE = "nothing was removed; set DODEKA_STATE to a folder for these backups alone"
+_ELSEWHERE = "nothing was removed; set DODEKA_STATE to a folder that only these backups use"
