@@ -11,7 +11,7 @@ OWN_MEANINGS = {
     **{code: meaning for code, meaning in MEANINGS.items() if code > 128},
     0: "all is well",
     1: "something is bad",
-    2: "it cannot be told, or the command line makes no sense",
+    2: "it cannot be told, or the command line is not valid",
 }
 
 

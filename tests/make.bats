@@ -117,7 +117,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         # shellcheck disable=SC2086  # words
         mk $words
         [ "$status" -eq 2 ]
-        [[ $stderr == *"RESTIC_REPOSITORY=$SITE/elsewhere of the environment is not what settings file $SITE/backup.env sets: RESTIC_REPOSITORY=$SITE/restic; unset RESTIC_REPOSITORY, or if that one is right, write it into the file"* ]]
+        [[ $stderr == *"the environment sets RESTIC_REPOSITORY=$SITE/elsewhere, but settings file $SITE/backup.env sets RESTIC_REPOSITORY=$SITE/restic; unset RESTIC_REPOSITORY, or change the settings file"* ]]
     done
     [ ! -e "$SITE/elsewhere" ]
     [ "$(state_of_everything)" = "$before" ]

@@ -218,7 +218,7 @@ def test_a_settings_file_without_end(site, tmp_path):
     (tmp_path / "long").touch(0o600)
     os.truncate(tmp_path / "long", 10**12)
     done = in_time(site, "backup", "production", DODEKA_BACKUP_ENV=str(tmp_path / "long"))
-    assert (done.returncode, "it is longer than 1000000 bytes" in done.stderr) == (6, True)
+    assert (done.returncode, "the file is longer than 1000000 bytes" in done.stderr) == (6, True)
 
 
 def test_the_staged_database_is_written_by_its_descriptor(site, victim):

@@ -99,8 +99,8 @@ def test_a_place_in_the_environment_that_is_not_the_file_s_is_refused(file, in_f
         load(file, **exported)
     here, there = said.split("|")
     (name,) = exported
-    assert raised.value.message == f"{here} of the environment is not what settings file {file} sets: {there}"
-    assert raised.value.hint == f"unset {name}, or if that one is right, write it into the file"
+    assert raised.value.message == f"the environment sets {here}, but settings file {file} sets {there}"
+    assert raised.value.hint == f"unset {name}, or change the settings file"
     file.write_text("DODEKA_FORMAT=pages\n")
     load(file, **exported)  # where the file says nothing of it
 
@@ -368,7 +368,7 @@ def test_restic_gets_no_secret_that_it_does_not_need(site):
 def test_plain_http_to_another_machine_is_warned_of(file, caplog, variables, names):
     load(file, **variables)
     warned = [
-        f"{names}: plain http:// to another machine, which can be read and changed on the way; use https://"
+        f"{names}: plain http:// to another machine: others can read and change what is sent; use https://"
     ]
     assert [record.getMessage() for record in caplog.records] == (warned if names else [])
 
@@ -562,7 +562,7 @@ def test_a_repository_below_the_home_folder(file):
     ],
 )
 def test_a_name_that_is_no_setting_is_refused_with_the_nearest(file, name, meant):
-    hint = f"did you mean {meant}? Else remove the line or the variable"
+    hint = f"did you mean {meant}? If not, remove the line or the variable"
     with pytest.raises(SetupError) as raised:
         load(file, **{name: "/x"})
     assert str(raised.value) == f"{name} of the environment is not a setting; {hint}"
@@ -611,7 +611,7 @@ def test_a_relative_path_is_refused(file, name, value):
     file.write_text(f"{name}='{value}'\n")
     with pytest.raises(SetupError) as raised:
         load(file)
-    assert str(raised.value) == f"{name}={value} is a relative path; write it from / on, or from ~/ on"
+    assert str(raised.value) == f"{name}={value} is a relative path; begin the path with / or ~/"
 
 
 def test_an_address_that_is_taken_for_a_path_is_not_shown_with_its_password(file):
@@ -652,8 +652,8 @@ def test_the_settings_file_itself_may_be_named_from_here(file, monkeypatch):
     ("content", "said"),
     [
         (b"A=caf\xe9\n", "cannot be read: it is not UTF-8"),
-        (b"A=x\0y\n", "line 1: it holds a control character"),
-        (b"A=x\r\n", "line 1: it holds a control character"),
+        (b"A=x\0y\n", "line 1: it contains a control character"),
+        (b"A=x\r\n", "line 1: it contains a control character"),
         (b"A='x\ny'\n", "line 1: not of the form NAME=value"),
         (b"\xef\xbb\xbfA=x\n", "line 1: not of the form NAME=value"),
     ],
@@ -672,9 +672,7 @@ def test_a_file_of_other_characters_is_one_line(file, content, said):
 def test_a_value_in_the_environment_that_cannot_be_printed_is_refused_and_not_shown(file, name, value):
     with pytest.raises(SetupError) as raised:
         load(file, **{name: value})
-    assert (
-        str(raised.value) == f"{name} of the environment holds a character that no setting can; set it anew"
-    )
+    assert str(raised.value) == f"{name} of the environment contains a control character; set it again"
 
 
 def test_other_programs_variables_may_hold_anything(file):

@@ -1,6 +1,6 @@
 """The terminal: log lines, questions, and how a script begins and ends.
 
-The one place that prints. Much of what it prints is from a database, a repository or a server: each line goes through plain().
+The one place that prints. Much of the text comes from a database, a repository or a server, so each line goes through plain().
 """
 
 import argparse
@@ -32,19 +32,19 @@ def run(main: Callable[[Argv], int]) -> NoReturn:
     code = _exit_code(main)
     with suppress(OSError):
         sys.stdout.flush()
-    os._exit(code)  # at once: to take down what sh has imported would take 20 ms more
+    os._exit(code)  # skips the interpreter's clean-up, which takes 20 ms
 
 
 def _exit_code(main: Callable[[Argv], int]) -> int:
     os.umask(0o077)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # in a locale that has not every letter
+            stream.reconfigure(errors="backslashreplace")  # for locales that cannot encode every character
     keep_to_trusted_programs()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Formatter(handler))
     log.addHandler(handler)
-    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    logging.raiseExceptions = False  # no traceback because a log cannot be written
     log.setLevel(logging.INFO)
     try:
         interrupts.install()
@@ -64,7 +64,7 @@ def _exit_code(main: Callable[[Argv], int]) -> int:
 
 
 def show(*lines: str) -> None:
-    """Print what was asked for; that its reader goes away (`make snapshots | head`) is no failure."""
+    """Print the requested output. A reader that goes away (`make snapshots | head`) is not a failure."""
     try:
         with _on_standard_output():
             print("\n".join(map(plain, lines)), flush=True)
@@ -73,14 +73,14 @@ def show(*lines: str) -> None:
 
 
 def output_is_data() -> None:
-    """From here on what is logged goes to standard error, for standard output is what was asked for."""
+    """Send log lines to standard error from now on: standard output is for the requested data."""
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)
 
 
 def _print_nowhere() -> None:
-    """Print to nowhere from here on: whoever read our output has gone."""
+    """Discard standard output from now on: its reader has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -115,28 +115,30 @@ def environment_name(value: str) -> str:
 
 def offsite_option(parser: argparse.ArgumentParser) -> None:
     """Add --offsite to a parser."""
-    parser.add_argument("--offsite", action="store_true", help="the off-site repository instead")
+    parser.add_argument(
+        "--offsite", action="store_true", help="use the off-site repository instead of the main one"
+    )
 
 
 def begin(environment: str) -> None:
-    """From here on every log line is about `environment`, and done() counts the time."""
+    """Begin a run: log lines name `environment` from now on, and done() adds the time since now."""
     global _environment, _began
     _environment, _began = environment, time.monotonic()
 
 
 def done(summary: str) -> None:
-    """The last line of a run that succeeded: its summary, and the time since begin()."""
+    """Log the last line of a run that succeeded: its summary, and the time since begin()."""
     log.info("done: %s, %.1f s", summary, time.monotonic() - _began)
 
 
 def ask(*question: str) -> str:
-    """The answer to a question of some lines, from a terminal or a pipe; raises NotConfirmedError where there is none."""
+    """Print a question, and return the answer, from a terminal or a pipe. Raises NotConfirmedError if there is none."""
     try:
-        with interrupts.suspendable():  # from the moment on that the question can be seen
+        with interrupts.suspendable():  # from the moment when the question can be seen
             print("\n".join(map(plain, question)), end=" ", flush=True)
             answer = sys.stdin.readline()
     except interrupts.Interrupted as interruption:
-        print(flush=True)  # behind the question, and the ^C that a terminal shows
+        print(flush=True)  # after the question, and the ^C that a terminal shows
         interruption.note = "nothing was changed"
         raise
     if not sys.stdin.isatty():
@@ -147,7 +149,7 @@ def ask(*question: str) -> str:
 
 
 def confirm(question: Sequence[str], yes: bool = False) -> None:
-    """Print the lines of `question`, and raise NotConfirmedError unless `yes` is typed, in full, or was given beforehand."""
+    """Print the lines of `question`, and raise NotConfirmedError unless 'yes' is typed, in full, or `yes` is true."""
     print("\n".join(map(plain, question)), flush=True)
     if not yes and ask("Type 'yes' to go on:") != "yes":
         raise NotConfirmedError("not confirmed; nothing was changed")

@@ -4,13 +4,13 @@ import json
 
 from dodeka_db.interrupts import Interrupted
 
-# what to do where a right is missing
-WHO = "run this as the user of the backups; where that is dbackup, this gives it its rights again: sudo make install"
+# what to do if a permission is missing
+WHO = "run this as the user of the backups; if that is dbackup, 'sudo make install' restores its permissions"
 # what a script's exit code means, which docs/errors.md lists too
 MEANINGS = {
     0: "everything was done",
     1: "something else failed: a full disk, restic, the machine",
-    2: "the command line makes no sense",
+    2: "the command line is not valid",
     3: "a database is missing, empty, damaged, unreadable or in use",
     4: "a snapshot is unknown, of another environment, or damaged",
     5: "the service could not be found, stopped or started",
@@ -28,13 +28,13 @@ MEANINGS = {
     131: "interrupted: Ctrl-\\",
     143: "interrupted: SIGTERM",
 }
-# what any script may end with, and any that opens a repository
+# the exit codes of every script, and those of every script that opens a repository
 ALWAYS = (0, 1, 2, 6, 129, 130, 131, 143)
 OF_A_REPOSITORY = (8, 10, 11, 12, 69, 75, 77)
 
 
 class BackupError(Exception):
-    """A run that could not do what it should.
+    """A run has failed.
 
     `message` names the object and what is wrong with it; `hint` says what to do next. Both are single
     lines without secrets. `exit_code` is what the script exits with.
@@ -49,7 +49,7 @@ class BackupError(Exception):
 
 
 class UsageError(BackupError):
-    """The command line makes no sense."""
+    """The command line is not valid."""
 
     exit_code = 2
 
@@ -85,7 +85,7 @@ class NotConfirmedError(BackupError):
 
 
 class RepositoryDamagedError(BackupError):
-    """The repository's content cannot be read, or is not the stored one."""
+    """The repository's content cannot be read, or differs from what was stored."""
 
     exit_code = 8
 
@@ -129,7 +129,7 @@ class NoProcessError(BackupError):
 
 
 class RefusedError(BackupError):
-    """The repository's server answers, and does not let us (EX_NOPERM of sysexits.h)."""
+    """The repository's server answers, but refuses access (EX_NOPERM of sysexits.h)."""
 
     exit_code = 77
 
@@ -137,22 +137,22 @@ class RefusedError(BackupError):
 def no_process(what: str) -> NoProcessError:
     """The failure of `what`, for which the machine has no process or thread."""
     return NoProcessError(
-        f"{what} cannot be run: this machine has no process left for it, or no memory", "see: top"
+        f"{what} cannot be run: this machine is out of processes, threads or memory", "see: top"
     )
 
 
 def plain(text: str) -> str:
-    """`text` as it may be printed, in one line: what would end the line, move the cursor or turn the text round is escaped.
+    """`text` on one line that is safe to print: without characters that end the line, move the cursor or reverse the text.
 
-    That is what str.isprintable() refuses; written as JSON writes it, so that JSON stays what it is.
+    Characters that str.isprintable() rejects become JSON escapes, so that JSON stays valid.
     """
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
-def _escaped(letter: str) -> str:
-    return r"\u007f" if letter == "\x7f" else json.dumps(letter)[1:-1]
+def _escaped(character: str) -> str:
+    return r"\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
 
 def as_line(error: BaseException) -> str:
@@ -166,6 +166,6 @@ def _said(error: BaseException) -> str:
     if isinstance(error, BackupError):
         return str(error)
     if isinstance(error, OSError):
-        # a disk, a right or a mount that failed where no better words are known
+        # a failure of a disk, a permission or a mount, for which nothing better is known
         return f"{error.filename or 'a file'}: {error.strerror or error}"
     return f"{type(error).__name__}: {error}"

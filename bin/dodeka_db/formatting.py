@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from dodeka_db.errors import plain
 
-# of a name or a path in a table
+# the longest name or path in a table, in characters
 MAX_CHARACTERS = 1000
 
 
@@ -43,7 +43,7 @@ def ago(time: datetime) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
-    """Rows of as many cells as `alignment` has letters, as lines under each other: `<` on the left, `>` on the right."""
+    """Rows as aligned lines; `alignment` has one character per column, `<` (left) or `>` (right)."""
     shown = [[cell(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = (
@@ -54,5 +54,5 @@ def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
 
 
 def cell(text: str) -> str:
-    """`text`, perhaps a name out of a database, as it may stand in a table: printable, and not too long."""
+    """`text`, perhaps a name from a database, as a cell of a table: printable, and not too long."""
     return plain(text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}...")

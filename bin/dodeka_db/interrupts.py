@@ -1,7 +1,7 @@
-"""Signals of a terminal or an operator: those that end a run, as one exception, which some stretches of code make wait.
+"""Signals of a terminal or an operator: those that end a run raise Interrupted, which shielded() delays.
 
-Ctrl-C, Ctrl-\\, a terminal that is closed, `kill`: Interrupted. Ctrl-Z, and writing to a terminal in the background, would
-hold a run with its lock, perhaps while the service is down: neither does, but for Ctrl-Z at a question.
+They are Ctrl-C, Ctrl-\\, closing the terminal, and `kill`. Ctrl-Z, and writing to a terminal in the background, are ignored: a
+stopped run would keep its lock, perhaps while the service is down. Only at a question does Ctrl-Z work.
 """
 
 import signal
@@ -17,7 +17,7 @@ _pending: int | None = None
 class Interrupted(BaseException):
     """The run was asked to end; like KeyboardInterrupt it passes every `except Exception`.
 
-    `note` is for the operator: what had been done by then, where that matters.
+    `note` is for the operator: what had been done by then, if that matters.
     """
 
     def __init__(self, signum: int) -> None:
@@ -29,11 +29,11 @@ class Interrupted(BaseException):
 def install() -> None:
     """Turn SIGNALS into Interrupted, so that `finally` blocks run on each of them, and let nothing stop the run."""
     for signum in SIGNALS:
-        # nohup and cron may have it ignored on purpose
+        # nohup and cron may ignore it on purpose
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, _on_signal)
     for signum in (signal.SIGTSTP, signal.SIGTTOU):
-        signal.signal(signum, signal.SIG_IGN)  # which restic and systemctl inherit
+        signal.signal(signum, signal.SIG_IGN)  # restic and systemctl inherit that
 
 
 def uninstall() -> None:
@@ -44,7 +44,7 @@ def uninstall() -> None:
 
 @contextmanager
 def suspendable() -> Iterator[None]:
-    """While the block runs, Ctrl-Z works as anywhere: for questions, at which no lock is held."""
+    """Let Ctrl-Z stop the process while the block runs. For questions: few are asked under a lock (init of a remote repository)."""
     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
         yield
@@ -62,9 +62,9 @@ def _on_signal(signum: int, _frame: object) -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Run the block to its end; a signal that comes meanwhile raises Interrupted behind it.
+    """Run the block to its end; a signal that comes meanwhile raises Interrupted after it.
 
-    What the block itself raises then becomes the note: it is not to be lost.
+    If the block itself fails too, its message becomes the note.
     """
     global _depth, _pending
     _depth += 1
@@ -84,7 +84,7 @@ def shielded() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside a shielded block: let signals in again for a while, also one that has been waiting."""
+    """Inside a shielded block: let signals in again for a while, also one that is waiting."""
     global _depth, _pending
     depth, _depth = _depth, 0
     try:

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from dodeka_db import repository_address
 
-# what says which account of a server is meant, or lets us in
+# variables that name an account on a server, or give access to it
 OF_A_SERVER = re.compile(r"(AWS|B2|AZURE|GOOGLE|OS|ST|RCLONE|RESTIC_REST|RESTIC_AWS)_\w+")
 _SECRET = re.compile(
     r"(PASSWORD|PASSPHRASE|_PASS|SECRET|TOKEN|KEY|CREDENTIALS|SAS)(_|$)(?!FILE|COMMAND|HINT|ID)"
@@ -18,7 +18,7 @@ _SHORTEST = 4
 
 
 def is_secret(name: str) -> bool:
-    """Whether the variable `name` is called like one that holds a secret."""
+    """Whether the variable `name` has a name that suggests a secret."""
     return bool(_SECRET.search(name))
 
 

@@ -1,4 +1,4 @@
-"""The packages of .venv, each imported where it is first needed: one that cannot be is a failure like any other."""
+"""The packages of .venv, imported on first use; a failed import is a SetupError."""
 
 import importlib
 from pathlib import Path

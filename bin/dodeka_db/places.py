@@ -1,4 +1,4 @@
-"""The places that a run writes to: does each answer, and is it ours?"""
+"""The places that a run writes to: check that each answers and belongs to us."""
 
 import os
 import pwd
@@ -9,25 +9,25 @@ from pathlib import Path
 
 from dodeka_db.errors import SetupError, UnreachableError, no_process
 
-# a look takes microseconds; a server that is busy, or a disk that has to start up, some seconds
+# an answer takes microseconds; from a busy server, or a disk that has to start up, some seconds
 ANSWER_S = 30
 OWNER_S = 5
-HINT = "dmesg says more; is the disk well, or the server that it is mounted from?"
+HINT = "see: sudo dmesg; check its disk, or the server that it is mounted from"
 
 
 def silent(places: Iterable[Path], answer_s: float = ANSWER_S) -> list[Path]:
     """The `places` that give no answer within `answer_s` seconds, all of them asked at once.
 
-    A look at a volume that hangs hears no signal and has no time limit of its own: so it is made in a thread, which ends
-    with the process. Raises NoProcessError where there is no thread for it.
+    A system call on a hung volume cannot be interrupted, so each check runs in a daemon thread. Raises NoProcessError if
+    the machine has no thread left.
     """
     looks = {}
     for place in dict.fromkeys(places):
         looks[place] = threading.Thread(target=_look, args=(place,), daemon=True)
         try:
             looks[place].start()
-        except RuntimeError as error:  # no thread to be had
-            raise no_process("a look at the volumes") from error
+        except RuntimeError as error:  # no thread left
+            raise no_process("the check of the volumes") from error
     deadline = time.monotonic() + answer_s
     for look in looks.values():
         look.join(max(0, deadline - time.monotonic()))
@@ -41,10 +41,10 @@ def check_answers(places: Iterable[Path]) -> None:
 
 
 def check_owner(places: Iterable[Path]) -> None:
-    """Raise SetupError for root where one of `places` belongs to another user: what root writes, that user could not read.
+    """Raise SetupError for root if one of `places` belongs to another user: that user could not read what root writes.
 
-    Of a file its folder counts, and every link on the way there; of a place that is missing the nearest folder above it, in
-    which it would be made. One that does not answer is left to check_answers(). Changes nothing.
+    For a file its folder counts, and every symbolic link in its path; for a missing place the nearest existing folder above
+    it, in which it would be made. A place that does not answer is left to check_answers(). Changes nothing.
     """
     if os.geteuid() != 0:
         return
@@ -75,6 +75,6 @@ def _look(place: Path) -> None:
     try:
         if os.path.isdir(os.path.realpath(place)):
             os.listdir(place)
-        os.statvfs(place)  # which no cache answers
+        os.statvfs(place)  # no cache answers that
     except OSError:
-        pass  # that is an answer
+        pass  # an error is an answer too

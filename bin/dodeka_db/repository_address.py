@@ -8,12 +8,12 @@ from pathlib import Path
 
 from dodeka_db.errors import SetupError
 
-# the password in an address, or a user name alone, which of http may be a token; what is not in an address is no password
+# a password in an address, or with http a user name alone, which may be a token
 _PASSWORD = re.compile(
     r"([a-z][a-z0-9+.-]*://[^/@:\s]*:)[^/\s]*@|(https?://)[^/@:\s]+@|(sftp:[^/@:\s]+:)[^/@\s]*@(?=[^/@:\s]+:)",
     re.IGNORECASE,
 )
-# no port: the beginning of a password that was cut off
+# not a port, so the beginning of a password that was cut off
 _CUT_OFF_PASSWORD = re.compile(r"(https?://[^/@:\[\s]*:)(?!\*\*\*@|\d+(?:[^\w]|$))[^/@\s\"]+", re.IGNORECASE)
 _LOOPBACK = re.compile(r"(.*\.)?localhost|127(\.\d+){3}|::1")
 
@@ -25,7 +25,7 @@ def backend(address: str) -> str:
 
 
 def folder(address: str) -> Path | None:
-    """The repository's folder on this machine; None where a server has it."""
+    """The repository's folder on this machine; None if it is on a server."""
     return Path(address.removeprefix("local:")) if backend(address) == "local" else None
 
 
@@ -36,13 +36,13 @@ def host(address: str) -> str:
 
 
 def user_info(address: str) -> str:
-    """The `user:password` of an address of http, as it is written; empty if there is none."""
+    """The `user:password` in an http address, as it is written; empty if there is none."""
     match = re.match(r"(?:\w+:)?https?://(.*)@", address, re.IGNORECASE)
     return match[1] if match else ""
 
 
 def is_plain_http(address: str) -> bool:
-    """Whether it leads to another machine without encryption."""
+    """Whether `address` is plain http to another machine."""
     match = re.match(r"(?:\w+:)?http://(?:[^/]*@)?(\[[^]]*|[^/:?#]*)", address, re.IGNORECASE)
     return bool(match and not _LOOPBACK.fullmatch(match[1].strip("[").lower()))
 
@@ -60,29 +60,29 @@ def without_password(text: str) -> str:
 
 
 def check(name: str, address: str) -> None:
-    """Raise SetupError unless the `address` of the setting `name` is one that restic understands and nobody else can read."""
+    """Raise SetupError unless the `address` of the setting `name` is one that restic understands, without a secret that other users can see."""
     if folder(address):
         check_absolute(name, address.removeprefix("local:"))
     if re.search(r"[/?#@\s]", user_info(address)):
         raise SetupError(
-            f"{name} has a character in front of its last @ that cannot stand there",
-            "write %2F for a slash, %40 for an @, %3F for a question mark, %23 for a #, %20 for a blank",
+            f"{name} has a special character before its last @ that must be escaped",
+            "write %2F for a slash, %40 for an @, %3F for a question mark, %23 for a #, %20 for a space",
         )
     if re.match(r"sftp://[^/@]*:[^/]*@|sftp:[^/@:]+:[^/@]*@[^/@:]+:", address):
-        raise SetupError(f"{name} has a password, which restic does not take for sftp", "use a key of ssh")
-    # restic hands it to rclone on the command line, which everybody on the machine can read
+        raise SetupError(
+            f"{name} contains a password, which restic does not accept for sftp", "use an SSH key"
+        )
+    # restic hands the address to rclone on the command line, which all users of the machine can see
     if re.match(r"rclone:[^:]*[,=]|rclone::", address):
         raise SetupError(
-            f"{name} holds settings of rclone, which the process list would show",
-            "put them into rclone's own configuration, and name that here: rclone:NAME:FOLDER",
+            f"{name} contains rclone settings, which every user could see in the process list",
+            "move them to rclone's configuration, and give its name here: rclone:NAME:FOLDER",
         )
     if re.match(r"rclone:(?![^:/]+:)", address):  # rclone takes it for a folder of this machine
-        raise SetupError(f"{name}={address} names no remote of rclone", "write rclone:NAME:FOLDER")
+        raise SetupError(f"{name}={address} does not name an rclone remote", "write rclone:NAME:FOLDER")
 
 
 def check_absolute(name: str, path: str) -> None:
     """Raise SetupError unless the `path` of the setting `name` is absolute: cron starts a run in another folder than make."""
     if not path.startswith("/"):
-        raise SetupError(
-            f"{name}={without_password(path)} is a relative path", "write it from / on, or from ~/ on"
-        )
+        raise SetupError(f"{name}={without_password(path)} is a relative path", "begin the path with / or ~/")

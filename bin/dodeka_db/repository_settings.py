@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dodeka_db import masking, repository_address
 
-# how restic can be given its password; with FROM_ inside, that of the repository it copies from
+# the variables for restic's password; with FROM_ inside, for that of the repository to copy from
 PASSWORDS = ("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND", "RESTIC_KEY_HINT")
 READ_BY_RESTIC = re.compile(rf"RESTIC_\w+|{masking.OF_A_SERVER.pattern}|(?i:(https?|no|all)_proxy)")
 
@@ -43,12 +43,12 @@ class RepositorySettings:
 
     @property
     def folder(self) -> Path | None:
-        """The repository's folder on this machine; None where restic reaches it over a network."""
+        """The repository's folder on this machine; None if restic reaches it over a network."""
         return repository_address.folder(self.address)
 
     @property
     def shown(self) -> str:
-        """Its address as it may stand in a message: without a password."""
+        """Its address for messages: without a password."""
         return self.masked(self.address)
 
     @property
@@ -80,7 +80,7 @@ class RepositorySettings:
 
     @property
     def as_source(self) -> dict[str, str]:
-        """The variables by which another restic reads this repository beside its own."""
+        """The variables with which a restic on another repository reads this one too."""
         own = {name: self.variables[name] for name in PASSWORDS if name in self.variables}
         own["RESTIC_REPOSITORY"] = self.address
         return {name.replace("RESTIC_", "RESTIC_FROM_", 1): value for name, value in own.items()}
@@ -92,12 +92,12 @@ class RepositorySettings:
         return replace(self, password_file=password_file, variables=variables)
 
     def masked(self, text: str) -> str:
-        """`text` without passwords: those in an address, and the value of every variable that is named like one."""
+        """`text` without passwords: those in an address, and the value of every variable whose name suggests a secret."""
         return masking.masked(text, self.variables)
 
     def make(self, words: str) -> str:
-        """The command `make <words>`, for this repository and not for the other one, with the settings file that was named."""
+        """The command `make <words>`, for this repository, with the settings file that was named."""
         named = self.variables.get("DODEKA_BACKUP_ENV")
-        # an empty one: then everything is in the environment
+        # /dev/null: everything is in the environment
         config = f" CONFIG={shlex.quote(named)}" if named and named != os.devnull else ""
         return f"make {words}{' OFFSITE=1' if self.is_offsite else ''}{config}"

@@ -1,7 +1,7 @@
-"""Openers for open(): a file whose name somebody else may have given to a link, a pipe or a device.
+"""Openers for open(): open a file where somebody else may have put a link, a pipe or a device.
 
-`open(path, "rb", opener=files.regular)` follows links, for what an operator may have linked; `files.no_link` follows none,
-for names that are ours. Neither waits for the other end of a pipe, as an ordinary open() does for ever.
+`open(path, "rb", opener=safe_open.regular)` follows links, for files that an operator may have linked; `safe_open.no_link`
+follows none, for names that are ours. Neither waits for the other end of a pipe, as an ordinary open() does for ever.
 """
 
 import errno
@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# what reads as empty: a settings file of that name is none at all
+# /dev/null reads as empty: as a settings file it means none
 _NULL = os.stat(os.devnull).st_rdev
 
 
@@ -47,7 +47,7 @@ def closed_at_end(descriptor: int) -> Iterator[int]:
 
 
 def is_regular(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a regular file at `path` itself, no link to one."""
+    """Whether there is a regular file at `path` itself, not a link to one."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -55,12 +55,12 @@ def is_regular(path: str | os.PathLike[str]) -> bool:
 
 
 def is_ours(folder: str | os.PathLike[str]) -> bool:
-    """Whether `folder` belongs to us: its owner may put another file in the place of any name there, at any time. Raises OSError."""
+    """Whether `folder` belongs to us: the owner of a folder can replace any file in it, at any time. Raises OSError."""
     return os.stat(folder).st_uid == os.geteuid()
 
 
 def check(path: str | os.PathLike[str]) -> None:
-    """Raise OSError if something else than a regular file is at `path` itself. It is not opened, which keeps SQLite's locks."""
+    """Raise OSError if anything other than a regular file is at `path` itself. Does not open it, which would drop SQLite's locks."""
     if os.path.lexists(path) and not is_regular(path):
         _check(os.lstat(path), path)
 

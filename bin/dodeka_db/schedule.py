@@ -1,11 +1,11 @@
-"""The times at which each job is due. The crontab in deploy/ has them for cron; a test holds the two together."""
+"""The times at which each job is due. The crontab in deploy/ has them for cron; a test checks that both agree."""
 
 from datetime import datetime, timedelta
 
 BACKUP_EVERY = timedelta(minutes=12)
 FIRST_MINUTE = {"production": 0, "demo": 6}
 DRILLED = ("production",)
-# a run that was missed may be chance, two are not; the copy is hourly, the drill and the check are weekly
+# one missed run may be chance, two are not; the copy is hourly, the drill and the check are weekly
 BACKUP_OVERDUE = timedelta(minutes=30)
 OFFSITE_OVERDUE = timedelta(hours=3)
 WEEKLY_OVERDUE = timedelta(days=8)

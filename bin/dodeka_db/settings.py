@@ -1,4 +1,4 @@
-"""The settings: every one that can be set, its value, and where it was set. The only reader of os.environ."""
+"""The settings: each one, its value, and where it was set. Only this module and flows/sandbox.py read os.environ."""
 
 import difflib
 import logging
@@ -20,17 +20,17 @@ from dodeka_db.repository_settings import PASSWORDS, READ_BY_RESTIC, RepositoryS
 log = logging.getLogger("dodeka_db")
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS_FILE = ROOT / "deploy" / "backup.env"
-# where the backend is: around the scripts; and beside them, where they have a clone of their own
+# where the backend is: in the clone of these scripts; or in that of the web service's user
 BACKENDS = (ROOT / "backend", Path("/home/backend/dodeka/backend"))
 ENVIRONMENTS = ("production", "demo")
-# what DODEKA_FORMAT can be, and how the name of the file in a snapshot then ends
+# the values of DODEKA_FORMAT, and how the name of the file in a snapshot then ends
 FORMATS = {"zst": ".sqlite.zst", "pages": ".sqlite"}
-# what says where something is, in groups of which one setting takes the place of another
+# settings that name a place; those of a group are alternatives
 _PLACES = (
     *(("DODEKA_BACKEND",), ("DODEKA_STATE",), ("RESTIC_REPOSITORY",), PASSWORDS[:3]),
     *(("OFFSITE_REPOSITORY",), ("OFFSITE_PASSWORD_FILE",), ("OFFSITE_OPTIONS",)),
 )
-# what restic is not to have from anybody but us: the snapshots of one host alone, and where copies come from
+# variables that only we set for restic: the host whose snapshots it lists, the repository that it copies from
 # (https://restic.readthedocs.io/en/stable/075_scripting.html)
 _KEPT_FROM_RESTIC = re.compile(r"RESTIC_(HOST|FROM_\w+)")
 
@@ -40,7 +40,7 @@ class Environment:
     """One deployment of the backend: its database file, its systemd unit, its name in the repository.
 
     `health_url` is an address that answers when the backend is up, `ping_url` one of a monitor that is told
-    of every cron run; None where there is none.
+    of every cron run; None if not set.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Environment:
 
     @cached_property
     def live(self) -> Path:
-        """The database file itself, where `database` is a symbolic link: found out once, whatever becomes of that link."""
+        """The database file itself, if `database` is a symbolic link: resolved once for this Environment object, on first use."""
         return Path(os.path.realpath(self.database))
 
     def file_name(self, format: str) -> str:
@@ -64,8 +64,8 @@ class Settings:
     """Everything that can be set; paths are absolute.
 
     `main` is the repository that backups are stored in.
-    `systemctl` is the command as a tuple of words, empty where no service is managed. `start_wait_s` is how long a started
-    service is watched. `sources` says of each name that is set where: the path of the settings file, or `environment`.
+    `systemctl` is the command as a tuple of words, empty if no service is managed. `start_wait_s` is how long a started
+    service is watched. `sources` says where each name was set: the path of the settings file, or `environment`.
     """
 
     backend: Path
@@ -90,7 +90,7 @@ class Settings:
 
     @property
     def offsite(self) -> RepositorySettings | None:
-        """The off-site repository, which the main one is copied into; None where there is none."""
+        """The off-site repository, into which the main one is copied; None if there is none."""
         return self.main.copied_to
 
     @property
@@ -106,7 +106,7 @@ class Settings:
         return self.offsite
 
     def in_force(self) -> Iterable[tuple[str, str, str]]:
-        """Each setting, and whatever else is set that restic reads: name, value without secrets, where it was set."""
+        """Each setting, and every other variable that restic reads: name, value without secrets, where it was set."""
         variables = self.main.variables
         for name, value in SETTINGS.items():
             shown = "-" if (found := value(self)) is None else masking.shown(name, str(found), variables)
@@ -121,7 +121,7 @@ def _database(backend: Path, environment: str) -> Path:
     return backend / "envs" / environment / "db.sqlite"
 
 
-# every setting, and what is in force of it
+# every setting, and its value in force
 SETTINGS: Mapping[str, Callable[[Settings], object]] = {
     "DODEKA_BACKEND": lambda settings: settings.backend,
     "RESTIC_REPOSITORY": lambda settings: settings.main.address,
@@ -148,9 +148,9 @@ SETTINGS: Mapping[str, Callable[[Settings], object]] = {
 def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> Settings:
     """Read the settings file (DODEKA_BACKUP_ENV names another one) and the environment, which wins.
 
-    But for where things are, which the environment cannot set otherwise than the file. Raises SetupError for that, for a
-    file that cannot be read or understood, for a name that is none of ours, for a value that makes no sense, and for root where
-    something of all this belongs to another user: not with `check_owner` False, for make install, which gives it to its owner.
+    For places it does not win: there it must not differ from the file. Raises SetupError if it does, if the file cannot be
+    read or understood, for an unknown name, for a value that is not valid, and for root if one of the places belongs to another
+    user; the last not with `check_owner` False, for make install, which gives the places to their owner.
     """
     environ = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     named = environ.get("DODEKA_BACKUP_ENV")
@@ -222,14 +222,14 @@ def _main(
 def _offsite(main: RepositorySettings, values: Mapping[str, str], home: Path) -> RepositorySettings | None:
     retention = values.get("OFFSITE_RETENTION", "same")
     if retention not in ("same", "none"):
-        raise SetupError(f"OFFSITE_RETENTION={retention} is not a retention", "choose same or none")
+        raise SetupError(f"OFFSITE_RETENTION={retention} is not valid", "choose same or none")
     if not values.get("OFFSITE_REPOSITORY"):
         return None
     address = os.path.expanduser(values["OFFSITE_REPOSITORY"])
     repository_address.check("OFFSITE_REPOSITORY", address)
     if address == main.address:
         raise SetupError(
-            "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY", "a second copy needs a place of its own"
+            "OFFSITE_REPOSITORY is the same as RESTIC_REPOSITORY", "the second copy must be in another place"
         )
     password_file = _path("OFFSITE_PASSWORD_FILE", values, home / ".restic-offsite-password")
     return replace(
@@ -248,8 +248,8 @@ def _offsite_options(main: RepositorySettings, values: Mapping[str, str]) -> tup
         match = re.fullmatch(r"([a-z0-9]+)\.[a-z0-9.-]+=.+", option)
         if not match:
             raise SetupError(
-                f"OFFSITE_OPTIONS holds '{masking.masked(option, values)}', which is not an option of restic",
-                "write 'rclone.program=ssh offsite', and a semicolon between two",
+                f"OFFSITE_OPTIONS contains '{masking.masked(option, values)}', which is not a restic option",
+                "write it as 'rclone.program=ssh offsite', and separate options with semicolons",
             )
         if masking.masked(option, values) != option:
             raise SetupError(
@@ -259,8 +259,8 @@ def _offsite_options(main: RepositorySettings, values: Mapping[str, str]) -> tup
         # a copy is one restic, with one set of options
         if main.address.startswith(f"{match[1]}:"):
             raise SetupError(
-                f"OFFSITE_OPTIONS sets {match[1]}, by which RESTIC_REPOSITORY is reached too",
-                "reach one of the two another way: a copy would read the wrong one",
+                f"OFFSITE_OPTIONS sets an option of {match[1]}, which RESTIC_REPOSITORY uses too",
+                f"reach only one of the two by {match[1]}: a copy has one set of options",
             )
     return options
 
@@ -275,7 +275,7 @@ def _handed_over(name: str, file: Path, environ: Mapping[str, str]) -> Path:
 
 
 def _check_names(values: Mapping[str, str], where: str, others: Iterable[str] = ()) -> None:
-    """Refuse what is nearly the name of a setting, or looks like one of ours, and what no value can hold."""
+    """Raise SetupError for a misspelt name of a setting, and for a value with control characters."""
     words = set("_".join(SETTINGS).split("_"))
     for name, value in values.items():
         if name in SETTINGS or name in others or name.startswith("RESTIC_"):
@@ -286,12 +286,12 @@ def _check_names(values: Mapping[str, str], where: str, others: Iterable[str] = 
         if near := difflib.get_close_matches(name, SETTINGS, 1, 0 if is_like_ours else 0.9):
             raise SetupError(
                 f"{name} of {where} is not a setting",
-                f"did you mean {near[0]}? Else remove the line or the variable",
+                f"did you mean {near[0]}? If not, remove the line or the variable",
             )
 
 
 def _check_places(environ: Mapping[str, str], from_file: Mapping[str, str], file: Path) -> None:
-    """A repository left in a shell must not get what a settings file sends to another one."""
+    """Raise SetupError if the environment sets another place than the file: a shell may still name another repository."""
     for names in (*_PLACES, *((name,) for name in from_file if masking.OF_A_SERVER.fullmatch(name))):
         in_file = [name for name in names if name in from_file]
         for name in names if in_file else ():
@@ -299,14 +299,14 @@ def _check_places(environ: Mapping[str, str], from_file: Mapping[str, str], file
             expanded = (os.path.expanduser(place.get(name, "")) for place in (environ, from_file))
             if name in environ and len(set(expanded)) > 1:
                 raise SetupError(
-                    f"{name}={masking.shown(name, environ[name], environ)} of the environment is not what settings file"
-                    f" {file} sets: {there}={masking.shown(there, from_file[there], from_file)}",
-                    f"unset {name}, or if that one is right, write it into the file",
+                    f"the environment sets {name}={masking.shown(name, environ[name], environ)}, but settings file"
+                    f" {file} sets {there}={masking.shown(there, from_file[there], from_file)}",
+                    f"unset {name}, or change the settings file",
                 )
 
 
 def _warn_of_plain_http(values: Mapping[str, str]) -> None:
-    """Once a command: whoever is on the way to such a server reads what we are let in by, and can answer in its place."""
+    """Warn, once per command: over plain http others can read the credentials and answer in the server's place."""
     plain = [
         name
         for name, value in values.items()
@@ -315,7 +315,7 @@ def _warn_of_plain_http(values: Mapping[str, str]) -> None:
     ]
     if plain:
         log.warning(
-            "%s: plain http:// to another machine, which can be read and changed on the way; use https://",
+            "%s: plain http:// to another machine: others can read and change what is sent; use https://",
             ", ".join(plain),
         )
 
@@ -358,15 +358,15 @@ def _trusted(path: str) -> str:
             status = os.stat(folder)
             if status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o002:
                 found.append(folder)
-    return os.pathsep.join(found) or os.devnull  # an empty one would be the current folder
+    return os.pathsep.join(found) or os.devnull  # an empty PATH would be the current folder
 
 
 def keep_to_trusted_programs() -> None:
-    """From here on no program is run out of the folder of another user, whose PATH a shell may still have."""
+    """Remove from PATH the folders that other users can write; a shell may still have another user's PATH."""
     path = _trusted(os.environ.get("PATH", os.defpath))
     os.environ["PATH"] = (
         path if os.geteuid() else f"{path}:/usr/sbin:/sbin"
-    )  # `su` gives root the path of the user before
+    )  # `su` keeps the PATH of the previous user
 
 
 def _format(value: str) -> str:

@@ -1,4 +1,4 @@
-"""The settings file: NAME=value lines in a shell's quoting, so that `set -a; . backup.env` reads the same."""
+"""The settings file: NAME=value lines in a shell's quoting, so that `set -a; . backup.env` gives the same values."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from dodeka_db import safe_open
 from dodeka_db.errors import SetupError
 
 _MAX_BYTES = 1_000_000
-# what a shell takes as it stands, between or without quotes, at the beginning of a line that does nothing but set one
+# the characters that a shell takes literally, with or without quotes, at the beginning of a line that only sets one
 # variable (https://pubs.opengroup.org/onlinepubs/9799919799/utilities/V3_chap02.html#tag_19_02)
 _PIECE = re.compile(r"""'[^']*'|"(?:\\.|[^"\\$`])*"|\\.|[^ \t'"\\$`;&|<>(){]""")
 _LINE = re.compile(
@@ -23,15 +23,15 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\n-\x1f\x7f\ud800-\udfff]")
 def read(file: Path, home: Path) -> dict[str, str]:
     """The values in `file` by their names; a ~/ at the beginning of one is `home`.
 
-    Raises SetupError for a file that others can read, and for whatever a shell would make something else of than its own
-    characters.
+    Raises SetupError for a file that others can read, and for a value that a shell would expand or
+    split.
     """
     try:
         with open(file, "rb", opener=safe_open.regular) as opened:
             mode = os.fstat(opened.fileno()).st_mode
             content = opened.read(_MAX_BYTES + 1)
             if len(content) > _MAX_BYTES:
-                raise OSError(errno.EFBIG, f"it is longer than {_MAX_BYTES} bytes")
+                raise OSError(errno.EFBIG, f"the file is longer than {_MAX_BYTES} bytes")
             text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
@@ -42,8 +42,8 @@ def read(file: Path, home: Path) -> dict[str, str]:
     for number, line in enumerate(text.split("\n"), start=1):
         if _UNPRINTABLE.search(line):
             raise SetupError(
-                f"settings file {file}, line {number}: it holds a control character",
-                f"if an editor of Windows ended the lines: sed -i 's/\\r$//' {file}",
+                f"settings file {file}, line {number}: it contains a control character",
+                f"if the file has Windows line ends: sed -i 's/\\r$//' {file}",
             )
         match = _LINE.fullmatch(line)
         if not match or re.search(r"^~(?!/|$)|:~", _PIECE.sub(_bare, match[2] or "")):
@@ -58,13 +58,13 @@ def read(file: Path, home: Path) -> dict[str, str]:
 
 
 def check_printable(name: str, value: str, where: str) -> None:
-    """Raise SetupError if the `value` of `name`, which is from `where`, holds what no line of the file can."""
+    """Raise SetupError if the `value` of `name`, which is from `where`, contains a control character."""
     if _UNPRINTABLE.search(value):
-        raise SetupError(f"{name} of {where} holds a character that no setting can", "set it anew")
+        raise SetupError(f"{name} of {where} contains a control character", "set it again")
 
 
 def _bare(piece: re.Match[str]) -> str:
-    """A piece that is not quoted, and a place-holder for one that is."""
+    """The piece, if it is a plain character; otherwise a placeholder."""
     return piece[0] if len(piece[0]) == 1 else "''"
 
 

@@ -1,4 +1,4 @@
-"""Types of streams: a file, a program's output, a database on its way."""
+"""Types of streams: a file, the output of a program, a database that is being downloaded."""
 
 from typing import Protocol
 

@@ -40,7 +40,7 @@ def _enter() -> None:
     python = os.path.join(VENV, "bin", "python")
     if not os.path.exists(os.path.join(VENV, ".runtime")):  # what install-venv.sh does last
         _fail("%s is %s" % (VENV, "half made" if os.path.isdir(VENV) else "missing"))
-    if RESTARTED in sys._xoptions:  # else this would go on for ever
+    if RESTARTED in sys._xoptions:  # otherwise this would go on for ever
         _fail("%s starts the Python of %s" % (python, sys.prefix))
     try:
         os.execv(python, [python, "-X", RESTARTED] + sys.argv)
@@ -62,7 +62,9 @@ def _fail(problem: str) -> "NoReturn":
         from dodeka_db.host import monitor
 
         monitor.of_script(sys.argv, error)
-    except Exception:  # settings that make no sense, or a Python too old for ours: the monitor misses the run
+    except (
+        Exception
+    ):  # settings that are not valid, or a Python too old for ours: the monitor notices the missing run
         pass
     raise SystemExit(6)
 

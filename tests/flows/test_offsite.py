@@ -248,7 +248,7 @@ def test_nothing_is_removed_while_a_snapshot_is_from_the_future(twin):
 def test_another_retention_is_refused(twin):
     done = twin.run("offsite", OFFSITE_RETENTION="some")
     assert (done.returncode, len(done.stderr.splitlines())) == (6, 1)
-    assert "OFFSITE_RETENTION=some is not a retention; choose same or none" in done.stderr
+    assert "OFFSITE_RETENTION=some is not valid; choose same or none" in done.stderr
 
 
 def test_an_append_only_server(twin, tmp_path):
@@ -718,13 +718,13 @@ def test_a_removal_that_is_not_one_is_not_believed(twin):
     [
         (
             {"OFFSITE_REPOSITORY": "rclone:x"},
-            "OFFSITE_REPOSITORY=rclone:x names no remote of rclone; write rclone:NAME:FOLDER",
+            "OFFSITE_REPOSITORY=rclone:x does not name an rclone remote; write rclone:NAME:FOLDER",
         ),
-        ({"OFFSITE_REPOSITORY": "rclone:/srv/x:y"}, "names no remote of rclone"),
-        ({"RESTIC_REPOSITORY": "rclone:x"}, "RESTIC_REPOSITORY=rclone:x names no remote of rclone"),
+        ({"OFFSITE_REPOSITORY": "rclone:/srv/x:y"}, "does not name an rclone remote"),
+        ({"RESTIC_REPOSITORY": "rclone:x"}, "RESTIC_REPOSITORY=rclone:x does not name an rclone remote"),
         (
             {"OFFSITE_OPTIONS": "ssh offsite"},
-            "OFFSITE_OPTIONS holds 'ssh offsite', which is not an option of restic; write 'rclone.program=ssh offsite', and a semicolon between two",
+            "OFFSITE_OPTIONS contains 'ssh offsite', which is not a restic option; write it as 'rclone.program=ssh offsite', and",
         ),
         (
             {
@@ -735,11 +735,11 @@ def test_a_removal_that_is_not_one_is_not_believed(twin):
         ),
         (
             {"OFFSITE_OPTIONS": "rclone.program=ssh offsite; rclone.timeout"},
-            "OFFSITE_OPTIONS holds 'rclone.timeout', ",
+            "OFFSITE_OPTIONS contains 'rclone.timeout', ",
         ),
         (
             {"RESTIC_REPOSITORY": "rclone:main:x", "OFFSITE_OPTIONS": "rclone.program=ssh offsite"},
-            "OFFSITE_OPTIONS sets rclone, by which RESTIC_REPOSITORY is reached too; ",
+            "OFFSITE_OPTIONS sets an option of rclone, which RESTIC_REPOSITORY uses too; ",
         ),
     ],
 )

@@ -300,7 +300,7 @@ def test_rclone_s_own_remotes(site, tmp_path):
     for address in ("rclone:store,pass=a-secret:x", "rclone::sftp,pass=a-secret:x"):
         done = site.run("backup", "demo", RESTIC_REPOSITORY=address)
         assert done.returncode == 6
-        assert "holds settings of rclone, which the process list would show" in done.stderr
+        assert "contains rclone settings, which every user could see in the process list" in done.stderr
         assert "a-secret" not in done.stderr
 
 
@@ -313,7 +313,7 @@ def test_a_password_that_no_address_can_hold(site, password):
     """Unescaped, restic and its libraries would say it in their errors."""
     done = site.run("cron", "demo", RESTIC_REPOSITORY=f"rest:http://dodeka:{password}@127.0.0.1:9/")
     assert (done.returncode, len(done.stderr.splitlines())) == (6, 1)
-    assert "RESTIC_REPOSITORY has a character in front of its last @ that cannot stand there" in done.stderr
+    assert "RESTIC_REPOSITORY has a special character before its last @ that must be escaped" in done.stderr
     assert "hush" not in done.stderr
 
 

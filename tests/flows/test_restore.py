@@ -457,7 +457,7 @@ def test_no_thread_to_be_had_is_no_traceback(stored, script):
     inject = ("strace", "-o/dev/null", "-einject=clone3:error=EAGAIN")
     done = subprocess.run([*inject, *command], env=stored.environ, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
-    assert "this machine has no process left for it, or no memory; see: top" in done.stderr
+    assert "this machine is out of processes, threads or memory; see: top" in done.stderr
     assert sample_data.digest(stored.database()) == stored.lost and beside(stored) == ["db.sqlite"]
 
 

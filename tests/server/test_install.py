@@ -284,7 +284,7 @@ class TestEverythingWorks:
         done = own(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1", check=False)
         assert done.returncode == 2 and done.stderr.count("error: ") == 1
         assert f"{DEMO} belongs to another user or group" in done.stderr
-        assert "where that is dbackup, this gives it its rights again: sudo make install" in done.stderr
+        assert "if that is dbackup, 'sudo make install' restores its permissions" in done.stderr
         server.run("make", "-C", str(CLONE), "install", user="root")
         assert mode(server, DEMO) == "dbackup:backend 660"
         own(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1")

@@ -875,7 +875,7 @@ class TestNoProcess:
             done = server.run("strace", "-o/dev/null", inject, *command, check=False)
             assert done.returncode == 1 and done.stderr.count("\n") == 1, done
             assert f"could not start {UNIT}: sudo cannot be run" in done.stderr.replace("/usr/bin/", "")
-            assert "no process left for it" in done.stderr and "so the new database stays" in done.stderr
+            assert "out of processes" in done.stderr and "so the new database stays" in done.stderr
             assert "IT MAY BE DOWN" in done.stderr
             assert f"to start it: sudo systemctl start {UNIT}" in done.stderr
             assert "the replaced database is kept as " in done.stderr

@@ -392,7 +392,7 @@ class TestReasons:
         )
         assert (
             failure.value.hint
-            == "run this as the user of the backups; where that is dbackup, this gives it its rights again: sudo make install"
+            == "run this as the user of the backups; if that is dbackup, 'sudo make install' restores its permissions"
         )
 
     def test_a_wal_that_we_may_not_read(self, of_root, export):
