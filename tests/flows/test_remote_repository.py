@@ -176,7 +176,7 @@ def test_the_server_is_killed_in_the_middle_of_a_backup(site, remote):
     assert (done.returncode, remote.is_up) == (69, False), done
     (line,) = done.stderr.splitlines()
     assert f"the server of repository {remote.shown} cannot be reached: " in line
-    assert line.endswith("? then run this again")
+    assert line.endswith(", then run this again")
     assert site.staged() == []
     if isinstance(remote, S3):
         return  # what it kept is gone with it
