@@ -155,7 +155,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [[ $stderr == *"unknown command"* ]]
     mk restic
     [ "$status" -eq 2 ]
-    [[ $stderr == *"restic is told nothing to do; make restic ARGS='snapshots'"* ]]
+    [[ $stderr == *"ARGS is empty; make restic ARGS='snapshots'"* ]]
     mk restic ARGS="snapshots 'x"
     [ "$status" -eq 2 ]
     [[ $stderr == *"ARGS has a quote that does not end; make restic ARGS='snapshots'"* ]]
@@ -169,7 +169,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     rm -r "$SITE/restic" "$SITE/password"
     mk init </dev/null
     [ "$status" -eq 2 ]
-    [[ $output == *"THERE IS NO REPOSITORY AT $SITE/restic."*"No volume is mounted there: "* ]]
+    [[ $output == *"THERE IS NO REPOSITORY AT $SITE/restic."*"No volume is mounted for "* ]]
     [[ $stderr == *"no answer; nothing was changed"* ]]
     [ ! -e "$SITE/password" ]
     [ ! -e "$SITE/restic" ]

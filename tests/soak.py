@@ -95,7 +95,7 @@ class Neighbour(threading.Thread):
             script = rng.choice(["backup", "verify"])
             done = self.site.run(script, "demo", DODEKA_STATE=state, DODEKA_LOCK_WAIT_S="60")
             self.runs += 1
-            self.busy += "files of killed restores of production are not looked for now" in done.stdout
+            self.busy += "not cleaning up after killed restores of production now" in done.stdout
             if done.returncode:
                 self.failed.append(done)
             time.sleep(rng.uniform(0, 2))

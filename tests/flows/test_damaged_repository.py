@@ -161,7 +161,7 @@ def test_cron_and_status_tell_of_a_damaged_tree(site, how):
     done = soon(site, "cron", "demo")
     assert done.returncode == 8
     assert re.search(
-        rf"error: snapshot [0-9a-f]{{8}} is safe, but the count of the stored bytes failed: "
+        rf"error: snapshot [0-9a-f]{{8}} is safe, but counting the stored bytes failed: "
         rf"repository {site.repository} is damaged: .*; {SEE}",
         done.stderr,
     )

@@ -197,7 +197,7 @@ def test_a_defect_is_stored_and_the_run_fails_behind_that(site, kind, format):
         )
         assert words in done.stderr
         assert done.stderr.endswith(
-            "; REINDEX fixes an index, and no restore is needed: BACKUP.md, 'The database has defects'\n"
+            "; REINDEX repairs an index; no restore is needed: BACKUP.md, 'The database has defects'\n"
         )
         assert re.search(f"warning: database .*: SQLite's check says: .*{words}", done.stdout)
     assert len(site.snapshots("production")) == 2
@@ -374,7 +374,7 @@ def test_a_schema_that_this_sqlite_cannot_run_goes_the_whole_way(site, kind, for
     output = site.ok("cron", "production", DODEKA_FORMAT=format)
     compacting = re.findall(
         rf"warning: {THIS_SQLITE} cannot compact database {site.database()}: {words}.*;"
-        " the snapshot holds its pages, with what is left of deleted rows\n",
+        " the snapshot is a page copy, which contains remains of deleted rows\n",
         output,
     )
     assert len(compacting) == bool(is_copied)

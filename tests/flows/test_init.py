@@ -54,8 +54,8 @@ def test_the_volume_is_not_mounted(server, password, ran):
             assert done.returncode == 7
             assert words in done.stderr
             assert "THERE IS NO REPOSITORY AT /mnt/backup/restic." in done.stdout
-            assert "No volume is mounted there: " in done.stdout
-            assert ("This server has used one, well until " in done.stdout) == ran
+            assert "No volume is mounted for " in done.stdout
+            assert ("This server used a repository until " in done.stdout) == ran
         done = server.run("make", "-C", str(PROJECT), "init", check=False)
         assert "nothing was changed" in done.stderr
     assert server.sh("ls -A /mnt/backup") == ""
@@ -73,8 +73,8 @@ def test_another_volume_is_mounted_there(server):
     as_root(server, "umount /mnt/backup; mount -t tmpfs tmpfs /mnt/backup; chown backend: /mnt/backup")
     done = server.run(INIT, check=False)
     assert (done.returncode, server.sh("ls -A /mnt/backup")) == (7, "")
-    assert "No volume is mounted there" not in done.stdout
-    assert "This server has used one, well until " in done.stdout
+    assert "No volume is mounted for" not in done.stdout
+    assert "This server used a repository until " in done.stdout
     assert "repository /mnt/backup/restic: made" in server.run(INIT, stdin="yes\n").stdout
     server.run(CRON, "demo")
 
@@ -94,13 +94,13 @@ def test_good_copies_are_on_record(site: Site, small_disk):
     try:
         done = site.run("init", "--offsite", **there)
         assert (done.returncode, list(small_disk.iterdir())) == (7, [])
-        assert "No volume is mounted there" in done.stdout
-        assert "This server has used one, well until " in done.stdout
+        assert "No volume is mounted for" in done.stdout
+        assert "This server used a repository until " in done.stdout
     finally:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", small_disk], check=True)
     done = site.run("init", "--offsite", **there)
     assert (done.returncode, list(small_disk.iterdir())) == (7, [])
-    assert "No volume is mounted there" not in done.stdout
+    assert "No volume is mounted for" not in done.stdout
 
 
 def test_a_server_s_repository_is_asked_for_before_the_question(site: Site, tmp_path):

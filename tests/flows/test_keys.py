@@ -96,20 +96,23 @@ def test_a_key_that_proves_nothing_is_taken_back(site):
 def test_a_name_that_is_none(site, name):
     done = site.run("key-add", "--", name)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert f"{name!r} is not a name" in done.stderr
+    assert f"{name!r} is not a valid name" in done.stderr
     assert len(listed(site)) == 1
 
 
 def test_what_is_refused_changes_nothing(site):
     done = site.run("key-add", "anna")
-    assert (done.returncode, "there is no snapshot yet to prove a key by" in done.stderr) == (4, True)
+    assert (done.returncode, "there is no snapshot yet, which is needed to prove a key" in done.stderr) == (
+        4,
+        True,
+    )
     site.ok("backup", "demo")
     cheap_key.add(site.repository, site.password, "anna's", "anna")
     before = listed(site)
     for script, name, words in (
         ("key-add", "anna", "there is a key of anna already; see: make keys"),
-        ("key-remove", "bob", "there is no key of 'bob'; see: make keys"),
-        ("key-remove", "f" * 8, "there is no key of 'ffffffff'"),
+        ("key-remove", "bob", "no key has the name or ID 'bob'; see: make keys"),
+        ("key-remove", "f" * 8, "no key has the name or ID 'ffffffff'"),
         ("key-remove", before[0][1], "is the one that this server uses"),
     ):
         done = site.run(script, name)
@@ -135,7 +138,7 @@ def test_several_keys_of_one_name(site):
     done = site.run("key-remove", "anna")
     assert done.returncode == 2
     ids = [words[0] for words in listed(site) if words[1] == "anna"]
-    assert "anna names several keys: " in done.stderr
+    assert "anna matches several keys: " in done.stderr
     assert all(one in done.stderr for one in ids)
     site.ok("key-remove", ids[0])
     site.ok("key-remove", "anna")

@@ -196,7 +196,9 @@ def test_init_before_there_is_an_offsite_repository(twin):
     shutil.rmtree(twin.repository)
     twin.there_password.unlink()
     said = twin.ok("init", "--yes")
-    assert f"{twin.there} is not read: {twin.there_password} is missing\n" in said
+    assert (
+        f"repository {twin.there} is not read: its password file {twin.there_password} is missing\n" in said
+    )
     shutil.rmtree(twin.repository)
     done = twin.run("init", "--yes", "--offsite")
     assert done.returncode == 10
@@ -431,13 +433,14 @@ def test_backups_go_on_while_the_other_server_hangs(twin, tmp_path):
         try:
             wait_for(lambda: server.is_frozen or copy.poll() is not None)
             said = twin.ok("cron", "demo", **at(server))
-            assert "the off-site copy is at work, so nothing is removed" in said
+            assert "an off-site copy is running, so no snapshot is removed" in said
             assert len(twin.snapshots("demo")) == 13
             second = twin.run("offsite", **at(server))
             assert second.returncode == 75
             assert "off-site copy, process " in second.stderr
             line = offsite_line(twin, **at(server))
-            assert f"off-site copy is at work (process {copy.pid})" in line["text"]
+            assert "off-site copy has been running for " in line["text"]
+            assert f"(process {copy.pid})" in line["text"]
             # what restic has to be alone for waits, without keeping backups waiting
             check = twin.run("check", **at(server))
             assert check.returncode == 75 and "off-site copy, process " in check.stderr
@@ -493,7 +496,7 @@ def test_a_folder_on_the_disk_of_the_main_repository_is_no_second_place(twin, sm
         for place in (twin.there, mounted / "there", mounted / "not made yet"):
             line = offsite_line(twin, OFFSITE_REPOSITORY=str(place))
             assert (line["state"], line["fix"]) == ("bad", "a place elsewhere: BACKUP.md, 'Off-site'")
-            assert f"is on the disk of {twin.repository}: one failure takes both" in line["text"]
+            assert f"is on the disk of {twin.repository}: one failure would destroy both" in line["text"]
     finally:
         subprocess.run(["umount", mounted], check=True)
     assert offsite_line(twin, OFFSITE_REPOSITORY=str(small_disk / "there"))["state"] == "well"

@@ -170,7 +170,7 @@ def test_a_damaged_database_is_restored_and_kept(stored):
     assert sample_data.digest(stored.database()) == stored.before
     assert (
         f"  database {stored.database()} is not a database that {THIS_SQLITE} can read" in output
-        and "it is kept as it is" in output
+        and "the file is kept unchanged" in output
     )
     name, wal = [name for name in beside(stored) if "damaged-" in name]
     assert (
@@ -341,10 +341,8 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     assert "IT IS DOWN" in done.stderr, done.stderr
     assert actions(stored) == [STOP, START, STOP, START]
-    assert "the old database is back, and with it" in done.stderr
-    assert (
-        ": the data was not the reason: IT IS DOWN; to start it: sudo systemctl start dodeka-" in done.stderr
-    )
+    assert "the old database is back, but with that too" in done.stderr
+    assert ": the data is not the cause: IT IS DOWN; to start it: sudo systemctl start dodeka-" in done.stderr
     assert "the new database, with what was written to it, is snapshot " in done.stderr
     assert sample_data.digest(stored.database()) == stored.lost
     assert beside(stored) == ["db.sqlite", MARK]
@@ -446,7 +444,7 @@ def test_a_service_is_started_also_where_cleaning_up_fails(stored, systemctl):
     Path(f"{kept}-wal").mkdir()
     done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=program, DODEKA_START_WAIT_S="0")
     assert done.returncode == 0 and actions(stored) == [START]
-    assert "are not removed yet" in done.stdout and "starting it" in done.stdout
+    assert "could not be removed: " in done.stdout and "starting it" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -521,8 +519,8 @@ class TestTheQuestion:
         )
         assert lines[1] == f"It puts snapshot {latest['short_id']} in the place of {stored.database()}:"
         assert lines[2:] == [
-            "  birthdays: 0 rows, a table that the live database does not have",
-            "  later: a table that disappears, with 1 row",
+            "  birthdays: 0 rows, a table that the live database does not have now",
+            "  later: this table disappears, with 1 row",
             "  outbox: 20 rows, 2 fewer than now",
             "  users: 400 rows, 390 more than now",
             "Type 'yes' to go on: ",

@@ -346,13 +346,13 @@ CASES = {
     "one from the future": (
         lambda server: stored_at(server, datetime.now() + timedelta(days=3)),
         ["demo snapshots"],
-        "from the future, so nothing is removed",
+        "from the future, so no snapshot is removed",
         None,
     ),
     "more than retention keeps": (
         lambda server: stored_at(server, datetime.now() - timedelta(hours=1), 72),
         ["demo snapshots"],
-        "pre-restore: more than the retention keeps",
+        "pre-restore: more than the retention policy keeps",
         None,
     ),
     "a failed cron run": (fail_cron, ["demo cron"], "demo/db.sqlite is missing", None),
@@ -399,7 +399,7 @@ CASES = {
     "a kept file": (
         lambda server: keep_file(server, "pre-restore"),
         ["demo kept files"],
-        "is in no snapshot yet",
+        "is not in a snapshot yet",
         None,
     ),
     "a damaged file": (
@@ -411,7 +411,7 @@ CASES = {
     "a key that was never handed over": (
         sh(f"install -o backend -m 600 /dev/null {STATE}/key-anna"),
         [" key files"],
-        f"the password of a key was never handed over, or left behind: {STATE}/key-anna",
+        f"the password of a new key is still on this server: {STATE}/key-anna",
         None,
     ),
     "a failed check": (fail_check, [" check"], "failed", None),
@@ -467,7 +467,7 @@ CASES = {
     "the volume is full soon": (grow, [" volume"], "enough for ", stop_growing),
     "a run that hangs": (hang, [" lock"], "for 31 minutes", None),
     "a lock of a dead restic": (kill_restic, [" restic's locks"], "left by a restic that was killed", None),
-    "no crontab": (sh("crontab -u backend -r"), [" crontab"], "5 of the 5 shipped lines are not in it", None),
+    "no crontab": (sh("crontab -u backend -r"), [" crontab"], "5 of the 5 shipped lines are missing", None),
     "a line of the crontab is missing": (drop_line, [" crontab"], "1 of the 5 shipped lines", None),
     "no logrotate": (
         sh("rm /etc/logrotate.d/dodeka-backup"),
@@ -552,7 +552,7 @@ class TestElsewhere:
         assert (code, found["state"]) == (2, "unknown")
         assert of_state(found, "unknown") == [("production", "service"), ("demo", "service")]
         assert server.run(STATUS, check=False, DODEKA_SYSTEMCTL="/none/systemctl").stdout.startswith(
-            "Not everything can be told.\n"
+            "Some states are unknown.\n"
         )
 
     def test_a_repository_that_cannot_be_reached(self, server):

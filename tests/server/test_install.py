@@ -145,13 +145,16 @@ class TestInstall:
         server.sh(f"chmod o+w {CLONE}/bin/dodeka_db", user="root")
         try:
             done = install(server, check=False)
-            assert done.returncode == 2 and f"{CLONE}/bin/dodeka_db can be written by others" in done.stderr
+            assert (
+                done.returncode == 2
+                and f"users other than root can write {CLONE}/bin/dodeka_db," in done.stderr
+            )
         finally:
             server.sh(f"chmod o-w {CLONE}/bin/dodeka_db", user="root")
         server.sh(f"cp -a {CLONE} {HOME}/clone", user="root")
         try:
             done = server.run("make", "-C", f"{HOME}/clone", "install", user="root", check=False)
-            assert done.returncode == 2 and f"{HOME} can be written by others" in done.stderr
+            assert done.returncode == 2 and f"users other than root can write {HOME}," in done.stderr
         finally:
             server.sh(f"rm -r {HOME}/clone", user="root")
 
@@ -163,7 +166,10 @@ class TestInstall:
             "make", "-C", str(CLONE), "install", check=False, PATH=f"{HOME}/.local/bin:/usr/bin:/bin"
         )
         assert done.returncode == 2
-        assert f"an administrator types: sudo make -C {CLONE} install" in done.stderr
+        assert (
+            f"{CLONE} belongs to root; an administrator sets up the backups' own user: sudo make -C {CLONE} install"
+            in done.stderr
+        )
         assert not server.path("/tmp/ran").exists()
 
     def test_what_the_web_user_has_put_in_the_way_stops_it(self, server):
@@ -214,9 +220,9 @@ class TestInstall:
     @pytest.mark.parametrize(
         ("setting", "said"),
         [
-            ("RESTIC_REPOSITORY=/etc/ssh/restic", "/etc/ssh holds other things than the repository"),
-            (f"RESTIC_REPOSITORY={HOME}/restic", f"{HOME}/restic is in the home of backend"),
-            ("RESTIC_REPOSITORY=/etc/sudoers.d/dodeka-backup", "/etc/sudoers.d holds other things than"),
+            ("RESTIC_REPOSITORY=/etc/ssh/restic", "/etc/ssh contains other files than the repository"),
+            (f"RESTIC_REPOSITORY={HOME}/restic", f"{HOME}/restic is in the home folder of backend"),
+            ("RESTIC_REPOSITORY=/etc/sudoers.d/dodeka-backup", "/etc/sudoers.d contains other files than"),
         ],
     )
     def test_the_own_user_s_settings_make_root_give_nothing_away(self, server, setting, said):
@@ -428,7 +434,7 @@ class TestTheWebUser:
         try:
             done = own(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1", check=False)
             assert done.returncode == 2
-            assert f"{DEMO} links to /mnt/backup/.restic-password, which is not a database" in done.stderr
+            assert f"{DEMO} is a link to /mnt/backup/.restic-password, which is not a database" in done.stderr
         finally:
             server.sh(f"rm {DEMO}; mv {DEMO}.away {DEMO}; systemctl start {UNIT}", user="root")
         assert server.path("/mnt/backup/.restic-password").read_text() == before
@@ -537,7 +543,7 @@ class TestTimers:
 def test_uninstall_leaves_the_data(server):
     before = server.run("sh", "-c", "find /mnt/backup -type f | wc -l", user="root").stdout
     said = server.run("make", "--no-print-directory", "-C", str(CLONE), "uninstall", user="root").stdout
-    assert "kept, since these hold data: user dbackup" in said
+    assert "not removed, because they hold data: user dbackup" in said
     for path in ("/etc/sudoers.d/dodeka-backup", "/etc/logrotate.d/dodeka-backup"):
         assert not server.path(path).exists()
     assert not list(server.path("/etc/systemd/system").glob("**/dodeka-backup*"))

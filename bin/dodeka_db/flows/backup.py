@@ -16,8 +16,8 @@ log = logging.getLogger("dodeka_db")
 def run(settings: Settings, environment: Environment) -> Taken:
     """Take one snapshot of the environment's live database. Raises what a step raises.
 
-    With the snapshot safe it raises ServiceError while a service is down that a restore left stopped, and DatabaseError if
-    SQLite's check found defects in the database.
+    With the snapshot safe it raises ServiceError if a service is still down that a restore left stopped, and DatabaseError
+    if SQLite's check found defects in the database.
     """
     main = settings.main
     with staging.locked(main, f"backup of {environment.name}"):
@@ -33,7 +33,7 @@ def run(settings: Settings, environment: Environment) -> Taken:
 def of_live(settings: Settings, repository: Repository, environment: Environment) -> Taken:
     """take_snapshot() of the live database, with a warning where the service writes to another one."""
     taken = take_snapshot(repository, environment, environment.database)
-    with suppress(BackupError):  # that systemd does not answer, make status says
+    with suppress(BackupError):  # make status reports a systemd that does not answer
         if stray := stray_writes.found(service.of_environment(settings, environment), environment.live):
             log.warning("%s: its new rows are in no snapshot; see BACKUP.md, 'Written elsewhere'", stray)
     return taken
@@ -45,5 +45,5 @@ def fail_if_defective(taken: Taken, environment: Environment) -> None:
         raise DatabaseError(
             f"snapshot {taken.snapshot_id} is safe, but database {environment.database} has defects:"
             f" {taken.findings.defects_shown}",
-            "REINDEX fixes an index, and no restore is needed: BACKUP.md, 'The database has defects'",
+            "REINDEX repairs an index; no restore is needed: BACKUP.md, 'The database has defects'",
         )

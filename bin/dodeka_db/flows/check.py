@@ -18,7 +18,7 @@ NEVER = datetime.fromtimestamp(0).astimezone()
 
 
 def run(main: RepositorySettings) -> None:
-    """Check the structure, read the part of the data that was read longest ago, and write down how that ended.
+    """Check the structure, read the part of the data that was read longest ago, and record the result.
 
     Raises RepositoryDamagedError, and the next check reads the same part again.
     """
@@ -37,7 +37,7 @@ def run(main: RepositorySettings) -> None:
 
 
 def all_read_since(state: Path) -> datetime | None:
-    """Since when every part has been read, by the records in `state`; None if some has not yet."""
+    """The time since which every part has been read, by the records in `state`; None if one was never read."""
     read = _read(state)
     return min(read.values()) if len(read) == PARTS else None
 

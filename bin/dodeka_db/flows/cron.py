@@ -35,10 +35,10 @@ class Done:
 
 
 def run(settings: Settings, environment: Environment) -> Done:
-    """Take a snapshot and apply the retention policy, and write down how that ended.
+    """Take a snapshot, apply the retention policy, and record the result.
 
     Raises BusyError when another run holds the lock until the next one is due, and whatever a step raises; a
-    failure after the snapshot was stored says so. All done, it raises ServiceError while a service is down that a
+    failure after the snapshot was stored says so. In the end it raises ServiceError if a service is still down that a
     restore left stopped, and DatabaseError if SQLite's check found defects in the database.
     """
     began, due = time.monotonic(), schedule.seconds_until_next(environment.name, datetime.now())
@@ -54,9 +54,9 @@ def run(settings: Settings, environment: Environment) -> Done:
             down = recover(settings)
             with run_lock.beside(environment.live, wait_s()):
                 taken, removed = _store(settings, repository, environment)
-            if _is_copied(settings):  # restic keeps its snapshots for it, maybe for hours
+            if _is_copied(settings):  # restic locks the repository against removals, perhaps for hours
                 log.info(
-                    "snapshot %s is stored; the off-site copy is at work, so nothing is removed",
+                    "snapshot %s is stored; an off-site copy is running, so no snapshot is removed",
                     taken.snapshot_id,
                 )
             else:
@@ -66,7 +66,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 )
             _after_snapshot(
                 taken,
-                "the count of the stored bytes",
+                "counting the stored bytes",
                 "done",
                 lambda: growth.sample(repository, environment),
             )
@@ -88,7 +88,7 @@ def _is_copied(settings: Settings) -> bool:
 
 
 def _store(settings: Settings, repository: Repository, environment: Environment) -> tuple[Taken, int]:
-    """The snapshot, and how many old ones had to make room for it: where there is none, the retention comes first."""
+    """The snapshot, and the number of snapshots removed first because the repository was full."""
     try:
         return backup.of_live(settings, repository, environment), 0
     except RepositoryFullError as full:
@@ -106,7 +106,7 @@ def _store(settings: Settings, repository: Repository, environment: Environment)
 
 
 def _after_snapshot(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:
-    """Do `work`, called `what`, behind a snapshot that is safe: a failure says so, or that it was not `done`."""
+    """Do `work` after a snapshot was stored: its failure or interruption says that the snapshot is safe, and names `what`."""
     try:
         return work()
     except (BackupError, OSError) as error:

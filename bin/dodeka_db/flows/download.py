@@ -18,11 +18,10 @@ _HINT = "choose another snapshot"
 
 
 class Incoming:
-    """A database on its way into the new `file` at `path`, which may stand beside a database that is in use: its disk must not
-    run full.
+    """A database that is being written to the new `file` at `path`. Its disk must not run full: a live database may be on it.
 
-    The file is one without a buffer, so that what is written is written. `shown` is what a message calls the database,
-    `remedy` what it says to do where there is no room. start_over() comes first, then write() for each block.
+    The file has no buffer, so that a full disk shows at once. `shown` is the name of the database in messages, `remedy`
+    their hint if there is too little room. Call start_over() first, then write() for each block.
     """
 
     def __init__(self, file: RawIOBase, path: Path, shown: str, remedy: str) -> None:
@@ -37,10 +36,10 @@ class Incoming:
         self._file.truncate()
 
     def write(self, block: bytes, /) -> None:
-        """Append `block`. The first bytes of all are the database's header, which says how many will come.
+        """Append `block`. The first bytes are the database's header, which has the size of the database.
 
-        Raises BackupError if there is no room for so many, or no more room; SnapshotError if it is no database, or
-        longer than its header says. What fails gives the room back.
+        Raises BackupError if there is no room for that size, or no more room; SnapshotError if it is no database, or longer
+        than its header says. A failure empties the file.
         """
         if len(self._head) < header.HEADER_BYTES:
             self._head += block[: header.HEADER_BYTES - len(self._head)]
@@ -70,9 +69,9 @@ class Incoming:
 
 
 def download(repository: Repository, snapshot: Snapshot, target: Incoming, cached: bool = True) -> None:
-    """Write the database in `snapshot` to `target` as it comes.
+    """Write the database in `snapshot` to `target`, as a stream.
 
-    `cached` False: all of it comes from the repository itself, nothing from restic's cache on this machine.
+    `cached` False: without restic's cache on this machine.
 
     Raises SnapshotError if it cannot be read or a checksum is wrong, and what Incoming raises: then restic is ended.
     """
@@ -80,7 +79,7 @@ def download(repository: Repository, snapshot: Snapshot, target: Incoming, cache
     def write(source: Readable) -> None:
         target.start_over()
         if snapshot.format == "zst":
-            from dodeka_db.sqlite import zstd_frames  # zstandard, which pages do not need
+            from dodeka_db.sqlite import zstd_frames  # it needs zstandard, which pages do not need
 
             zstd_frames.decompress(source, target)
         else:

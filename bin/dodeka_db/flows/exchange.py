@@ -1,6 +1,6 @@
-"""Exchange the live database and the staged one under its service, watch the service, and save the replaced database.
+"""Stop the service, replace the live database by the staged one, start and watch the service, save the replaced database.
 
-Where the service does not run with the new database, the two are exchanged back.
+If the service does not run with the new database, the two are exchanged back.
 """
 
 import logging
@@ -27,7 +27,7 @@ from dodeka_db.sqlite.swap import Kept
 
 log = logging.getLogger("dodeka_db")
 
-# something else may start the unit again and again (Upholds=) while it is to be stopped
+# how often to stop a unit that something else starts again (Upholds=)
 STOPS = 3
 
 
@@ -35,8 +35,8 @@ STOPS = 3
 class _Outcome:
     """The end of an exchange of two databases: the one in place, and the other.
 
-    `done` says what is in place; `kept` is where `kept_shown`, the other database, is, None if there was none. `error` is
-    why the run fails all the same.
+    `done` says what is in place; `kept` is the path of the other database, None if there was none, and `kept_shown` its name
+    in messages. `error` is the failure of a run whose databases are both safe.
     """
 
     done: str
@@ -58,11 +58,11 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
     target, origin = change.target, change.origin
     outcome = None
     try:
-        with shielded():  # signals wait, but where interruptible() lets them in
+        with shielded():  # signals wait, except where interruptible() lets them in
             service.remember_state()
             answered = service.answers(target.health_url)
             kept, began = _exchange(settings, service, change, Path(staged.name))
-            staged.close()  # or we ourselves would have the live database open
+            staged.close()  # otherwise we ourselves would have the live database open
             done = f"{target.name} has the data of {origin.shown}{_stays_stopped(service)}"
             outcome = _Outcome(done, kept)
             outcome = _start(settings, service, target, outcome, answered, began)
@@ -81,9 +81,9 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
 def _exchange(
     settings: Settings, service: Service, change: Change, staged: Path
 ) -> tuple[Path | None, float]:
-    """From the old database under a running service to the new one under none.
+    """Stop the service and put the new database in place.
 
-    Returns where the old one is, None if there was none, and when the service was stopped.
+    Returns the path of the old database, None if there was none, and when the service was stopped.
     """
     target, live = change.target, change.target.live
     its_rights = rights_of_new(settings, target, change.origin, staged)
@@ -92,7 +92,7 @@ def _exchange(
         log.info("stopping %s", service.unit)
     log.info("replacing %s", live)
     began = time.monotonic()
-    # until it is started again nothing is said: a terminal that is held (Ctrl-S) must not hold us
+    # nothing is logged until the service runs again: a paused terminal (Ctrl-S) must not pause us
     try:
         with interruptible():
             service.stop()
@@ -114,7 +114,7 @@ def _replace(
     while True:
         tries_left -= 1
         try:
-            # what starts the unit again and again does not win: _part() stops it on the replaced database
+            # on the last try replace the database even though it is open; _part() restarts the unit
             return swap.replace(live, new, kept, is_damaged, its_rights, even_in_use=not tries_left)
         except DatabaseInUseError:
             if not tries_left or not service.was_started_meanwhile():
@@ -125,7 +125,7 @@ def _replace(
 def _start(
     settings: Settings, service: Service, target: Environment, outcome: _Outcome, answered: bool, began: float
 ) -> _Outcome:
-    """Start the service with the new database and watch it, or go back to the old one, if that is known to do better."""
+    """Start the service with the new database and watch it, or put the old one back, if the service ran with that."""
     old = outcome.kept
     failure: BackupError
     try:
@@ -139,16 +139,22 @@ def _start(
         service.accept_unwatched()
         raise
     except ServiceNotAnsweringError as error:
-        failure, why = error, "" if answered else "; it did not before either, so the new database stays"
+        failure, why = (
+            error,
+            "" if answered else "; it did not answer before either, so the new database stays",
+        )
     except ServiceNotRunningError as error:
         failure, why = error, ""
     except (BackupError, OSError) as error:
         failure = error if isinstance(error, BackupError) else BackupError(as_line(error))
-        why = "; the data is not the reason, so the new database stays"
+        why = "; the new data did not cause this, so the new database stays"
     else:
         if not holders:
             return outcome
-        message = f"{outcome.done}, but {old} is still open in {', '.join(holders)}: its new rows are in that file alone"
+        message = (
+            f"{outcome.done}, but {old} is still open in {', '.join(holders)}:"
+            " rows written to it are not in the new database"
+        )
         return replace(
             outcome, error=DatabaseInUseError(message, "end that process; the next backup saves the file")
         )
@@ -162,9 +168,9 @@ def _start(
 
 
 def _part(service: Service, live: Path, replaced: Path) -> list[str]:
-    """Let nobody go on with the replaced database; who still has it open.
+    """Restart the service if it runs on the replaced database; returns the processes that still have that open.
 
-    Something else may have started the unit between its stop and the rename: then it runs on that file.
+    Something else may have started the unit between its stop and the rename.
     """
     holders = open_files.processes_with(replaced)
     if not holders:
@@ -189,11 +195,11 @@ def _put_back(
     old: Path,
     failure: BackupError,
 ) -> _Outcome:
-    """Exchange the two again, since the service fails with the new database and the `old` one is known to do better."""
+    """Put the `old` database back, since the service fails with the new one."""
     live = target.live
     try:
         kept = swap.keep(live)
-        service.stop()  # systemd may be trying it again and again
+        service.stop()  # systemd may be restarting it again and again
         refuse_if_open(old)
         leftovers.settle_for_use(old)
         taken_out = _replace(service, live, old, kept, False, file_rights.read(old))
@@ -201,7 +207,7 @@ def _put_back(
         problem = f"{failure.message}, and the old database could not be put back: {as_line(second)}"
         with suppress(BackupError):
             service.start()
-        with suppress(OSError):  # else the next run does it
+        with suppress(OSError):  # if not, the next run does it
             swap.remove_stale_link(live)
         return outcome.failed(failure, f"{outcome.done}, but {problem}{service.if_down()}")
     back = f"{failure.message}; the old database is back"
@@ -212,9 +218,9 @@ def _put_back(
         service.watch(settings.start_wait_s, target.health_url)
         said = "and the service runs with it"
     except (ServiceNotRunningError, ServiceNotAnsweringError) as second:
-        said = f"and with it {second.message}: the data was not the reason{service.if_down()}"
+        said = f"but with that too {second.message}: the data is not the cause{service.if_down()}"
     except (BackupError, OSError) as second:
-        said = f"and with it {as_line(second)}{service.if_down()}"
+        said = f"but {as_line(second)}{service.if_down()}"
     done = f"{back}, {said}"
     return _Outcome(done, taken_out, "the new database, with what was written to it,", is_new=False).failed(
         failure, done
@@ -227,7 +233,9 @@ def _start_again(settings: Settings, service: Service, problem: str) -> None:
         service.start()
         service.watch(settings.start_wait_s, health_url=None)
     except BackupError as second:
-        raise ServiceError(f"{problem}; then {as_line(second)}{service.if_down()}") from second
+        raise ServiceError(
+            f"{problem}; starting the service again failed: {as_line(second)}{service.if_down()}"
+        ) from second
     if service.managed and not service.was_stopped:
         log.info("started %s again", service.unit)
 
@@ -237,9 +245,9 @@ def _stays_stopped(service: Service) -> str:
 
 
 def _save(settings: Settings, target: Environment, outcome: _Outcome) -> str:
-    """Make a snapshot of the database that is not in place; where that is now. Raises BackupError if it could not be saved."""
+    """Make a snapshot of the database that is not in place; returns where it is now. Raises BackupError if that fails."""
     if isinstance(outcome.error, DatabaseInUseError):
-        return _where(settings, target, outcome)  # it is still being written to
+        return _where(settings, target, outcome)  # a process may still write to it
     if outcome.kept and not kept_files.has_damaged_name(outcome.kept):
         log.info("saving %s", outcome.kept_shown)
     try:
@@ -252,8 +260,8 @@ def _save(settings: Settings, target: Environment, outcome: _Outcome) -> str:
         return f"{outcome.kept_shown} is {became[outcome.kept]}"
     if outcome.kept and not outcome.kept.exists():
         raise BackupError(
-            f"{outcome.said}, but something else removed {outcome.kept} before it was saved",
-            f"{outcome.kept_shown} is lost, but for the last snapshot of it:"
+            f"{outcome.said}, but another program removed {outcome.kept} before it was saved",
+            f"{outcome.kept_shown} is lost, except what the last snapshot has:"
             f" {settings.main.make(f'snapshots ENV={target.name}')}",
         )
     return _where(settings, target, outcome)

@@ -1,4 +1,4 @@
-"""The growth of an environment's snapshots, by a sample of their stored size each day."""
+"""The growth of an environment's snapshots, from a daily sample of their stored size."""
 
 import logging
 from datetime import datetime, timedelta
@@ -19,10 +19,10 @@ KEPT_SAMPLES = 31
 
 
 def sample(repository: Repository, environment: Environment) -> None:
-    """Write the stored size down, if that was not done within a day. To be called under the lock.
+    """Record the stored size, if that was not done within a day. To be called under the lock.
 
-    A figure for make status alone: that it cannot be had is a warning, and fails no run. But to count it restic walks through
-    all snapshots: raises RepositoryDamagedError if it cannot, for nothing else of every day would notice.
+    Only for make status, so a failure is a warning. Exception: counting reads all snapshots, so RepositoryDamagedError is
+    raised; no other daily step would notice the damage.
     """
     try:
         _sample(repository, environment)
@@ -43,7 +43,7 @@ def _sample(repository: Repository, environment: Environment) -> None:
 
 
 def bytes_per_day(state: Path, environment: Environment, stored_bytes: int) -> float | None:
-    """The growth over the last week to `stored_bytes` now; None where there is no sample old enough yet."""
+    """The growth over the last week to `stored_bytes` now; None if no sample is old enough yet."""
     now = datetime.now().astimezone()
     recent = [
         (time, size) for time, size in _samples(state, environment) if SHORTEST <= now - time <= LOOK_BACK

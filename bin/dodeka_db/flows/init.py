@@ -1,4 +1,4 @@
-"""make init: make the password file and the restic repository where no snapshot yet."""
+"""make init: create the password file and the restic repository, if they do not exist yet."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ Confirm = Callable[[Sequence[str]], None]
 
 
 def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> None:
-    """Make the repository `chosen` and its password file, once `confirm` does not raise where that seems to be a mistake.
+    """Make the repository `chosen` and its password file; first ask `confirm` (which may raise) if that may be a mistake.
 
-    One that is there already is left as it is. Raises BackupError with no password file made, unless the repository has been
-    made with it.
+    An existing repository stays as it is. Raises BackupError, with no new password file left unless the repository was made
+    with it.
     """
     other = settings.main if chosen.is_offsite else settings.offsite
     places.check_answers(chosen.places)
@@ -76,7 +76,7 @@ def _confirm_new(settings: Settings, chosen: RepositorySettings, confirm: Confir
     databases = [environment.live for environment in settings.environments]
     if chosen.folder and not disks.is_on_own_volume(chosen.folder, databases):
         doubts.append(
-            f"No volume is mounted there: {chosen.shown} would be on the disk of the system or of the databases."
+            f"No volume is mounted for {chosen.shown}: it would be on the system's disk or the databases' disk."
         )
     jobs = [cron.job(environment) for environment in settings.environments]
     if chosen.is_offsite:
@@ -84,14 +84,14 @@ def _confirm_new(settings: Settings, chosen: RepositorySettings, confirm: Confir
     records = (job_records.read(settings.main.state, job) for job in jobs)
     if passed := [record.passed for record in records if record.passed]:
         doubts.append(
-            f"This server has used one, well until {when(max(passed))}: a new one has no old snapshot."
+            f"This server used a repository until {when(max(passed))}. A new one would not contain its snapshots."
         )
     if doubts:
         confirm(
             [
                 f"THERE IS NO REPOSITORY AT {chosen.shown}.",
                 *doubts,
-                "If it is only out of reach now (mount its volume, correct its address), do not say yes.",
+                "If the repository is only out of reach (mount its volume, correct its address), answer no.",
             ]
         )
 
@@ -113,7 +113,9 @@ def _pattern(other: RepositorySettings | None) -> Config | None:
     if other is None:
         return None
     if other.is_offsite and other.password_file and not other.password_file.exists():
-        log.info("%s is not read: %s is missing", other.shown, other.password_file)
+        log.info(
+            "repository %s is not read: its password file %s is missing", other.shown, other.password_file
+        )
         return None
     try:
         return Repository(other).config()
@@ -127,11 +129,11 @@ def _pattern(other: RepositorySettings | None) -> Config | None:
 
 
 def _check_folder(chosen: RepositorySettings) -> None:
-    # restic would make the whole path: on the root disk, where the volume is not mounted
+    # restic would make the whole path: on the root disk, if the volume is not mounted
     folder = chosen.folder
     if folder and not folder.parent.is_dir():
         raise SetupError(f"folder {folder.parent} is missing", "mount the backup volume, then run this again")
-    # 0.14 would add a second key with another content
+    # restic 0.14 would add a second key with another content
     if folder and not (folder / "config").exists() and any((folder / "keys").glob("*")):
         raise failures.cut_off(chosen)
 
@@ -141,6 +143,6 @@ def _make_password_file(chosen: RepositorySettings) -> Path | None:
     file = chosen.password_file
     if file is None or file.exists():
         return None
-    hint = "its folder must be there, and belong to the user of the backups"
+    hint = "its folder must exist, and belong to the user of the backups"
     password_files.make(file, f"mount the backup volume; {hint}" if chosen.folder else hint)
     return file

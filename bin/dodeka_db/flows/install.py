@@ -1,7 +1,7 @@
-"""Set a server up, and take that back: a user of its own for the backups, if root says so; else the web service's user.
+"""Install and uninstall the backups: as root with a separate user for them, otherwise for the web service's user.
 
-Every step says what it does, or that it is done already. Root follows no link and changes only what belongs to one of the
-two users: the web service's user may be somebody who has broken in.
+Every step says what it does, or that it is done already. Root follows no link, and gives away only files that belong to one
+of the two users, or to root where it has just made them: the web service's user may be somebody who has broken in.
 """
 
 import grp
@@ -23,7 +23,7 @@ from dodeka_db.settings import ENVIRONMENTS, SETTINGS_FILE, Settings
 from dodeka_db.sqlite import journals
 
 log = logging.getLogger("dodeka_db")
-# what only the timers need; copies of the passwords do not stay behind them
+# files that only the timers need: without timers the copies of the passwords are removed too
 _OF_TIMERS = (POLKIT, *(installed.CREDENTIALS / name for name in installed.CREDENTIAL_NAMES))
 
 
@@ -31,8 +31,8 @@ def one_user() -> None:
     """Install what the web service's user can by itself, and say what an administrator has to do besides. Raises SetupError."""
     if settings.ROOT.stat().st_uid == 0:
         raise SetupError(
-            f"{settings.ROOT} is root's, and gives the backups a user of their own",
-            f"an administrator types: sudo make -C {settings.ROOT} install",
+            f"{settings.ROOT} belongs to root",
+            f"an administrator sets up the backups' own user: sudo make -C {settings.ROOT} install",
         )
     user = places.user_name(os.geteuid())
     if user != WEB_USER:
@@ -59,23 +59,21 @@ def one_user() -> None:
     if installed.logrotate_is_installed():
         log.info("logrotate %s: unchanged", LOGROTATE)
     else:
-        log.info("logrotate: an administrator types 'sudo editor %s', and these lines:", LOGROTATE)
+        log.info("logrotate: as administrator, put these lines into %s:", LOGROTATE)
         for line in ONE_USER.logrotate.splitlines():
             log.info("    %s", line)
-    log.info("a user of its own keeps the backups safe from whoever breaks into %s:", WEB_USER)
+    log.info("a separate user protects the backups if %s is broken into:", WEB_USER)
     log.info("    BACKUP.md, 'Set up a server'")
 
 
 def own_user(timers: bool) -> None:
     """As root: make a user for the backups alone, and give it all that they need; `timers` in place of its crontab.
 
-    Raises SetupError where something is in the way, with the steps before done; all may be repeated.
+    Raises SetupError if a step fails, after the earlier steps; all of them may be repeated.
     """
     web = _user(WEB_USER)
     if not web:
-        raise SetupError(
-            f"there is no user {WEB_USER}", "the web service, whose databases these are, comes first"
-        )
+        raise SetupError(f"user {WEB_USER} does not exist", "install the web service first")
     own = _make_user(web)
     _write_settings(own)
     loaded = settings.load({"HOME": str(OWN_HOME)}, check_owner=False)
@@ -114,12 +112,15 @@ def own_user(timers: bool) -> None:
         _set_jobs(OWN_USER, OWN.crontab)
     _prove_readable()
     log.info(
-        "done: from now on the backups are typed as %s: sudo -iu %s, cd %s", OWN_USER, OWN_USER, settings.ROOT
+        "done; from now on run the backup commands as %s: sudo -iu %s, then cd %s",
+        OWN_USER,
+        OWN_USER,
+        settings.ROOT,
     )
 
 
 def _prove_readable() -> None:
-    """Raise SetupError unless the user of the backups can run what is in the clone: an administrator's umask may be 077."""
+    """Raise SetupError unless the user of the backups can run the scripts in the clone (an administrator's umask may have closed it)."""
     script = settings.ROOT / "bin" / "dodeka-db-settings.py"
     words = (
         "setpriv",
@@ -138,10 +139,10 @@ def _prove_readable() -> None:
 
 
 def uninstall() -> None:
-    """Take back what either of the two above has installed; what holds data stays, and is named. Raises SetupError."""
+    """Undo one_user() or own_user(). Files with data stay, and are listed. Raises SetupError."""
     if os.geteuid():
         _set_jobs(places.user_name(os.geteuid()), "")
-        log.info("an administrator types, where these are: sudo rm -f %s %s", SUDOERS, LOGROTATE)
+        log.info("an administrator removes the rest: sudo rm -f %s %s", SUDOERS, LOGROTATE)
         return
     _remove_timers()
     for user in (WEB_USER, OWN_USER):
@@ -156,7 +157,7 @@ def uninstall() -> None:
     _run("units", "systemctl", "daemon-reload")
     if _user(OWN_USER):
         log.info(
-            "kept, since these hold data: user %s, %s, %s, %s,",
+            "not removed, because they hold data: user %s, %s, %s, %s,",
             OWN_USER,
             OWN_HOME,
             OWN.log_folder,
@@ -193,7 +194,7 @@ def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
     }
     if others := members - {WEB_USER, OWN_USER}:
         log.warning(
-            "%s can read and write the databases too: they are in %s's group",
+            "%s can read and write the databases too (members of %s's group)",
             ", ".join(sorted(others)),
             WEB_USER,
         )
@@ -211,7 +212,7 @@ def _write_settings(own: pwd.struct_passwd) -> None:
 def _give_folders(loaded: Settings, web: pwd.struct_passwd, own: pwd.struct_passwd) -> None:
     """The home, the folder of the log, and the volume with what is on it.
 
-    The settings are the own user's to write: root gives away nothing by them that neither that user nor the web service's had.
+    The own user can write the settings, so root gives away only files of that user or of the web service's user.
     """
     OWN.log_folder.mkdir(mode=0o750, exist_ok=True)
     with _opened(OWN_HOME) as folder:
@@ -222,8 +223,8 @@ def _give_folders(loaded: Settings, web: pwd.struct_passwd, own: pwd.struct_pass
     for path in filter(None, (repository, password_file)):
         if path.is_relative_to(web.pw_dir):
             raise SetupError(
-                f"{path} is in the home of {WEB_USER}, where nothing is safe from that user",
-                f"move it, and say where it is in {SETTINGS_FILE}",
+                f"{path} is in the home folder of {WEB_USER}, who can change everything there",
+                f"move it, and set its new place in {SETTINGS_FILE}",
             )
     if not repository:
         return
@@ -239,14 +240,14 @@ def _give_folders(loaded: Settings, web: pwd.struct_passwd, own: pwd.struct_pass
         is_new = owner == 0 and (os.path.ismount(repository.parent) or not names)
         if owner != own.pw_uid and (names - expected or not (is_new or owner == web.pw_uid)):
             raise SetupError(
-                f"{repository.parent} holds other things than the repository",
-                f"a folder of their own for the backups: RESTIC_REPOSITORY in {SETTINGS_FILE}",
+                f"{repository.parent} contains other files than the repository",
+                f"set RESTIC_REPOSITORY in {SETTINGS_FILE} to a path in a folder that only the backups use",
             )
         _give(volume, repository.parent, own.pw_uid, own.pw_gid, 0o700, (0, *users))
         for name in names & expected - {"lost+found"}:
             with _opened(repository.parent / name, os.O_RDONLY | os.O_NONBLOCK, volume) as found:
                 if os.fstat(found).st_uid == web.pw_uid:
-                    closed = str(repository.parent / name)  # nobody else reaches it any more
+                    closed = str(repository.parent / name)  # the volume is closed to all other users now
                     _run("backups", "chown", "-R", "-P", "--no-dereference", f"{OWN_USER}:", closed)
                     _run("backups", "chmod", "-R", "go=", closed)
 
@@ -254,11 +255,11 @@ def _give_folders(loaded: Settings, web: pwd.struct_passwd, own: pwd.struct_pass
 def _open_databases(
     environment: settings.Environment, web: pwd.struct_passwd, own: pwd.struct_passwd
 ) -> None:
-    """Let the backups read and write the databases of an environment, and the web service's user go on with them."""
+    """Let the backups read and write the databases of an environment; the web service's user keeps its access."""
     folder, name = environment.database.parent, environment.database.name
     if not folder.is_dir():
         log.info(
-            "databases of %s: there is no %s yet; run this again when there is", environment.name, folder
+            "databases of %s: %s does not exist yet; run this again when it does", environment.name, folder
         )
         return
     with _walked(folder, (0, web.pw_uid), web) as opened:
@@ -269,13 +270,13 @@ def _open_databases(
             with _opened(folder / found, os.O_RDONLY | os.O_NONBLOCK, opened) as file:
                 status = os.fstat(file)
                 if stat.S_ISREG(status.st_mode):
-                    # ours: the kernel tells only the owner of a file whether somebody has it open. Journals come and go
+                    # owned by us, since the kernel tells only the owner of a file whether a process has it open. Journals come and go
                     owner = status.st_uid if found.endswith(journals.SUFFIXES) else own.pw_uid
                     _give(file, folder / found, owner, web.pw_gid, 0o660, (web.pw_uid, own.pw_uid))
 
 
 def _hand_over_passwords(loaded: Settings, own: pwd.struct_passwd) -> None:
-    """Copies of the passwords for systemd to hand to the units, which root reads: in a folder of root's, from no link."""
+    """Copies of the passwords in a folder of root's, where systemd reads them as root for the units. Follows no link."""
     for name, file in installed.passwords(loaded).items():
         if file and file.exists():
             with _opened(file, os.O_RDONLY | os.O_NONBLOCK) as opened:
@@ -291,9 +292,9 @@ def _hand_over_passwords(loaded: Settings, own: pwd.struct_passwd) -> None:
 
 @contextmanager
 def _walked(folder: Path, owners: tuple[int, ...], web: pwd.struct_passwd | None = None) -> Iterator[int]:
-    """`folder`, opened step by step from / on, so that nobody can put a link on the way; SetupError if there is one.
+    """`folder`, opened step by step from / on, so that nobody can put a link into the path; SetupError if there is one.
 
-    All above it belong to one of `owners`. With `web` the group of that user is let through where it is not yet.
+    All folders above it must belong to one of `owners`. With `web` those that are closed to the group of that user are opened.
     """
     with ExitStack() as opened:
         descriptor = opened.enter_context(_opened(Path("/")))
@@ -301,15 +302,13 @@ def _walked(folder: Path, owners: tuple[int, ...], web: pwd.struct_passwd | None
             status = os.fstat(descriptor)
             if status.st_uid not in owners:
                 raise SetupError(
-                    f"{path.parent} belongs to {places.user_name(status.st_uid)}, and {path.name} is in it",
+                    f"{path.parent}, the folder of {path.name}, belongs to {places.user_name(status.st_uid)}",
                     "choose a place that only root and the user of the backups can change",
                 )
             let_through = stat.S_IXOTH | (stat.S_IXGRP if web and status.st_gid == web.pw_gid else 0)
             if web and not status.st_mode & let_through:
                 if (status.st_uid, status.st_gid) != (web.pw_uid, web.pw_gid):
-                    raise SetupError(
-                        f"{OWN_USER} may not pass through {path.parent}", f"chmod o+x {path.parent}"
-                    )
+                    raise SetupError(f"{OWN_USER} cannot enter {path.parent}", f"chmod o+x {path.parent}")
                 mode = stat.S_IMODE(status.st_mode) | stat.S_IXGRP
                 _give(descriptor, path.parent, web.pw_uid, web.pw_gid, mode, (web.pw_uid,))
             descriptor = opened.enter_context(_opened(path, folder=descriptor))
@@ -325,11 +324,12 @@ def _give(
         return
     if status.st_uid not in from_users:
         raise SetupError(
-            f"{shown} belongs to {places.user_name(status.st_uid)}", "find out what it is: ls -l"
+            f"{shown} belongs to {places.user_name(status.st_uid)}", f"look at it: ls -l {shown}"
         )
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         raise SetupError(
-            f"{shown} has another hard link", "if no restore is at work, look for it: find -samefile"
+            f"{shown} has a second hard link",
+            f"if no restore is running, find it: find / -xdev -samefile {shown}",
         )
     log.info("rights: %s to %s, mode %o", shown, places.user_name(user), mode)
     os.fchown(descriptor, user, group)
@@ -340,7 +340,7 @@ def _give(
 def _opened(
     path: Path, flags: int = os.O_RDONLY | os.O_DIRECTORY, folder: int | None = None
 ) -> Iterator[int]:
-    """`path`, which is no link, for as long as the block runs; its last part alone, in the open `folder`."""
+    """`path`, which is no link, open while the block runs; with `folder`, an open folder, by its last part in that."""
     try:
         name = path if folder is None else path.name
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -351,7 +351,7 @@ def _opened(
 
 
 def _write(what: str, path: Path, text: str, mode: int = 0o644, check: tuple[str, ...] = ()) -> None:
-    """A file of root's, by a rename; the command `check`, with its name behind, must find nothing wrong with it."""
+    """Write a file of root's, by a rename; `check` is a command that must accept the new file, given as its last argument."""
     if (
         path.exists()
         and path.read_text(errors="surrogateescape") == text
@@ -394,7 +394,7 @@ def _remove_timers() -> None:
 
 
 def _set_jobs(user: str, jobs: str) -> None:
-    """Have `jobs`, lines of a crontab, in the crontab of `user` in the place of those that are ours; all others stay."""
+    """Replace our lines in the crontab of `user` with `jobs`; other lines stay."""
     who = () if os.geteuid() else ("-u", user)
     present = list(filter(str.strip, installed.crontab("" if os.geteuid() else user).splitlines()))
     ours = [installed.is_ours(line) for line in present]

@@ -18,10 +18,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
 def add(settings: RepositorySettings, name: str) -> tuple[Key, Path]:
-    """Add a key for `name`, prove it by a drill that has no other, and return it and the file with its password.
+    """Add a key for `name`, prove it by a drill with that key alone, and return it and the file with its password.
 
-    Raises UsageError for a name that is none or is taken, SnapshotError if there is nothing to prove it by; with no
-    key added, as whenever the proof fails.
+    Raises UsageError for a name that is not valid or is taken, SnapshotError if there is no snapshot for the drill. If the
+    proof fails, the key is removed again.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a name", "1 to 40 of A-Z, a-z, 0-9, dot, hyphen and underscore")
@@ -33,9 +33,9 @@ def add(settings: RepositorySettings, name: str) -> tuple[Key, Path]:
         snapshot = newest(repository.snapshots())
         if not snapshot:
             first = "make offsite" if settings.is_offsite else settings.make("backup ENV=production")
-            raise SnapshotError("there is no snapshot yet to prove a key by", f"first: {first}")
+            raise SnapshotError("there is no snapshot yet, which is needed to prove a key", f"first: {first}")
         file = _password_file(settings, name)
-        file.unlink(missing_ok=True)  # of a key that is not there
+        file.unlink(missing_ok=True)  # of a key that does not exist
         password_files.make(file, "ls -ld its folder")
         try:
             log.info("adding a key for %s", name)
@@ -56,7 +56,7 @@ def _password_file(settings: RepositorySettings, name: str) -> Path:
 
 
 def left_files(settings: RepositorySettings) -> list[Path]:
-    """The passwords of new keys that lie there still."""
+    """The password files of new keys that are still on this server."""
     return sorted(path for path in settings.state.glob("key-*") if path.is_file())
 
 
@@ -75,11 +75,11 @@ def _take_back(repository: Repository, name: str, known: set[str]) -> None:
             _password_file(settings, name).unlink(missing_ok=True)
         except (BackupError, OSError) as error:
             command = settings.make(f"key-remove NAME={name}")
-            log.warning("the new key is not removed again: %s; then: %s", as_line(error), command)
+            log.warning("the new key could not be removed: %s; then: %s", as_line(error), command)
 
 
 def remove(settings: RepositorySettings, wanted: str) -> Key:
-    """Remove the key of the name or ID `wanted`. UsageError if that is none, the last one or the one in use."""
+    """Remove the key of the name or ID `wanted`. UsageError if there is no such key, or it is the last one or the one in use."""
     doing = "removal of a key"
     with offsite.copying_excluded(settings, doing), staging.locked(settings, doing):
         repository = Repository(settings)
@@ -88,10 +88,10 @@ def remove(settings: RepositorySettings, wanted: str) -> Key:
             key for key in keys if re.fullmatch("[0-9a-f]{4,64}", wanted) and key.id.startswith(wanted)
         ]
         if not found:
-            raise UsageError(f"there is no key of {wanted!r}", f"see: {settings.make('keys')}")
+            raise UsageError(f"no key has the name or ID {wanted!r}", f"see: {settings.make('keys')}")
         if len(found) > 1:
             ids = ", ".join(key.short_id for key in found)
-            raise UsageError(f"{wanted} names several keys: {ids}", "name one by its ID")
+            raise UsageError(f"{wanted} matches several keys: {ids}", "use an ID")
         (key,) = found
         if len(keys) == 1:
             raise UsageError(
@@ -111,7 +111,7 @@ def remove(settings: RepositorySettings, wanted: str) -> Key:
 
 
 def table(settings: RepositorySettings) -> list[str]:
-    """Its keys as lines under each other: ID, name, host, when it was made, whether it is the one in use."""
+    """The repository's keys as a table: ID, name, host, when it was made, whether it is the one in use."""
     keys = Repository(settings).keys()
     rows = [("ID", "Name", "Host", "Made", "")]
     rows += [

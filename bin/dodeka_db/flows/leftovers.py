@@ -1,4 +1,4 @@
-"""Clean up behind earlier restores: files of killed ones, kept files that are not saved yet, a service that is down."""
+"""Clean up after earlier restores: files of killed ones, kept files that are not saved yet, a service that is down."""
 
 import logging
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from dodeka_db.sqlite.row_counts import row_counts
 
 log = logging.getLogger("dodeka_db")
 
-# the services that a restore left stopped and that do not come up, with the reason of each
+# the services that a restore left stopped and that do not start, with the reason of each
 Down = list[tuple[Service, ServiceError]]
 
 
@@ -37,16 +37,18 @@ def recover(settings: Settings, saving: bool = True) -> Down:
         unit = service.of_environment(settings, environment)
         try:
             with run_lock.beside(environment.live, wait_s=0):
-                with _warning_of("the files that a killed restore of %s left are not removed yet: %s", name):
+                with _warning_of("files left by a killed restore of %s could not be removed: %s", name):
                     _clean_up_files(environment.live, unit)
                 if error := _bring_up(settings, environment, unit):
                     log.warning("%s", error)
                     down.append((unit, error))
                 if saving:
-                    with _warning_of("the database that a restore of %s replaced is not saved yet: %s", name):
+                    with _warning_of(
+                        "the database replaced by a restore of %s could not be saved yet: %s", name
+                    ):
                         store_kept(settings, environment)
         except (BusyError, DatabaseError) as error:
-            log.info("files of killed restores of %s are not looked for now: %s", name, error.message)
+            log.info("not cleaning up after killed restores of %s now: %s", name, error.message)
     return down
 
 
@@ -59,7 +61,7 @@ def _warning_of(message: str, name: str) -> Iterator[None]:
 
 
 def fail_if_down(down: Down, done: str = "") -> None:
-    """Raise the ServiceError of a service that a restore left stopped and that is still down; behind what is `done`, in words."""
+    """Raise the ServiceError of a service that a restore left stopped and that is still down; the message begins with what is `done`."""
     for unit, error in down:
         if unit.is_marked:
             raise ServiceError(f"{done}, but {error.message}" if done else error.message, error.hint)
@@ -82,10 +84,10 @@ def settle(path: Path) -> None:
     try:
         row_counts(path)
     except NotWholeError:
-        return  # what is damaged stays as it is, with its journals
+        return  # a damaged database stays as it is, with its journals
     except DatabaseError:
         pass  # a reader cannot roll back
-    with suppress(DatabaseInUseError):  # whoever has it open has done that
+    with suppress(DatabaseInUseError):  # a process that has it open has done that
         checkpoint_and_close(path)
 
 
@@ -97,7 +99,7 @@ def settle_for_use(path: Path) -> None:
 
 
 def _bring_up(settings: Settings, environment: Environment, unit: Service) -> ServiceError | None:
-    """Start and watch a unit that a killed restore left stopped; why it is down, if it does not come up."""
+    """Start and watch a unit that a killed restore left stopped; returns the failure if it does not start."""
     what = f"a restore left {unit.unit} stopped"
     try:
         if not unit.needs_start():
@@ -117,9 +119,9 @@ def _bring_up(settings: Settings, environment: Environment, unit: Service) -> Se
 
 
 def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
-    """Make pre-restore snapshots of the databases that restores kept, the last one last; what became of each file.
+    """Make pre-restore snapshots of the databases that restores kept, the last one last; returns what became of each file.
 
-    What is not a whole database cannot become one, and stays under another name. To be called under the lock of the
+    A file that is not a whole database cannot become a snapshot, and stays under another name. To be called under the lock of the
     database. Raises BackupError or OSError, with the file in place.
     """
     became = {}

@@ -55,14 +55,14 @@ def check_apart(one: Config | None, other: Config | None) -> None:
 
 
 def last(settings: Settings) -> job_records.Record:
-    """The record of the last copy; a good one to another place than today's off-site repository counts as none."""
+    """The record of the last copy; a success with another off-site repository than today's does not count."""
     record, shown = job_records.read(settings.main.state, JOB), settings.repository(offsite=True).shown
     return record if record.details.get("to", shown) == shown else replace(record, passed=None)
 
 
 @contextmanager
 def copying_excluded(repository: RepositorySettings, doing: str) -> Iterator[None]:
-    """While the block runs no copy begins; for one that is at work it waits. For what restic has to be alone for.
+    """Wait for a running copy, and let none begin while the block runs. For steps that need restic's exclusive lock.
 
     To be entered before the lock that backups wait for. Raises BusyError.
     """
@@ -75,13 +75,13 @@ def copying_excluded(repository: RepositorySettings, doing: str) -> Iterator[Non
 
 def run(settings: Settings) -> Done:
     """Copy the missing snapshots to the off-site repository, prove the newest of each environment there, apply the retention
-    policy, try whether a snapshot there can be removed, write down how it ended.
+    policy, try whether a snapshot there can be removed, record the result.
 
-    It holds no lock that backups wait for: however slow or dead the off-site server is, they go on. Only what restic has
-    to be alone for waits (copying_excluded) or, the retention, is left out (cron.py). Raises what a step raises.
+    While it copies it holds no lock that backups wait for: they go on, however slow the off-site server is. Steps that need
+    restic's exclusive lock wait for it (copying_excluded); cron runs skip the retention meanwhile. Raises what a step raises.
     """
     main, offsite = settings.main, settings.repository(offsite=True)
-    # one that finds another at work, as the hourly one does behind a long first copy, leaves the record to that
+    # a copy that finds another one running, as the hourly one does during a long first copy, leaves the record to that one
     with (
         staging.locked(offsite, run_lock.COPY),
         job_records.failures(main.state, JOB),
@@ -140,7 +140,7 @@ def _prove(target: Repository, wanted: list[Snapshot], snapshots: list[Snapshot]
 def _apply_retention(settings: Settings, target: Repository, copied: int) -> int | None:
     if not target.settings.retains:
         return None
-    log.info("applying the retention policy there")
+    log.info("applying the retention policy to the off-site repository")
     try:
         return sum(retention.apply(target, environment) for environment in settings.environments)
     except (BackupError, OSError) as error:

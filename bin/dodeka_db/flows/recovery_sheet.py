@@ -1,4 +1,4 @@
-"""make recovery-sheet: one page for paper, with all that is needed to get the databases back by hand, but no secret."""
+"""make recovery-sheet: one page for paper, with all that is needed to get the databases back by hand, but without the passwords."""
 
 import getpass
 import platform
@@ -21,13 +21,13 @@ from dodeka_db.restic.snapshots import newest, of_environment, tag_filter
 from dodeka_db.settings import ENVIRONMENTS, ROOT, SETTINGS_FILE, Environment, Settings
 from dodeka_db.sqlite.row_counts import row_counts
 
-# the table whose rows are the members, and whose environment counts
+# the table whose rows are the members, and the environment that the page is about
 MEMBERS, MAIN_ENVIRONMENT = "users", ENVIRONMENTS[0]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a title, then commands to be typed in their order, then values by their names."""
+    """A part of the page: a title, then commands to type in order, then values by their names."""
 
     title: str
     entries: Mapping[str, str] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Section:
 
 
 def sections(settings: Settings) -> list[Section]:
-    """The whole page, as things are now. What cannot be told it says, and why."""
+    """The whole page, as of now. It says what is unknown, and why."""
     environment = settings.environment(MAIN_ENVIRONMENT)
     return [
         Section(
@@ -59,7 +59,7 @@ def sections(settings: Settings) -> list[Section]:
 
 
 def _nearest(settings: Settings) -> RepositorySettings:
-    """The repository that is most likely left: the off-site one, if there is one."""
+    """The repository that most likely survives: the off-site one, if there is one."""
     return settings.offsite or settings.main
 
 
@@ -102,12 +102,12 @@ def _members(environment: Environment) -> str:
     try:
         count = row_counts(environment.live).get(MEMBERS)
     except BackupError as error:
-        return f"not known now ({error.message})"
-    return f"{count} today" if count is not None else "not known now"
+        return f"unknown ({error.message})"
+    return f"{count} today" if count is not None else "unknown"
 
 
 def _path_of_newest(settings: Settings, environment: str) -> str:
-    """The path inside the newest snapshot; empty where that cannot be told."""
+    """The path inside the newest snapshot; empty if it is unknown."""
     try:
         found = newest(of_environment(Repository(settings.main).snapshots(), environment))
     except (BackupError, OSError):
@@ -142,7 +142,7 @@ def _option_from_anywhere(option: str) -> str:
 
 
 def _ssh(host: str) -> dict[str, str]:
-    """User, name and port of a host of our ~/.ssh/config; empty where ssh does not tell."""
+    """User, name and port of a host of our ~/.ssh/config; empty if ssh does not know it."""
     lines = _output("ssh", "-G", host).splitlines()
     known = dict(line.split(" ", 1) for line in lines if " " in line)
     return known if {"user", "hostname", "port"} <= known.keys() else {}
@@ -167,7 +167,7 @@ def _holders(settings: Settings) -> Iterator[tuple[str, str]]:
         try:
             keys = Repository(repository).keys()
         except (BackupError, OSError) as error:
-            yield title, f"cannot be told: {as_line(error)}"
+            yield title, f"unknown: {as_line(error)}"
             continue
         yield title, "; ".join(f"{key.name} (key {key.short_id}, made {key.made:%d %b %Y})" for key in keys)
 

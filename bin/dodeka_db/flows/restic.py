@@ -20,15 +20,18 @@ def words(text: str) -> list[str]:
     except ValueError as error:
         raise UsageError("ARGS has a quote that does not end", "make restic ARGS='snapshots'") from error
     if not found:
-        raise UsageError("restic is told nothing to do", "make restic ARGS='snapshots'")
+        raise UsageError("ARGS is empty", "make restic ARGS='snapshots'")
     return found
 
 
 def run(settings: RepositorySettings, words: Sequence[str]) -> NoReturn:
-    """Become a restic with these arguments. Raises BackupError where the repository or its password file is not ours alone."""
+    """Replace this process by restic with these arguments.
+
+    Raises BackupError if a place does not answer, the password file is missing or open to others, or restic is too old.
+    """
     Repository(settings)
     runner.version(settings)
-    staging.state_folder(settings)  # where restic's temporary files go
+    staging.state_folder(settings)  # for restic's temporary files
     options = [f"--option={one}" for one in settings.options]
     interrupts.uninstall()  # with no lock of ours held, Ctrl-Z may stop restic
     os.execvpe(settings.restic, [settings.restic, *options, *words], settings.for_restic)  # noqa: S606

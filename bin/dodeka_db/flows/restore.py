@@ -1,4 +1,4 @@
-"""make restore, make undo: put other data in the place of an environment's database, once somebody says yes."""
+"""make restore, make undo: replace an environment's database, after a yes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class Choice:
 def choose(
     settings: RepositorySettings, source: str, wanted: str | None, ask: Callable[[Sequence[str]], str]
 ) -> Choice:
-    """The snapshot of the environment `source` that `wanted` names; if that is None, the one that `ask` names, shown the list."""
+    """The snapshot of the environment `source` that `wanted` names; if that is None, `ask` shows the list and returns the name."""
     repository = Repository(settings)
     found = repository.snapshots()
     if wanted is None:
@@ -46,11 +46,11 @@ def choose(
 
 
 def restore(settings: Settings, target: Environment, choice: Choice, confirm: Confirm) -> None:
-    """Replace the database of `target` by the one in the chosen snapshot, once `confirm` does not raise.
+    """Replace the database of `target` by the one in the chosen snapshot, unless `confirm` raises.
 
-    All that takes long, and all that can be wrong with the snapshot, comes before that, while the service is
-    up. Raises BackupError or Interrupted with either the old or the new database in place, whole, the service
-    as it was found, and the other one in the repository or kept beside it.
+    Everything slow, and every check of the snapshot, is done before the question, while the service runs. Raises
+    BackupError or Interrupted with either the old or the new database in place, whole, the service as it was found, and the
+    other database in the repository or kept beside the live one.
     """
     _restore(
         *(settings, target),
@@ -60,7 +60,7 @@ def restore(settings: Settings, target: Environment, choice: Choice, confirm: Co
 
 
 def undo(settings: Settings, target: Environment, confirm: Confirm) -> None:
-    """Put back what the last restore of `target` replaced, the same way. Raises as restore() does."""
+    """Put back the database that the last restore of `target` replaced, the same way. Raises as restore() does."""
     _restore(settings, target, lambda: restore_origin.of_last_restore(settings, target), confirm)
 
 
@@ -90,22 +90,23 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
 
 
 def _check_link(link: Path, live: Path) -> None:
-    """Raise DatabaseError where the `link` leads to no database: whoever may set it could have any file replaced.
+    """Raise DatabaseError if the `link` leads to no database: otherwise whoever controls the link could have any file replaced.
 
-    In a folder of another user, who may change any of that meanwhile, only to a file of the same name: none of ours has it.
+    In another user's folder, whose owner can change the link meanwhile, it must lead to a file of the same name: no file of
+    ours has that name.
     """
     if live == Path(os.path.realpath(link.parent), link.name):
-        return  # what becomes a link from now on is replaced itself
+        return  # if it becomes a link later, the link itself is replaced
     try:
         read_header(live)
     except DatabaseError as error:
         raise DatabaseError(
-            f"{link} links to {live}, which is not a database ({error.message})",
+            f"{link} is a link to {live}, which is not a database ({error.message})",
             "correct the link; nothing was changed",
         ) from error
     if live.name != link.name and not safe_open.is_ours(link.parent):
         raise DatabaseError(
-            f"{link} links to {live}, in a folder of another user",
+            f"{link} is a link to {live}, in a folder of another user",
             f"rename that file to {link.name}; nothing was changed",
         )
 

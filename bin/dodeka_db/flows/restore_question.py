@@ -1,4 +1,4 @@
-"""The question of a restore: the change that it is about to make, in words."""
+"""The question of a restore: the change that it will make, in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from dodeka_db.sqlite.integrity import Findings
 
 @dataclass(frozen=True)
 class Change:
-    """A change that waits for a yes: the rows of each table `now` and `then`, None where SQLite cannot tell.
+    """A change that waits for a yes: the rows of each table `now` and `then`, None where SQLite cannot count them.
 
-    `findings` is what is wrong with the new database, `fixed` names what was until its indexes were rebuilt.
-    `now` is None, with a `problem`, where they cannot be counted; `damaged` if because it is no whole database.
+    `findings`: defects of the new database. `fixed`: defects that rebuilding its indexes repaired. `now` is None, with a
+    `problem`, if the rows of the live database cannot be counted; `damaged` if the reason is that it is no whole database.
     """
 
     target: Environment
@@ -49,7 +49,7 @@ def _back(time: datetime) -> str:
 
 def _differences(change: Change) -> list[str]:
     if change.now is None:
-        kept = "; it is kept as it is" if change.damaged and change.target.database.exists() else ""
+        kept = "; the file is kept unchanged" if change.damaged and change.target.database.exists() else ""
         return [f"{change.problem}{kept}"]
     lines = []
     for table, then in change.then.items():
@@ -57,12 +57,12 @@ def _differences(change: Change) -> list[str]:
         if then is None or (now is None and table in change.now):
             lines.append(f"{shown}: SQLite cannot count its rows here")
         elif now is None:
-            lines.append(f"{shown}: {counted(then, 'row')}, a table that the live database does not have")
+            lines.append(f"{shown}: {counted(then, 'row')}, a table that the live database does not have now")
         elif then != now:
             more = f"{then - now} more" if then > now else f"{now - then} fewer"
             lines.append(f"{shown}: {counted(then, 'row')}, {more} than now")
     for table, now in change.now.items():
         if table not in change.then:
             has = "rows that cannot be counted" if now is None else counted(now, "row")
-            lines.append(f"{cell(table)}: a table that disappears, with {has}")
+            lines.append(f"{cell(table)}: this table disappears, with {has}")
     return sorted(lines) or ["every table has as many rows as now"]

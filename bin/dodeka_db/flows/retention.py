@@ -12,18 +12,18 @@ log = logging.getLogger("dodeka_db")
 
 
 def apply(repository: Repository, environment: Environment) -> int:
-    """Forget and prune what the policy does not keep; how many snapshots were removed.
+    """Forget and prune what the policy does not keep; returns the number of removed snapshots.
 
-    None, with a warning, while one is from the future. Raises what restic's failure is.
+    While a snapshot is from the future that is 0, with a warning. Raises the failure of restic.
     """
     listed = _listed(repository, environment)
     future = [snapshot for snapshot in listed if snapshot.is_from_the_future]
     if future:
-        newest = future[-1]  # it counts as the latest: the policy would have the true latest removed
+        newest = future[-1]  # it counts as the latest: the policy would remove the true latest
         where = " in the off-site repository" if repository.settings.is_offsite else ""
         log.warning(
-            "snapshot %s%s is from the future (%s): nothing is removed while it is there;"
-            " check the clock (timedatectl), then: %s",
+            "snapshot %s%s is from the future (%s): no snapshot is removed while it exists;"
+            " if the clock is right now (timedatectl): %s",
             newest.short_id,
             where,
             newest.time.isoformat(timespec="seconds"),
@@ -37,7 +37,7 @@ def apply(repository: Repository, environment: Environment) -> int:
             repository.forget_these(expired)
         return len(expired) + repository.forget(environment)
     except RepositoryFullError:
-        log.warning("there is no room to prune as usual: only packs that are wholly unused are removed")
+        log.warning("no space for a normal prune: only completely unused packs are removed")
         repository.forget_without_room(environment, expired)
         return len(listed) - len(_listed(repository, environment))
 

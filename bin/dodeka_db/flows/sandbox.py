@@ -1,4 +1,4 @@
-"""make try: the main job, for real, in sandbox/: back up, lose data, restore, clone, undo."""
+"""make try: the main commands for real, in sandbox/: back up, lose data, restore, clone, undo."""
 
 import os
 import shutil
@@ -18,10 +18,10 @@ DEMO = SANDBOX / "backend" / "envs" / "demo" / "db.sqlite"
 
 
 def run() -> None:
-    """The whole story, with what each step prints. Raises BackupError if a step fails, or if the data did not come back."""
+    """Run the whole story, with the output of each step. Raises BackupError if a step fails, or if the data did not come back."""
     os.chdir(ROOT)
 
-    _title("A server of its own in sandbox/: two databases, settings, no service")
+    _title("A server in sandbox/: two databases, settings, no service")
     _make_sandbox()
     sample_data.create(PRODUCTION, members=400)
     sample_data.create(DEMO, members=25, seed=2)
@@ -30,7 +30,7 @@ def run() -> None:
     )
 
     _title("A repository: restic, encrypted")
-    _make("init", "YES=1")  # for no volume is mounted there
+    _make("init", "YES=1")  # no volume is mounted there
 
     _title("A backup of both")
     before, demo = sample_data.digest(PRODUCTION), sample_data.digest(DEMO)
@@ -90,7 +90,7 @@ def _make_sandbox() -> None:
         f"RESTIC_REPOSITORY='{SANDBOX}/restic'\n"
         f"RESTIC_PASSWORD_FILE='{SANDBOX}/restic-password'\n"
         f"DODEKA_STATE='{SANDBOX}/state'\n"
-        "OFFSITE_REPOSITORY=\n"  # none: not one of the surroundings either
+        "OFFSITE_REPOSITORY=\n"  # empty, also if the environment sets one
         "DODEKA_SYSTEMCTL=none\n"
     )
 
@@ -100,7 +100,7 @@ def _title(text: str) -> None:
 
 
 def _make(*words: str) -> None:
-    # the sandbox's settings and none of the surroundings', which would win over its file
+    # no settings of the environment, which would win over the sandbox's file
     keep = ("HOME", "LANG", "PATH", "RESTIC", "TERM", "USER")
     environment = {name: os.environ[name] for name in keep if name in os.environ}
     words = ("make", "--no-print-directory", *words, f"CONFIG={CONFIG.relative_to(ROOT)}")

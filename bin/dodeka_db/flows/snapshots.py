@@ -19,7 +19,7 @@ def listed(settings: RepositorySettings, environment: str | None) -> tuple[list[
 
 
 def as_table(snapshots: Sequence[Snapshot], sizes: Mapping[str, int]) -> list[str]:
-    """Lines under each other: ID, when, how long ago, size by ID (a damaged one has none), format, tags."""
+    """A table: ID, when, how long ago, size by ID (a damaged one has none), format, tags."""
     rows = [("ID", "When", "Ago", "Size", "Format", "Tags")]
     rows += [
         (
@@ -36,7 +36,7 @@ def as_table(snapshots: Sequence[Snapshot], sizes: Mapping[str, int]) -> list[st
 
 
 def as_json(snapshots: Sequence[Snapshot], sizes: Mapping[str, int]) -> list[str]:
-    """A JSON array with an object for each."""
+    """A JSON array with an object for each snapshot."""
     described = [
         {
             **vars(snapshot),

@@ -1,4 +1,4 @@
-"""Prepare the new database beside the live one: write it, prove that it is one, compare the two."""
+"""Prepare the new database beside the live one: write it, prove that it is whole, compare it with the live one."""
 
 import logging
 import os
@@ -22,9 +22,9 @@ log = logging.getLogger("dodeka_db")
 
 
 def stage(settings: Settings, target: Environment, origin: Origin, file: BufferedRandom) -> Change:
-    """Write the new database to `file`, prove that it is one, and compare it with the one that is there.
+    """Write the new database to `file`, prove that it is whole, and compare it with the live one.
 
-    By its descriptor: its name may be another file's by now, where the folder belongs to somebody else.
+    The data is written by the descriptor. All checks, and what changes the file after that, go by its name.
     """
     live, shown, staged = target.live, f"the database in {origin.shown}", Path(file.name)
     try:
@@ -47,23 +47,25 @@ def stage(settings: Settings, target: Environment, origin: Origin, file: Buffere
     change = Change(target, origin, findings, fixed.defects_shown, then, now=None)
     try:
         return replace(change, now=row_counts(live))
-    except DatabaseError as error:  # the very case that a restore is for
+    except DatabaseError as error:  # a damaged or missing live database is what a restore is for
         return replace(change, problem=error.message, damaged=isinstance(error, NotWholeError))
 
 
 def _reindex(staged: Path, shown: str) -> None:
     log.info("rebuilding its indexes")
     try:
-        disks.for_database(staged.parent, staged.stat().st_size, swap.LARGER_DISK).check()  # for its journal
+        disks.for_database(
+            staged.parent, staged.stat().st_size, swap.LARGER_DISK
+        ).check()  # room for the journal of REINDEX
         integrity.reindex(staged, shown)
-    except BackupError as error:  # it is whole, or the next check says so
-        log.warning("the indexes are not rebuilt: %s", error.message)
+    except BackupError as error:  # if the database is not whole, the next check says so
+        log.warning("the indexes could not be rebuilt: %s", error.message)
 
 
 def rights_of_new(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Rights:
-    """The rights that the new database will have, those of the live one; its owner and attributes `staged` has from now on.
+    """The rights of the new database, which are those of the live one; gives `staged` their owner and attributes.
 
-    A clone has no right that the database does not have whose data it holds. Raises DatabaseError if we cannot give them.
+    A clone is never more readable than the database that its data comes from. Raises DatabaseError if we may not set them.
     """
     live = target.live
     source = live if origin.environment == target.name else settings.environment(origin.environment).live

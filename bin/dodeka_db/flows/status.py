@@ -1,6 +1,6 @@
-"""make status: is all well? One line for each thing that has to be, with what is wrong and the command that fixes it.
+"""make status: is all well? One line per subject, with what is wrong and the command that fixes it.
 
-Looks only: takes no lock, on this machine or in the repository, and changes nothing.
+Read only: takes no lock, on this machine or in the repository, and changes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,19 +20,19 @@ Found = TypeVar("Found")
 
 
 def look(settings: Settings) -> list[Line]:
-    """Everything, the worst first."""
+    """All lines, the worst first."""
     worst = (State.BAD, State.UNKNOWN, State.WELL)
     return sorted(_Screen(settings).lines(), key=lambda line: worst.index(line.look.state))
 
 
 class _Screen:
-    """One look at everything; what one line has found out, later ones use."""
+    """Collects the lines; later lines use the results of earlier ones."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         second = settings.offsite
         self._second = [second.password_file, second.folder] if second else []
-        # what does not answer is not looked at again
+        # a place that does not answer is not asked again
         self._hung = places.silent(filter(None, [*settings.main.places, *self._second]))
 
     def lines(self) -> Iterator[Line]:
@@ -101,7 +101,7 @@ class _Screen:
         yield Line(name, "kept files", kept)
 
     def _at(self, needed: Sequence[Path | None], look_at: Callable[[], Look]) -> Look:
-        """The result of `look_at`, which needs the places `needed`; bad without a look where one of them does not answer."""
+        """The result of `look_at`, which needs the places `needed`; bad, without calling it, if one of them does not answer."""
         for place in needed:
             if place in self._hung:
                 return bad(f"{place} does not answer within {places.ANSWER_S} s", places.HINT)

@@ -1,4 +1,4 @@
-"""The lines of `make status` about jobs: cron runs, drills, checks, off-site copies; and the one at work."""
+"""The lines of `make status` about jobs: cron runs, drills, checks, off-site copies; and the run that holds the lock."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -54,10 +54,10 @@ def offsite_copy(settings: Settings) -> Look:
     look = _job(record, "offsite", "copy", schedule.OFFSITE_OVERDUE, main.make("offsite"))
     if holder := run_lock.holder(second.state):
         look = look.with_text(
-            f"; {holder.doing} is at work (process {holder.process}), for {age(holder.since)}"
+            f"; {holder.doing} has been running for {age(holder.since)} (process {holder.process})"
         )
         if now() - holder.since > schedule.OFFSITE_OVERDUE:
-            return bad(look.text, f"see its output; if it stands still: kill {holder.process}")
+            return bad(look.text, f"see its output; if it hangs: kill {holder.process}")
     if record.passed and "is_removable" in record.details:
         can = "can be removed from here: BACKUP.md, 'Off-site'"
         look = look.with_text(
@@ -65,7 +65,7 @@ def offsite_copy(settings: Settings) -> Look:
         )
     look = look.with_text(f" ({second.shown})")
     if main.folder and second.folder and disks.are_on_one_disk(main.folder, second.folder):
-        text = f"{look.text}; the off-site repository is on the disk of {main.folder}: one failure takes both"
+        text = f"{look.text}; the off-site repository is on the disk of {main.folder}: one failure would destroy both"
         return bad(text, look.fix or "a place elsewhere: BACKUP.md, 'Off-site'", **look.figures)
     return look
 
@@ -77,14 +77,16 @@ def at_work(main: RepositorySettings) -> Look:
         return well("nothing runs")
     text = f"{holder.doing}, process {holder.process}, for {age(holder.since)}"
     if now() - holder.since > schedule.BACKUP_OVERDUE:
-        return bad(text, f"look at its output; if it stands still: kill {holder.process}")
+        return bad(text, f"see its output; if it hangs: kill {holder.process}")
     return well(text)
 
 
 def _job(record: Record, name: str, what: str, overdue: timedelta | None, command: str) -> Look:
     """The look of a job by its `record`; figures call it `name`, messages `what`, and `command` does it again."""
     if record.passed and is_future(record.passed):
-        return bad(f"the last good {what} is in the future", f"timedatectl; then: {command}")
+        return bad(
+            f"the last good {what} is in the future", f"check the clock (timedatectl), then: {command}"
+        )
     if not record.passed:
         look = bad(f"no good {what} is on record", command)
     else:

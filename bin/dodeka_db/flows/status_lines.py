@@ -12,7 +12,7 @@ from dodeka_db.settings import Environment
 
 
 class State(IntEnum):
-    """The state of a thing; the number is the exit code."""
+    """The state of a subject; the number is the exit code."""
 
     WELL = 0
     BAD = 1
@@ -21,7 +21,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Look:
-    """One thing as it looks, in words; the command that fixes it; figures by their names in FIGURES."""
+    """The state of one subject, in words; the command that fixes it; figures by their names in FIGURES."""
 
     state: State
     text: str
@@ -29,13 +29,13 @@ class Look:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def with_text(self, text: str) -> "Look":
-        """This look, with `text` behind the words."""
+        """This look, with `text` added to its words."""
         return replace(self, text=self.text + text)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing: of which environment (empty: of all), and how it looks."""
+    """One line: the environment (empty: all), the subject, and its look."""
 
     environment: str
     subject: str
@@ -44,17 +44,17 @@ class Line:
 
 FIGURES = {
     "newest_snapshot_timestamp_seconds": "When the newest snapshot was taken, in Unix time.",
-    "snapshots": "How many snapshots are kept.",
-    "pre_restore_snapshots": "How many snapshots of replaced databases are kept.",
-    "stored_bytes": "What the snapshots take in the repository.",
-    "growth_bytes_per_day": "How fast that has grown over the last week.",
+    "snapshots": "Ordinary snapshots of the environment.",
+    "pre_restore_snapshots": "Snapshots of databases that restores replaced.",
+    "stored_bytes": "Bytes that the snapshots take in the repository.",
+    "growth_bytes_per_day": "Growth of the stored bytes per day, over the last week.",
     "cron_success_timestamp_seconds": "When a cron run last succeeded, in Unix time.",
     "drill_success_timestamp_seconds": "When a drill last passed, in Unix time.",
     "check_success_timestamp_seconds": "When the repository's check last passed, in Unix time.",
     "offsite_success_timestamp_seconds": "When the off-site copy last passed, in Unix time.",
-    "volume_free_bytes": "What is free on the repository's volume.",
-    "volume_days_left": "For how many days that lasts at the present growth.",
-    "state_free_bytes": "What is free where exports are written.",
+    "volume_free_bytes": "Free bytes on the repository's volume.",
+    "volume_days_left": "Days until the repository's volume is full at the present growth.",
+    "state_free_bytes": "Free bytes on the disk of the state folder.",
 }
 
 
@@ -71,7 +71,7 @@ def unknown(text: str) -> Look:
 
 
 def guarded(look_at: Callable[[], Look]) -> Look:
-    """The result of `look_at`, or its failure: one odd thing must not take the whole screen away."""
+    """The result of `look_at`, or its failure: one failed line must not hide the others."""
     try:
         return look_at()
     except RepositoryDamagedError as error:
@@ -81,7 +81,7 @@ def guarded(look_at: Callable[[], Look]) -> Look:
 
 
 def overall(lines: Sequence[Line]) -> State:
-    """BAD if anything is, else UNKNOWN if anything is, else WELL."""
+    """BAD if any line is, otherwise UNKNOWN if any line is, otherwise WELL."""
     states = {line.look.state for line in lines}
     return State.BAD if State.BAD in states else max(states)
 
@@ -100,6 +100,6 @@ def now() -> datetime:
 
 
 def largest_bytes(environments: Sequence[Environment]) -> int:
-    """The size of the largest live database; 0 where there is none."""
+    """The size of the largest live database; 0 if there is none."""
     files = [environment.live for environment in environments]
     return max(file.stat().st_size if file.exists() else 0 for file in files)

@@ -10,7 +10,7 @@ NAMES = {State.WELL: "ok", State.BAD: "BAD", State.UNKNOWN: "?"}
 SUMMARIES = {
     State.WELL: "All is well.",
     State.BAD: "Something needs attention.",
-    State.UNKNOWN: "Not everything can be told.",
+    State.UNKNOWN: "Some states are unknown.",
 }
 
 
@@ -45,7 +45,7 @@ def as_json(lines: Sequence[Line]) -> list[str]:
 
 def as_metrics(lines: Sequence[Line]) -> list[str]:
     """The text format of https://prometheus.io/docs/instrumenting/exposition_formats/."""
-    meaning = "0: all is well, 1: something needs attention, 2: cannot tell."
+    meaning = "0: all is well, 1: something needs attention, 2: the state is unknown."
     shown = _metric("status", meaning, [("", overall(lines))])
     states = [(_labels(line, subject=line.subject), line.look.state) for line in lines]
     shown += _metric("line_status", "The same for each line of make status.", states)

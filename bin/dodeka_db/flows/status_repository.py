@@ -23,7 +23,7 @@ FEW_DAYS = 30
 
 @dataclass(frozen=True)
 class Stored:
-    """The size of an environment's snapshots in the repository, and its growth: None where that is not known yet."""
+    """The size of an environment's snapshots in the repository, and its growth: None if that is not known yet."""
 
     stored_bytes: int
     bytes_per_day: float | None
@@ -49,7 +49,7 @@ def password(settings: Settings) -> Look:
             return bad(error.message, error.hint)
         if not _is_mounted(settings):
             return bad(error.message, f"sudo mount {file.parent}")
-        fix = f"put {file} back (BACKUP.md, 'Password'; to create the first repository: {main.make('init')})"
+        fix = f"put {file} back (BACKUP.md, 'Password'); to create the first repository: {main.make('init')}"
         return bad(error.message, fix)
     return well(f"{file}, for its owner alone")
 
@@ -60,7 +60,7 @@ def opened(
     """Whether the repository opens, by its `listed` snapshots, or by why they cannot be listed."""
     main = settings.main
     if repository is None:
-        return unknown("not opened, for what is wrong with restic or the password")
+        return unknown("not opened: see the line of restic or password")
     if isinstance(listed, RepositoryMissingError):
         if main.folder and not _is_mounted(settings):
             return bad(listed.message, f"sudo mount {main.folder.parent}")
@@ -69,7 +69,7 @@ def opened(
         return bad(listed.message, "put the right password back (BACKUP.md, 'Password')")
     if isinstance(listed, BackupError):
         if main.folder is None:
-            return unknown(listed.message)  # the network, perhaps
+            return unknown(listed.message)  # perhaps the network
         return bad(listed.message, listed.hint or "see what restic says: docs/errors.md")
     if isinstance(listed, Exception):
         raise listed
@@ -98,8 +98,8 @@ def snapshots(main: RepositorySettings, environment: Environment, listed: Sequen
         figures["newest_snapshot_timestamp_seconds"] = past[-1].time.timestamp()
     if future := [snapshot.short_id for snapshot in listed if snapshot.is_from_the_future]:
         forget = main.make(f"restic ARGS='forget {' '.join(future)}'")
-        text = f"{', '.join(future)} from the future, so nothing is removed; {text}"
-        return bad(text, f"timedatectl; if the clock is right: {forget}", **figures)
+        text = f"{', '.join(future)} from the future, so no snapshot is removed; {text}"
+        return bad(text, f"if the clock is right now (timedatectl): {forget}", **figures)
     if not past:
         return bad("no snapshot holds a database", main.make(f"backup ENV={environment.name}"), **figures)
     newest = past[-1]
@@ -107,10 +107,10 @@ def snapshots(main: RepositorySettings, environment: Environment, listed: Sequen
     command = main.make(f"cron ENV={environment.name}")
     if now() - newest.time > schedule.BACKUP_OVERDUE:
         return bad(text, command, **figures)
-    # each set of tags is a group of its own for the policy
+    # for the policy each set of tags is a separate group
     groups = Counter(snapshot.tags for snapshot in kept)
     if max(groups.values()) > retention_policy.MAX_KEPT:
-        return bad(f"{text}: more than the retention keeps", command, **figures)
+        return bad(f"{text}: more than the retention policy keeps", command, **figures)
     return well(text, **figures)
 
 
@@ -127,7 +127,7 @@ def size_line(found: Stored | Exception | None) -> Look:
         return unknown("not looked at")
     rate = found.bytes_per_day
     if rate is None:
-        text = f"{size(found.stored_bytes)} stored; the growth is known after a day"
+        text = f"{size(found.stored_bytes)} stored; the growth will be known after a day"
         return well(text, stored_bytes=found.stored_bytes)
     text = f"{size(found.stored_bytes)} stored, {'+' if rate >= 0 else '-'}{size(abs(int(rate)))} a day"
     return well(text, stored_bytes=found.stored_bytes, growth_bytes_per_day=rate)
@@ -145,7 +145,7 @@ def locks(repository: Repository) -> Look:
 
 
 def volume(settings: Settings, folder: Path, rate: float | None) -> Look:
-    """The volume of the repository in `folder`, where the snapshots grow by `rate` bytes a day, if that is known."""
+    """The volume of the repository in `folder`, where the snapshots grow by `rate` bytes a day; None if unknown."""
     point = disks.mount_point(folder)
     room = disks.for_snapshot(folder, largest_bytes(settings.environments))
     figures: dict[str, float] = {"volume_free_bytes": room.free_bytes}
@@ -167,7 +167,7 @@ def volume(settings: Settings, folder: Path, rate: float | None) -> Look:
 
 
 def growth_of_all(found: Mapping[str, Stored | Exception | None]) -> float | None:
-    """The bytes per day of all environments; None where that of one is not known."""
+    """The bytes per day of all environments; None if one of them is not known."""
     rates = [one.bytes_per_day for one in found.values() if isinstance(one, Stored)]
     known = [rate for rate in rates if rate is not None]
     return sum(known) if found and len(known) == len(found) else None

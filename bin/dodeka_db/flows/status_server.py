@@ -24,7 +24,7 @@ def service_line(settings: Settings, environment: Environment) -> Look:
         stray = stray_writes.found(unit, environment.live)
         return bad(stray, "BACKUP.md, 'Written elsewhere'") if stray else well(f"{unit.unit} is active")
     if state in ("not-found", "masked"):
-        fix = "install its unit (or DODEKA_SYSTEMCTL=none, where there is none)"
+        fix = "install the unit, or set DODEKA_SYSTEMCTL=none if there is none"
         return bad(f"{unit.unit} is {state}", fix)
     left = ", a restore left it stopped" if unit.is_marked else ""
     return bad(f"{unit.unit} is {state}{left}", f"sudo systemctl start {unit.unit}")
@@ -35,9 +35,9 @@ def kept_files_line(main: RepositorySettings, environment: Environment) -> Look:
         text = f"restores replaced damaged databases, kept as {', '.join(map(str, damaged))}"
         # with their journals
         remove = " ".join(f"{shlex.quote(str(path))}*" for path in damaged)
-        return bad(text, f"when you need them no more: rm {remove}")
+        return bad(text, f"when you no longer need them: rm {remove}")
     if kept := kept_files.kept_beside(environment.live):
-        text = f"a replaced database is in no snapshot yet: {', '.join(map(str, kept))}"
+        text = f"a replaced database is not in a snapshot yet: {', '.join(map(str, kept))}"
         return bad(text, main.make(f"backup ENV={environment.name}"))
     return well("no file of a restore is left")
 
@@ -45,7 +45,7 @@ def kept_files_line(main: RepositorySettings, environment: Environment) -> Look:
 def key_files(settings: Settings) -> Look:
     repositories = (one for one in (settings.main, settings.offsite) if one)
     if left := [str(file) for one in repositories for file in keys.left_files(one)]:
-        text = f"the password of a key was never handed over, or left behind: {', '.join(left)}"
+        text = f"the password of a new key is still on this server: {', '.join(left)}"
         return bad(text, f"hand it over, then: rm {shlex.join(left)}")
     return well("no password of a key is left")
 
@@ -66,14 +66,14 @@ def crontab() -> Look:
         return bad(error.message, installed.set_up().fix)
     if missing:
         jobs = installed.set_up().jobs
-        return bad(f"{len(missing)} of the {len(jobs)} shipped lines are not in it", installed.set_up().fix)
+        return bad(f"{len(missing)} of the {len(jobs)} shipped lines are missing", installed.set_up().fix)
     return well("as shipped")
 
 
 def logrotate() -> Look:
     if not installed.logrotate_is_installed():
         set_up = installed.set_up()
-        fix = set_up.fix if set_up.is_own else f"{set_up.fix} prints what an administrator puts there"
+        fix = set_up.fix if set_up.is_own else f"{set_up.fix} prints the lines for an administrator"
         return bad(f"{installed.LOGROTATE} is not as shipped", fix)
     return well("as shipped")
 

@@ -1,4 +1,4 @@
-"""Is the live database the one that the service writes to? What it writes elsewhere is in no snapshot."""
+"""Check that the service writes to the live database: rows that it writes to another file are in no snapshot."""
 
 import time
 from pathlib import Path
@@ -7,15 +7,15 @@ from dodeka_db.host import open_files
 from dodeka_db.host.service import POLL_S, Service
 from dodeka_db.sqlite import integrity
 
-# how long after its start a unit has its database open; and for how long one is looked at that has not
+# how long a unit may take after its start to open its database; and how long to look at a unit that has not opened it
 OPENS_S = 10
 LOOK_S = 2
 
 
 def found(unit: Service, live: Path) -> str:
-    """The fault, in words, if `unit` is active without having the database `live` open; empty if none, or if we may not see.
+    """What is wrong, if `unit` is active and does not have the database `live` open. Raises ServiceError.
 
-    A unit that has no database open, because `live` is none that it could open, writes nowhere. Raises ServiceError.
+    Empty if all is well, if we may not look, or if the unit has no database open because `live` is damaged.
     """
     now = unit.look() if unit.managed else None
     if not now or not now.is_active or not now.process:
@@ -38,7 +38,9 @@ def found(unit: Service, live: Path) -> str:
         if None in opened:
             return f"{unit.unit} does not have {live} open"
         others = sorted({name for names in opened for name in names or ()})
-        return f"{unit.unit} does not have {live} open, but {', '.join(others) or 'no database at all'}"
+        if not others:
+            return f"{unit.unit} has no database open, not even {live}"
+        return f"{unit.unit} does not have {live} open, but {', '.join(others)}"
     return ""
 
 

@@ -20,13 +20,13 @@ from dodeka_db.sqlite.integrity import Findings
 
 log = logging.getLogger("dodeka_db")
 
-# up to here a full integrity_check takes some 30 ms; above, the drills and restores do it
+# up to this size a full integrity_check takes some 30 ms; for larger databases drills and restores do it
 FULL_CHECK_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A snapshot that was taken: what the repository says of it, the size of the export, and what is wrong with it."""
+    """A snapshot that was taken: how it is stored, the size of the export, and its defects."""
 
     stored: Stored
     exported_bytes: int
@@ -53,11 +53,11 @@ def take_snapshot(
     extra_tags: tuple[str, ...] = (),
     time: datetime | None = None,
 ) -> Taken:
-    """Export the database at `source`, store it as a new snapshot of `environment`, and compare that with the export.
+    """Export the database at `source`, store it as a new snapshot of `environment`, and compare what was stored with the export.
 
-    To be called under the lock. `time` is the snapshot's, now if left out. What is wrong with a database that can be read through is warned of.
-    Raises DatabaseError if there is nothing whole to export, BackupError if there is no room or it cannot be
-    stored, RepositoryDamagedError if it does not read back.
+    To be called under the lock. `time` is that of the snapshot, by default now. Defects of a database that can be read through
+    are warnings. Raises DatabaseError if there is no whole database to export, BackupError if there is no room or the export
+    cannot be stored, RepositoryDamagedError if the snapshot does not read back.
     """
     settings = repository.settings
     programs.preload()
@@ -86,13 +86,13 @@ def take_snapshot(
 
 
 def _export(source: Path, export: Path, format: str) -> list[str]:
-    """Export for that format, or page for page where SQLite cannot compact the database; the warnings about that."""
+    """Export for that format, or page for page if SQLite cannot compact the database; returns the warnings about that."""
     if format == "zst":
         try:
             export_compacted(source, export)
             return []
         except CannotCompactError as error:
-            reason = f"{error.message}; the snapshot holds its pages, with what is left of deleted rows"
+            reason = f"{error.message}; the snapshot is a page copy, which contains remains of deleted rows"
         copy_pages(source, export)
         return [reason]
     copy_pages(source, export)
@@ -100,7 +100,7 @@ def _export(source: Path, export: Path, format: str) -> list[str]:
 
 
 def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
-    from dodeka_db.sqlite import zstd_frames  # zstandard, which pages do not need
+    from dodeka_db.sqlite import zstd_frames  # it needs zstandard, which pages do not need
 
     log.info("compressing")
     compressed = export.with_suffix(".sqlite.zst")
@@ -108,7 +108,7 @@ def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
     with ThreadPoolExecutor(1) as beside:
         try:
             checking = beside.submit(_verify, export, source)
-        except RuntimeError as error:  # no thread to be had
+        except RuntimeError as error:  # no thread left
             raise no_process("the check of the export") from error
         try:
             with open(export, "rb", programs.READ_BYTES) as whole, open(compressed, "xb") as target:

@@ -21,11 +21,11 @@ log = logging.getLogger("dodeka_db")
 
 
 def run(settings: RepositorySettings, environment: Environment, wanted: str) -> str:
-    """Fetch a snapshot into a folder of its own, check it as a restore would, and say in words what is proven.
+    """Fetch a snapshot into a new folder, check it as a restore would, and return in words what is proven.
 
-    `wanted` is its ID or `latest`. Logs the rows of each table beside those of the environment's live
-    database, which is only read. How the newest one did is written down; what an older one is like says nothing
-    of the backups of today. Raises SnapshotError if it is not a whole database.
+    `wanted` is its ID or `latest`. Logs the rows of each table beside those of the environment's live database, which is
+    only read. Only the result for the newest snapshot is recorded: an older one says nothing about today's backups. (Nothing
+    reads the record of the off-site repository.) Raises SnapshotError if the snapshot is not a whole database.
     """
     with job_records.failures(settings.state, job(environment)) if wanted == LATEST else nullcontext():
         with staging.locked(settings, f"drill of {environment.name}"):
@@ -53,9 +53,9 @@ def job(environment: Environment) -> str:
 
 
 def prove(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, int | None], Findings]:
-    """Fetch `snapshot`, nothing of it from restic's cache, and check it as a restore would.
+    """Fetch `snapshot`, without restic's cache, and check it as a restore would.
 
-    Returns the rows of each table, and what is wrong all the same, which is warned of too. To be called under the lock.
+    Returns the rows of each table, and the defects, which are warnings too. To be called under the lock.
     Raises SnapshotError if it is not a database that can be read through.
     """
     settings = repository.settings
@@ -70,7 +70,7 @@ def prove(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, int | N
             findings = integrity.verify(copy, shown)
         except NotWholeError as error:
             older = settings.make(f"verify ENV={snapshot.environment} SNAPSHOT=...")
-            raise SnapshotError(error.message, f"an older one may be whole: {older}") from error
+            raise SnapshotError(error.message, f"try an older snapshot: {older}") from error
         for line in findings.lines():
             log.warning("%s: %s", shown, line)
         return row_counts(copy), findings
