@@ -1,6 +1,6 @@
 #!/bin/sh
 # usage: check-clone.sh
-# As root: refuses a clone that anybody else can write. What is installed from it runs as root or lets others do so.
+# As root: refuses a clone that other users can write. Files that are installed from it run as root, or give rights to others.
 set -eu
 [ "$(id -u)" = 0 ] || exit 0
 clone=$(cd "$(dirname "$0")/.." && pwd -P)
@@ -18,6 +18,6 @@ done
 # shellcheck disable=SC2086
 [ -n "$found" ] || found=$(find "$clone" -path "$clone/deploy/backup.env" -o $others -print -quit)
 [ -z "$found" ] || {
-    echo "check-clone.sh: error: $found can be written by others than root, who would then be root; clone this as root: BACKUP.md, 'Set up a server'" >&2
+    echo "check-clone.sh: error: users other than root can write $found, and so become root; clone this repository as root: BACKUP.md, 'Set up a server'" >&2
     exit 6
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Check the restic repository, and read a quarter of its data, another one each time (make check)."""
+"""Check the restic repository, and read a quarter of its data, a different quarter each time (make check)."""
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Make the password file and the restic repository where no snapshot yet (make init)."""
+"""Create the password file and the restic repository, if they do not exist yet (make init)."""
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
@@ -9,7 +9,7 @@ from dodeka_db.flows import init
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, 7, opens_repository=True)
     console.offsite_option(parser)
-    parser.add_argument("--yes", action="store_true", help="the answer to the question, given beforehand")
+    parser.add_argument("--yes", action="store_true", help="answer yes to the question")
     arguments = parser.parse_args(argv)
     console.begin("both")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Print the one page to keep on paper, as text or HTML (make recovery-sheet). It holds no secret."""
+"""Print the one page to keep on paper, as text or HTML (make recovery-sheet). It contains no password."""
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings

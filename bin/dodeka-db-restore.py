@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Put a snapshot in the place of an environment's database (make restore)."""
+"""Replace an environment's database by a snapshot (make restore)."""
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
@@ -14,7 +14,7 @@ def main(argv: console.Argv = None) -> int:
         dest="source",
         type=console.environment_name,
         metavar="ENVIRONMENT",
-        help="whose snapshot is put there; the same environment's if left out",
+        help="the environment whose snapshot is restored (default: the same one)",
     )
     parser.add_argument("--snapshot", metavar="ID", help="an ID or 'latest'; asked for if left out")
     console.offsite_option(parser)

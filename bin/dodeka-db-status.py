@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Say whether all is well, the worst first (make status)."""
+"""Show whether all is well, the worst first (make status)."""
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
@@ -11,7 +11,7 @@ OWN_MEANINGS = {
     **{code: meaning for code, meaning in MEANINGS.items() if code > 128},
     0: "all is well",
     1: "something is bad",
-    2: "it cannot be told, or the command line is not valid",
+    2: "the state is unknown, or the command line is not valid",
 }
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The main job, for real, in sandbox/: back up, lose data, restore, clone, undo (make try)."""
+"""Run the main commands for real, in sandbox/: back up, lose data, restore, clone, undo (make try)."""
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console

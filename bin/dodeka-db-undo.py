@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Put back what the last restore of an environment replaced (make undo)."""
+"""Put back the database that the last restore of an environment replaced (make undo)."""
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings

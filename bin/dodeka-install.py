@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Set the server up for the backups, as root with a user of their own (make install), or take that back (make uninstall)."""
+"""Set this server up for the backups, as root with a separate user for them (make install), or undo that (make uninstall)."""
 
 import os
 
@@ -19,7 +19,9 @@ def main(argv: console.Argv = None) -> int:
     elif os.geteuid() == 0:
         install.own_user(arguments.timers)
     elif arguments.timers:
-        raise UsageError("timers are root's to install", "sudo make install TIMERS=1, from a clone of root's")
+        raise UsageError(
+            "only root can install timers", "sudo make install TIMERS=1, in a clone that root owns"
+        )
     else:
         install.one_user()
     return 0

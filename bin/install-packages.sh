@@ -1,8 +1,8 @@
 #!/bin/sh
 # usage: install-packages.sh PYTHON PACKAGE...
-# Installs the Debian packages among PACKAGE that are missing, with sudo unless NO_SUDO is set; silent and quick when none
-# is. Checks PYTHON.
-# In sh, for it runs before there is a Python to rely on.
+# Installs the Debian packages among PACKAGE that are missing, with sudo unless NO_SUDO is set; silent and quick if none
+# is missing. Checks PYTHON.
+# In sh, because it runs before there is a Python to rely on.
 set -eu
 
 python=$1
@@ -13,7 +13,7 @@ fail() {
     exit 6
 }
 
-# A program that stands for the package, where the user may have it from elsewhere.
+# Whether the program of a package is installed, also from another source.
 is_there() {
     case $1 in
         python3-venv) "$python" -c 'import ensurepip, venv' 2>/dev/null ;;
@@ -45,20 +45,20 @@ done
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    fail "please install by hand (here is no apt-get):$missing"
+    fail "apt-get is missing; please install by hand:$missing"
 fi
 sudo=
 if [ "$(id -u)" != 0 ]; then
-    sudo=/usr/bin/sudo # not what somebody may have put before it on PATH
+    sudo=/usr/bin/sudo # not another program of that name on PATH
     [ -z "${NO_SUDO:-}" ] && [ -x $sudo ] || fail "please install as root: apt-get install$missing"
 fi
-# only the tests start an sshd, on loopback: none is to listen on this machine for that
+# only the tests start an sshd, on loopback: the package must not start one on this machine
 sshd_stays_off=
 case $missing in *openssh-server*) [ ! -d /run/systemd/system ] || sshd_stays_off="ssh.service ssh.socket" ;; esac
 echo "installing:$missing"
 # shellcheck disable=SC2086
 [ -z "$sshd_stays_off" ] || $sudo systemctl --quiet mask $sshd_stays_off
-# apt-get's words are shown only when it fails; /tmp may be in memory, and full
+# apt-get's output is shown only if it fails; /tmp may be in memory, and full
 apt="$sudo env DEBIAN_FRONTEND=noninteractive TMPDIR=/var/tmp apt-get -qq"
 # shellcheck disable=SC2086  # a list of words
 said=$($apt update 2>&1) ||

@@ -1,8 +1,8 @@
 #!/bin/sh
 # usage: install-venv.sh PYTHON
-# Makes .venv with PYTHON, and installs what requirements.txt pins; silent and quick when that is done. A .venv that was
-# made by another version of Python, or is half made, is made anew.
-# In sh, for it runs before there is a Python to rely on.
+# Makes .venv with PYTHON, and installs what requirements.txt pins; silent and quick if that is done already. A .venv that
+# was made by another version of Python, or is half made, is made again.
+# In sh, because it runs before there is a Python to rely on.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -23,11 +23,11 @@ export TMPDIR="$PWD/.venv/tmp" # /tmp may be in memory, and full
 .venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r requirements.txt 2>.venv/tmp/said || {
     lacking=$(sed -n 's/^ERROR: No matching distribution found for \([^ ]*\).*/\1/p' .venv/tmp/said)
     if [ -n "$lacking" ] && ! grep -qi 'connection\|retrying\|ssl' .venv/tmp/said; then
-        echo "install-venv.sh: error: there is no wheel of $lacking for $("$python" -V) on $(uname -m), and nothing is" \
-            "built here; name another Python: make setup PYTHON=python3.12" >&2
+        echo "install-venv.sh: error: there is no wheel of $lacking for $("$python" -V) on $(uname -m), and this" \
+            "script builds none; name another Python: make setup PYTHON=python3.12" >&2
     else
         cat .venv/tmp/said >&2
-        echo "install-venv.sh: error: pip failed, its words are above; fix that, then: make setup" >&2
+        echo "install-venv.sh: error: pip failed, its messages are above; fix that, then: make setup" >&2
     fi
     exit 6
 }

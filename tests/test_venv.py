@@ -261,8 +261,8 @@ def test_nothing_is_built_from_source(clone):
     assert done.returncode == 6, done
     (said,) = done.stderr.splitlines()
     assert re.fullmatch(
-        rf"install-venv\.sh: error: there is no wheel of {pinned[0].split()[0]} for Python 3\.\d+\.\d+ on \w+, and nothing is"
-        r" built here; name another Python: make setup PYTHON=python3\.12",
+        rf"install-venv\.sh: error: there is no wheel of {pinned[0].split()[0]} for Python 3\.\d+\.\d+ on \w+, and this"
+        r" script builds none; name another Python: make setup PYTHON=python3\.12",
         said,
     )
     assert not built.exists()
