@@ -17,11 +17,11 @@ import pytest
 import site_folder
 from site_folder import Site
 
-# tests have a terminal where they make one: restic would hand ours to ssh and rclone, and wait to have it back
+# tests use only terminals that they make: restic would hand ours to ssh and rclone, and wait to get it back
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 with suppress(OSError), open("/dev/tty") as terminal:
-    fcntl.ioctl(terminal, termios.TIOCNOTTY)  # with a SIGHUP, where we are what the terminal was opened for
-# how `make test &` would have it in a script; and tests and scripts are to have the same time zone
+    fcntl.ioctl(terminal, termios.TIOCNOTTY)  # sends a SIGHUP if we are the leader of the terminal's session
+# as `make test &` in a script would start us; and tests and scripts must have the same time zone
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
@@ -29,7 +29,7 @@ os.environ.pop("TZ", None)
 time.tzset()
 
 
-# of a long list of cases every so manyth stands for all where there is little time
+# without --full, only every SAMPLE-th case of a long list is run
 SAMPLE = 24
 
 
@@ -56,31 +56,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = in_order
 
 
-# the fixtures that begin with a repository or a server
+# the fixtures that make a repository or a server
 MACHINES = {"empty_site", "site", "server", "machine"}
 
 
 def needs_a_machine(item: pytest.Item) -> bool:
-    """Whether it takes a repository, a server or a systemd, by its fixtures or by being among the tests of a server."""
+    """Whether `item` needs a repository, a server or systemd: by its fixtures, or because it is in tests/server."""
     return bool(MACHINES & set(getattr(item, "fixturenames", ()))) or item.path.parent.name == "server"
 
 
 def is_slow(item: pytest.Item) -> bool:
-    """Whether it is marked as slow, and is none of its cases that are kept all the same, by parts of their IDs."""
+    """Whether `item` is marked as slow; the marker's `keep` has parts of the IDs of cases that are run all the same."""
     marker = item.get_closest_marker("slow")
     return marker is not None and not any(part in item.name for part in marker.kwargs.get("keep", ()))
 
 
 @pytest.fixture
 def sampled(request: pytest.FixtureRequest) -> Callable[[list], list]:
-    """Every 24th of a list of cases; with --full all of it."""
+    """A function that returns every SAMPLE-th case of a list; with --full all of them."""
     stride = 1 if request.config.getoption("--full") else SAMPLE
     return lambda cases: cases[::stride]
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """Make a folder of that name once for all processes of the tests: a new repository takes seconds of a processor."""
+    """A function that makes a folder of that name once for all processes of the tests: a new repository takes seconds."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
@@ -98,7 +98,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 @pytest.fixture(scope="session")
 def empty_site(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """Made once and copied."""
+    """The site that each test copies."""
     return made_once("site", site_folder.make)
 
 

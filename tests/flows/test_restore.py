@@ -617,7 +617,7 @@ class TestUndo:
             done = kept_site.run("undo", "production", "--yes")
             assert (done.returncode, done.stderr.count("\n")) == (3, 1)
             assert f"{kept} is still open in python" in done.stderr
-            assert "is not saved yet" in kept_site.ok("backup", "production")
+            assert "could not be saved yet" in kept_site.ok("backup", "production")
             assert kept.exists()
         kept_site.ok("backup", "production")
         kept_site.ok("undo", "production", "--yes")

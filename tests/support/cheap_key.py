@@ -1,8 +1,8 @@
 """Make the keys of a test's repository cheap to derive: cheap_key.py REPOSITORY PASSWORD_FILE.
 
-Every start of restic derives a key with scrypt, tuned to take half a second of a processor, and one more for each key of
-somebody else that it tries first; the tests start it some thousand times. So the master key is sealed again under N=2: the
-same repository, the same restic, only a password that would be quick to guess. The format is restic's, described in
+Every start of restic derives a key with scrypt, which takes half a second by design, and one more for each other key that
+it tries first; the tests start restic some thousand times. So the master key is sealed again with N=2: repository and restic
+are the same, only the password would be quick to guess. The format is restic's, described in
 https://restic.readthedocs.io/en/stable/100_references.html#keys-encryption-and-mac
 """
 
@@ -19,7 +19,7 @@ CHEAP = {"N": 2, "r": 1, "p": 1}
 
 
 def add(repository: Path, password: str, new: str, name: str) -> None:
-    """What `restic key add` does, which takes three seconds to find out how dear a key it can afford."""
+    """Add a key, as `restic key add` does, which takes three seconds to measure how costly the key may be."""
     for file in (repository / "keys").iterdir():
         key = json.loads(file.read_text())
         if master := _open(key, password):
@@ -30,7 +30,7 @@ def add(repository: Path, password: str, new: str, name: str) -> None:
 
 
 def reseal(repository: Path, password: str) -> None:
-    """Make the key that `password` opens cheap; those of other passwords, and one that is cheap already, stay as they are."""
+    """Make the key that `password` opens cheap; keys of other passwords, and a key that is cheap already, stay as they are."""
     for file in (repository / "keys").iterdir():
         key = json.loads(file.read_text())
         if CHEAP.items() <= key.items():
@@ -41,7 +41,7 @@ def reseal(repository: Path, password: str) -> None:
 
 
 def _open(key: dict, password: str) -> bytes | None:
-    """The repository's master key; None if it is another password's."""
+    """The repository's master key; None if `key` has another password."""
     salt, sealed = base64.b64decode(key["salt"]), base64.b64decode(key["data"])
     encrypt, mac_k, mac_r = _derive(password, salt, key)
     nonce, ciphertext, mac = sealed[:16], sealed[16:-16], sealed[-16:]

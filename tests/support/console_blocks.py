@@ -1,4 +1,4 @@
-"""Run the commands that a page shows, on a server, in their order, and compare what they print with what it says."""
+"""Run the commands of a page on a server, in order, and compare their output with the page."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from whole_server import CLONE, Server
 
 
 def consoles(page: str) -> list[tuple[str, list[str]]]:
-    """Each command of the console blocks with the lines that it is said to print."""
+    """Each command of the console blocks, with the lines of output that the page shows."""
     found: list[tuple[str, list[str]]] = []
     for indent, block in re.findall(r"^( *)```console\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
@@ -25,7 +25,7 @@ ANSWER = re.compile(r"(.*(?:'latest'\):|Type 'yes' to go on:)) (\S+)")
 
 
 def masked(line: str) -> str:
-    """The line without what differs from run to run, and without what a terminal would not show."""
+    """`line` without the parts that differ from run to run, and without those that a terminal would not show."""
     line = re.sub(r"^[\d-]+T[\d:+-]+ (production |demo |both )?", "", line)
     for pattern, name in (
         (ID, "ID"),
@@ -44,7 +44,7 @@ def masked(line: str) -> str:
 
 
 def section(page: str, title: str) -> str:
-    """The text below that heading, to the next one of its level."""
+    """The text below the heading `title`, up to the next heading of its level."""
     return page[page.index(f"\n## {title}\n") :].split("\n## ", 2)[1]
 
 
@@ -54,10 +54,10 @@ def run(
     typed: Mapping[str, str] = MappingProxyType({}),
     ids: dict[str, str] | None = None,
 ) -> int:
-    """Run every command of `page` in there, and compare what it prints; how many they were.
+    """Run every command of `page` on `server`, and compare its output with the page; returns the number of commands.
 
-    Those that begin with `sudo` an administrator types, the others the user of the backups. `typed` is what is typed for a
-    command that shows no question; `ids` what IDs of the page are here, as far as known: those that are shown are added.
+    Commands that begin with `sudo` are run as root, the others as the user of the backups. `typed` has the input of commands
+    whose question is not shown. `ids` maps IDs of the page to those on the server; IDs in the output are added to it.
     """
     ids = {} if ids is None else ids
     before = f"cd {CLONE}; "
@@ -73,7 +73,7 @@ def run(
         done = server.run("sh", "-c", before + command, user=user, stdin=given or typed.get(command, ""))
         assert done.stderr == "", command
         if command == "sudo make install" and not server.path("/home/dodeka").exists():
-            server.start_offsite("dbackup")  # which has a home only now
+            server.start_offsite("dbackup")  # the user has a home only now
         if command.startswith(("make init", "make key-add")):
             server.make_keys_cheap()  # hundreds of starts of restic are to come
         printed = done.stdout.splitlines()

@@ -5,13 +5,13 @@ import socket
 from contextlib import suppress
 from itertools import count
 
-# below those that the kernel gives out by itself, and far apart for each of the processes that run tests
+# below the ports that the kernel assigns, and far apart for the processes that run tests
 _LOWEST, _HOW_MANY = 20_000, 12_000
 _turns = count(os.getpid() * 509)
 
 
 def free_port() -> int:
-    """A port on loopback that nobody has, and that nobody is given but who asks for it."""
+    """A free port on loopback, which the kernel assigns to no other program."""
     for turn in _turns:
         port = _LOWEST + turn % _HOW_MANY
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):

@@ -1,4 +1,4 @@
-"""What whoever may write beside a database can put there."""
+"""Files that an attacker who can write beside a database could put there."""
 
 import os
 import struct
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def with_journal_of(db: Path, victim: Path) -> None:
-    """Give `db` a journal that is to be rolled back, behind which SQLite removes `victim`: it is named as a super-journal."""
+    """Give `db` a hot journal that names `victim` as its super-journal, so that SQLite removes `victim` after the rollback."""
     magic, pages = bytes.fromhex("d9d505f920a163d7"), db.stat().st_size // 4096
     header = (magic + struct.pack(">IIIII", 0, 0, pages, 512, 4096)).ljust(512, b"\0")
     name = os.fsencode(victim)

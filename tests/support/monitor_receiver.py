@@ -5,7 +5,7 @@ import threading
 
 
 class Receiver:
-    """A monitor on loopback that writes down what it is told, and answers with `status`, or not at all."""
+    """A monitor on loopback that records its requests, and answers with `status`, or, if that is None, not at all."""
 
     def __init__(self, status: int | None = 200) -> None:
         self.calls: list[tuple[str, str, str]] = []

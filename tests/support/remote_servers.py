@@ -1,7 +1,7 @@
-"""Repositories on real servers, each on a port of its own on loopback: REST, SFTP and S3.
+"""Repositories on real servers, each on its own port on loopback: REST, SFTP and S3.
 
-A server's port is that of a relay, which passes every byte on, and can do something once so many have passed: kill the
-server, for one. So "in the middle" is at the same place in every run.
+A server's port is that of a relay, which passes every byte on, and can act after a number of bytes, for example kill the
+server. So "in the middle" is at the same place in every run.
 """
 
 import os
@@ -49,9 +49,9 @@ class Relay:
             try:
                 server = socket.create_connection(("127.0.0.1", self._to))
             except OSError:
-                client.close()  # nobody is there
+                client.close()  # the server is down
                 continue
-            for end in (client, server):  # else small packets wait for each other
+            for end in (client, server):  # otherwise small packets wait for each other
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for ends in ((client, server), (server, client)):
                 threading.Thread(target=self._pass, args=ends, daemon=True).start()
@@ -75,7 +75,7 @@ class Relay:
 
 
 class Remote:
-    """A server with a repository for a test: `variables` name it, with what it takes to be let in."""
+    """A server with a repository for a test: `variables` are the settings with its address and credentials."""
 
     url: str
     variables: dict[str, str]
@@ -110,13 +110,13 @@ class Remote:
         raise AssertionError("the server does not listen")
 
     def kill(self) -> None:
-        """At once, with all that it has started."""
+        """Kill the server at once, with all processes that it has started."""
         self._signal(signal.SIGKILL)
         self._process.wait()
 
     @property
     def shown(self) -> str:
-        """The address as a message may have it."""
+        """The address as messages show it: without the secret."""
         return self.url.replace(self.secret, "***")
 
     @property
@@ -128,7 +128,7 @@ class Remote:
         return self._process.pid
 
     def put(self, repository: Path) -> None:
-        """Have a copy of that repository, which is cheap to open."""
+        """Put a copy of `repository` on the server; its key is cheap."""
         shutil.copytree(repository, self.served, dirs_exist_ok=True)
 
     def stop(self) -> None:
@@ -136,7 +136,7 @@ class Remote:
         self.relay.close()
 
     def freeze(self) -> None:
-        """It is there, but does not answer."""
+        """Stop the server's processes: it accepts connections, but does not answer."""
         self._signal(signal.SIGSTOP)
         self.is_frozen = True
 
@@ -149,7 +149,7 @@ class Remote:
 
     def _signal(self, signum: int) -> None:
         if not self.is_up:
-            return  # its ID may be somebody else's by now
+            return  # another process may have its ID by now
         # sshd's children begin sessions of their own
         for process in [self._process.pid, *_descendants(self._process.pid)]:
             with suppress(ProcessLookupError):
@@ -204,7 +204,7 @@ class Sftp(Remote):
             "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
         )
         if b"persourcepenalties" in Path("/usr/sbin/sshd").read_bytes():  # from 9.8 on
-            # else whoever came with a wrong key, or was killed, is kept waiting: all tests come from one address
+            # otherwise a client with a wrong key, or a killed one, delays all others: all tests have one address
             with open(folder / "sshd_config", "a") as config:
                 config.write("PerSourcePenalties no\n")
         if os.geteuid() == 0:
@@ -228,7 +228,7 @@ class Sftp(Remote):
 
 
 class AppendOnly(Sftp):
-    """What BACKUP.md sets up off-site: the key that we have starts rclone there, append-only, and nothing else."""
+    """The off-site server of BACKUP.md: our key can only start rclone on it, append-only."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -248,7 +248,7 @@ class AppendOnly(Sftp):
         }
 
     def restic(self, password: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """restic itself, as whoever has broken into the machine with that key and the password would run it."""
+        """restic itself, as somebody would run it who has stolen the key and the password."""
         return subprocess.run(
             [RESTIC, f"--option=rclone.program={self.program}", *arguments],
             env={
@@ -261,12 +261,12 @@ class AppendOnly(Sftp):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=6,  # in which it has tried more than once
+            timeout=6,  # enough for more than one attempt
         )
 
 
 class S3(Remote):
-    """An S3 API, by moto, which checks who asks. It keeps everything in memory: killed, it has lost it."""
+    """An S3 API, by moto, which checks credentials. Everything is in memory, and lost when it is killed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -318,7 +318,7 @@ class S3(Remote):
 
 KINDS = {"rest": Rest, "sftp": Sftp, "s3": S3}
 
-# a script with less patience than it has: what takes minutes would take as many here
+# a script with short time limits: with its own ones the tests would take minutes
 IMPATIENT_S = 8
 IMPATIENT = """
 import runpy, sys
@@ -332,7 +332,7 @@ runpy.run_path({script!r}, run_name="__main__")
 
 
 def impatient(site: Site, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of the site, one that gives a server up after seconds instead of minutes."""
+    """Run a script of the site, with time limits of seconds instead of minutes for a server."""
     path = ROOT / "bin" / f"dodeka-db-{script}.py"
     return subprocess.run(
         [
@@ -361,7 +361,7 @@ def rows(database: Path) -> list[str]:
 
 
 def fill(site: Site) -> None:
-    """Give production 12 MB to send that do not compress."""
+    """Give production 12 MB of data that does not compress."""
     execute(
         site.database(),
         "CREATE TABLE photos (photo BLOB)",

@@ -1,8 +1,8 @@
 """Every step of a restore, as strace sees it, and a restore that is stopped at one of them.
 
-A step is a system call of our own process that changes something a crash could leave half done: a name, a
-file's content, what is on the disk, a lock, a program started, a line that somebody reads. restic and
-systemctl are other processes, with guarantees of their own.
+A step is a system call of our own process that changes something which a crash could leave half done: a name, a
+file's content, what is on the disk, a lock, a started program, a printed line. restic and systemctl are other
+processes, with their own guarantees.
 """
 
 import http.server
@@ -27,7 +27,7 @@ CALLS = (
     *("fsync", "fdatasync", "ftruncate"),
     *("flock", "write", "pwrite64", "clone", "fork", "vfork"),
 )
-# of these only what they do to the database's folder, and what is printed
+# of these calls only those on files in the database's folder, and on standard output
 BY_FILE = ("write", "pwrite64", "ftruncate")
 LINE = re.compile(r"(\w+)\((.*)\) += (\S+)")
 
@@ -52,7 +52,7 @@ class Step:
 
 
 class Machine:
-    """A server whose demo has a snapshot of 30 users, under a service that writes all the time."""
+    """A server with a snapshot of demo with 30 users, and a service that writes to demo all the time."""
 
     def __init__(self, folder: Path) -> None:
         self.server = Server(folder)
@@ -64,7 +64,7 @@ class Machine:
         sudoers = server.path("/etc/sudoers.d/dodeka")
         sudoers.write_text("backend ALL=(ALL) NOPASSWD: ALL\n")
         sudoers.chmod(0o440)
-        # hundreds of starts in a few minutes
+        # the tests start the unit hundreds of times in a few minutes
         limit = server.path(f"/etc/systemd/system/{UNIT}.service.d/limit.conf")
         limit.parent.mkdir()
         limit.write_text("[Unit]\nStartLimitIntervalSec=0\n")
@@ -73,13 +73,13 @@ class Machine:
         snapshot = server.sh(f"{PROJECT}/bin/dodeka-db-snapshots.py demo | tail -1 | cut -c1-8").strip()
         self.script = [str(PROJECT / "bin/dodeka-db-restore.py"), "demo", f"--snapshot={snapshot}", "--yes"]
         self._mark = 0
-        self._old = 0  # the inode of the database that prepare() has left
+        self._old = 0  # the inode of the database that prepare() made
         self._health = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._answering())
         threading.Thread(target=self._health.serve_forever, daemon=True).start()
-        # Python keeps what it compiles the first time
+        # the first run makes Python's compiled files
         server.run("systemctl", "start", UNIT, user="root")
         server.run(*self.script, DODEKA_START_WAIT_S="0", check=False, **self.goes_back)
-        # one process for all statements, in there: SQLite would resolve a path that leads in from out here
+        # one process on the server for all statements: SQLite would resolve a path that leads into the server from outside
         self._sqlite = subprocess.Popen(
             server.command("/usr/bin/python3", "-c", SQLITE),
             stdin=subprocess.PIPE,
@@ -103,7 +103,7 @@ class Machine:
 
     @property
     def goes_back(self) -> dict[str, str]:
-        """With these every restore is put back: the service answers with the old database and not with the new one."""
+        """Variables with which every restore is put back: the service answers only with the old database."""
         return {"DODEKA_HEALTH_URL_DEMO": f"http://127.0.0.1:{self._health.server_port}/"}
 
     def stop(self) -> None:
@@ -112,7 +112,7 @@ class Machine:
         self.server.stop()
 
     def prepare(self) -> str:
-        """Demo with its service up and no user but one, whose row is in the WAL; that user's key."""
+        """Start demo's service, with a single user, whose row is in the WAL; returns the key of that user."""
         self._mark += 1
         key = f"mark-{self._mark}"
         self.server.run("systemctl", "start", UNIT, user="root")
@@ -122,14 +122,14 @@ class Machine:
         return key
 
     def keep(self) -> None:
-        """A file that a restore has kept, of one user called `kept`."""
+        """Make a kept file with one user, called `kept`."""
         file = f"{DEMO}.pre-restore-20260101T000000Z"
         self.server.sh(f'rm -f {file}* && sqlite3 {DEMO} ".timeout 5000" "VACUUM INTO \'{file}\'"')
         self.execute("DELETE FROM users", Path(file))
         self.execute("INSERT INTO users VALUES ('kept', 0, 0, x'00')", Path(file))
 
     def trace(self, script: list[str] | None = None, **variables: str) -> list[str]:
-        """The system calls of a restore, or another script, that nothing disturbs, as lines of strace."""
+        """The system calls of an undisturbed restore, or of another script, as lines of strace."""
         command = (
             "strace",
             "-qq",
@@ -147,7 +147,7 @@ class Machine:
     def run(
         self, step: Step, signal: str, script: list[str] | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """A restore, or another script, whose process gets `signal` when it is about to take `step`."""
+        """Run a restore, or another script, whose process gets `signal` just before it takes `step`."""
         inject = f"-einject={step.name}:signal={signal}:when={step.number}"
         command = ("strace", "-qq", "-o/dev/null", f"-etrace={step.name}", inject)
         words = script or self.script
@@ -162,7 +162,7 @@ class Machine:
         return sorted(key for (key,) in self.execute("SELECT key FROM users", file))
 
     def is_up(self) -> bool:
-        """Within three seconds: our own look at the database may make its service start a second time."""
+        """Whether the unit is active within three seconds: our own query of the database may make its service start once more."""
         return any(self.server.active(UNIT) or time.sleep(0.2) for _ in range(15))
 
     def is_whole(self) -> bool:
@@ -176,7 +176,7 @@ class Machine:
         return [path.name for path in self.server.path(STAGING).iterdir() if path.name != staging.MARK]
 
     def newest_pre_restore(self) -> Path:
-        """The newest pre-restore snapshot of demo as a database file in there; got by restic alone."""
+        """The newest pre-restore snapshot of demo as a database file on the server; fetched by restic alone."""
         dump = "restic dump --tag env_demo,pre-restore latest /dodeka-demo.sqlite.zst"
         self.server.run(
             *("sh", "-c", f"PATH=/home/backend/.local/bin:$PATH {dump} | zstd -q -d -f -o /tmp/got.sqlite"),
@@ -187,7 +187,7 @@ class Machine:
 
 
 def steps(trace: list[str]) -> list[Step]:
-    """Those of a trace in their order; the calls that failed, having changed nothing, are none."""
+    """The steps in a trace, in order; failed calls changed nothing, and are not steps."""
     found, counts = [], {}
     for line in trace:
         match = LINE.match(line)

@@ -1,4 +1,4 @@
-"""A server of its own for every test: real SQLite, real restic, a settings file, no service.
+"""A site for every test: real SQLite, real restic, a settings file, no service.
 
 For bats: `python site_folder.py FOLDER` makes one in FOLDER.
 """
@@ -28,7 +28,7 @@ PLAIN |= {name: value for name, value in os.environ.items() if name.startswith("
 
 
 def run_first(program: Path, commands: str) -> None:
-    """Make `program` a restic that first runs `commands`, a shell's: a fake, where the real one cannot be brought to do it."""
+    """Make `program` a restic that first runs the shell `commands`: a fake, for what the real one cannot be made to do."""
     program.write_text(f'#!/bin/sh\n{commands}\nexec {RESTIC} "$@"\n')
     program.chmod(0o755)
 
@@ -41,7 +41,7 @@ class Site:
 
     @property
     def environ(self) -> dict[str, str]:
-        # without the settings file, from which what a test sets here could not differ
+        # without the settings file: the variables of a test must not differ from it
         return {**PLAIN, **self.variables, "DODEKA_BACKUP_ENV": "/dev/null"}
 
     @property
@@ -97,7 +97,7 @@ class Site:
         )
 
     def ok(self, script: str, *arguments: str, stdin: str = "", **variables: str) -> str:
-        """The same, for a run that must succeed and say nothing on standard error."""
+        """As run(), for a script that must succeed and print nothing on standard error."""
         done = self.run(script, *arguments, stdin=stdin, **variables)
         assert (done.returncode, done.stderr) == (0, ""), done
         return done.stdout
@@ -119,7 +119,7 @@ class Site:
         return sum(path.stat().st_size for path in self.repository.rglob("*") if path.is_file())
 
     def staged(self) -> list[str]:
-        """What is in the staging area besides its mark; nothing where there is no such folder yet."""
+        """The names in the staging area besides its mark; none if the folder does not exist yet."""
         return [path.name for path in self.state.glob("staging/*") if path.name != staging.MARK]
 
     def snapshots(self, environment: str | None = None) -> list[dict]:
@@ -140,7 +140,7 @@ def make(folder: Path) -> Site:
 
 
 def peak_memory_kb(process: subprocess.Popen) -> int:
-    """Wait for a process; the most resident memory that it itself had, without the programs that it ran."""
+    """Wait for `process`, and return its peak resident memory in kB, without the programs that it ran."""
     peak = 0
     while process.poll() is None:
         try:

@@ -1,4 +1,4 @@
-"""Databases in the states that tests need: damaged, with something left in a journal, staged beside a live one."""
+"""Databases in the states that tests need: damaged, with a journal, staged beside a live one."""
 
 import random
 import sqlite3
@@ -24,7 +24,7 @@ def corrupt_page(path: Path, number: int) -> None:
 
 
 def leave_in_wal(path: Path) -> None:
-    """A commit in the WAL of `path`, whose writer does not live to fold it in."""
+    """Leave a commit in the WAL of `path`: its writer is killed before it folds it in."""
     script = f"""
 import os, sqlite3
 db = sqlite3.connect({str(path)!r}, isolation_level=None)
@@ -37,7 +37,7 @@ os.kill(os.getpid(), 9)
 
 
 def leave_hot_journal(path: Path) -> None:
-    """A new database with an empty table t, and in its rollback journal a transaction cut off in the middle."""
+    """Make a database with an empty table t, and an interrupted transaction in its rollback journal."""
     script = f"""
 import os, sqlite3
 db = sqlite3.connect({str(path)!r}, isolation_level=None)
@@ -50,7 +50,7 @@ os.kill(os.getpid(), 9)
 
 
 def make_staged(folder: Path) -> Path:
-    """A database of 10 members that is to take the place of folder/db.sqlite."""
+    """Make a staged database of 10 members, to replace folder/db.sqlite."""
     sample_data.create(folder / "other" / "db.sqlite", members=10, seed=9)
     export_compacted(folder / "other" / "db.sqlite", folder / "db.sqlite.restoring-x")
     return folder / "db.sqlite.restoring-x"

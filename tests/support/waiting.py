@@ -1,4 +1,4 @@
-"""Wait for something that another process brings about."""
+"""Wait for another process."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Value = TypeVar("Value")
 
 
 def wait_for(condition: Callable[[], Value], timeout_s: float = 180) -> Value:
-    """What `condition` returns once that is true; AssertionError if it is not within `timeout_s` seconds."""
+    """The first true result of `condition`; AssertionError if there is none within `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not come"

@@ -1,7 +1,7 @@
 """A whole server for tests: systemd, cron, the user backend, everything at its documented place.
 
-No container engine: an overlay of this machine's own file system, in namespaces of its own, with systemd
-as its first process. What happens in there is gone when it stops, and reaches nothing outside.
+No container engine: an overlay of this machine's file system, in separate namespaces, with systemd as the
+first process. Changes on the server are lost when it stops, and reach nothing outside.
 """
 
 import os
@@ -17,7 +17,7 @@ from free_ports import free_port
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path("/home/backend")
 PROJECT = HOME / "dodeka"
-# where a clone of root's is, and the home of the user that runs the backups from it
+# the clone of root, and the home of the user that runs the backups from it
 CLONE = Path("/opt/dodeka-backup")
 OWN_HOME = Path("/var/lib/dbackup")
 
@@ -47,14 +47,14 @@ for unit in systemd-tmpfiles-setup.service systemd-tmpfiles-setup-dev.service sy
     ln -sf /dev/null "$units/$unit"
 done
 printf '[Unit]\\nDefaultDependencies=no\\nRequires=dbus.socket\\nAfter=dbus.socket\\n' > "$units/dodeka-test.target"
-mount --make-rshared "$root" # as systemd has it after a boot: by that it hands credentials over
+mount --make-rshared "$root" # as after a boot: systemd needs it to hand credentials over
 echo dodeka > "$root/etc/hostname"
 printf '127.0.0.1 localhost dodeka\\n' > "$root/etc/hosts"
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=test \\
     chroot "$root" /lib/systemd/systemd --system --unit=dodeka-test.target --log-target=null
 """
 
-# The backend's part: one connection, open all the time, that writes ten times a second.
+# A stand-in for the backend: one connection, open all the time, that writes ten times a second.
 BACKEND = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=5)
@@ -81,16 +81,16 @@ RestartSec=1
 """
 
 
-# what the off-site server lets our key do, as BACKUP.md has it
+# what our key may do on the off-site server, from BACKUP.md
 FORCED = re.findall(
     r"^ +(restrict,command=\".*?\") ssh-ed25519 ", (ROOT / "BACKUP.md").read_text(), re.MULTILINE
 )[0]
 
 
 class Server:
-    """A running server. Paths given to it are as its own processes see them.
+    """A running server. Paths are those that its own processes see.
 
-    All that it writes is in memory, but for `disk`, a folder that it has as /srv.
+    Its files are in memory, except those in `disk`, a folder that is mounted as /srv.
     """
 
     def __init__(self, folder: Path, disk: Path | None = None) -> None:
@@ -119,7 +119,7 @@ class Server:
     def run(
         self, *words: str, user: str = "backend", stdin: str = "", check: bool = True, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program in there, as cron would start it: with next to no environment."""
+        """Run a program on the server, as cron would start it: with almost no environment."""
         done = subprocess.run(
             self.command(*words, user=user, **variables),
             input=stdin,
@@ -131,7 +131,7 @@ class Server:
         return done
 
     def command(self, *words: str, user: str = "backend", **variables: str) -> list[str]:
-        """What to run out here to run `words` in there."""
+        """The command that runs `words` on the server."""
         drop = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         environ = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin" if user == "root" else "/usr/bin:/bin",
@@ -156,7 +156,7 @@ class Server:
         ]
 
     def make_keys_cheap(self) -> None:
-        """For the repositories that BACKUP.md has made, and for a new maintainer's key."""
+        """Make the keys cheap in the repositories that the commands of BACKUP.md make, also a new maintainer's key."""
         for repository, password in (
             ("/mnt/backup/restic", "/mnt/backup/.restic-password"),
             ("/home/dodeka/restic", "/home/backend/.restic-offsite-password"),
@@ -169,7 +169,7 @@ class Server:
                 self.run("chown", "-R", f"{owner}:", repository, user="root")
 
     def start_offsite(self, user: str = "backend") -> None:
-        """Another server, as far as that user can tell: an account `dodeka` behind the ssh host `offsite`, append-only."""
+        """Start what looks like another server to that user: an account `dodeka` on the ssh host `offsite`, append-only."""
         port = free_port()
         home = self.sh(f"getent passwd {user} | cut -d: -f6").strip()
         self.sh(
@@ -192,11 +192,11 @@ class Server:
         )
 
     def sh(self, script: str, **options: object) -> str:
-        """The output of a shell script in there."""
+        """The output of a shell script on the server."""
         return self.run("sh", "-c", script, **options).stdout
 
     def python(self, expression: str, *, user: str = "backend") -> str:
-        """The value of an expression over our module `sample_data` and `Path`."""
+        """The value of a Python expression that may use our module `sample_data`, and `Path`."""
         clone = PROJECT if self.path(PROJECT / "bin").exists() else CLONE
         code = (
             f"import sys; sys.path.insert(0, '{clone}/bin')\n"
@@ -206,7 +206,7 @@ class Server:
         return self.run(str(clone / ".venv/bin/python"), "-c", code, user=user).stdout.strip()
 
     def path(self, inside: str | Path) -> Path:
-        """A path in there, as this process sees it."""
+        """The path outside of a file on the server."""
         return Path(f"/proc/{self._init}/root{inside}")
 
     def active(self, unit: str) -> bool:
@@ -241,7 +241,7 @@ class Server:
         raise AssertionError(f"systemd did not start: {self._log.read_text()}")
 
     def _set_up(self) -> None:
-        # the Python that made .venv may be in root's home: let it be reached, in here
+        # the Python that made .venv may be in root's home, which is opened for it on the server
         self.sh(
             "id backend 2>/dev/null || useradd --create-home --shell /bin/sh backend; chmod o+x /root;"
             "mkdir -p /mnt/backup /home/backend/dodeka; chown backend: /mnt/backup /home/backend /home/backend/dodeka;"
@@ -252,7 +252,7 @@ class Server:
         for name in ("bin", "deploy", "requirements.txt", "Makefile", "BACKUP.md", ".venv"):
             source = ROOT / name
             if source.is_dir():
-                # the S3 server's packages are as large as all the rest together, and only for out here
+                # the packages of the S3 server are as large as the rest together, and not needed on the server
                 ignore = shutil.ignore_patterns(
                     "__pycache__", "backup.env", "boto*", "cryptography*", "moto*"
                 )
@@ -273,7 +273,7 @@ class Server:
             shutil.copy2(restic, program)
 
     def move_to_root(self) -> None:
-        """The scripts in a clone of root's, as BACKUP.md recommends it; what `backend` has left are the databases."""
+        """Move the scripts to a clone of root, as BACKUP.md recommends; `backend` keeps only the databases."""
         self.sh(
             f"chmod 755 /opt; chmod 700 {HOME}; cp -a {PROJECT} {CLONE};"
             f"rm -rf {CLONE}/backend; chown -R root: {CLONE}; chmod -R go-w {CLONE};"
