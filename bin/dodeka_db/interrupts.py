@@ -37,14 +37,14 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Let a program that takes the place of this one be stopped as any other."""
+    """Restore the default signals, for a program that replaces this process."""
     for signum in (signal.SIGTSTP, signal.SIGTTOU):
         signal.signal(signum, signal.SIG_DFL)
 
 
 @contextmanager
 def suspendable() -> Iterator[None]:
-    """Let Ctrl-Z stop the process while the block runs. For questions: few are asked under a lock (init of a remote repository)."""
+    """Let Ctrl-Z stop the process while the block runs. For questions: no lock is held there."""
     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
         yield

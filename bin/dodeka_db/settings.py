@@ -253,7 +253,7 @@ def _offsite_options(main: RepositorySettings, values: Mapping[str, str]) -> tup
             )
         if masking.masked(option, values) != option:
             raise SetupError(
-                "OFFSITE_OPTIONS holds a password, which every user could see in the process list",
+                "OFFSITE_OPTIONS contains a password, which every user could see in the process list",
                 "use a key, or the configuration of rclone",
             )
         # a copy is one restic, with one set of options

@@ -119,7 +119,7 @@ def test_a_server_s_repository_is_asked_for_before_the_question(site: Site, tmp_
         stdout=subprocess.PIPE,
         text=True,
     ) as init:
-        while "do not say yes" not in init.stdout.readline():
+        while "answer no" not in init.stdout.readline():
             pass
         site.ok("backup", "demo")  # backups go on while somebody thinks
         init.communicate("yes\n", timeout=60)

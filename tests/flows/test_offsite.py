@@ -734,7 +734,7 @@ def test_a_removal_that_is_not_one_is_not_believed(twin):
                 "OFFSITE_REPOSITORY": "rest:http://anna:very-secret@127.0.0.1/",
                 "OFFSITE_OPTIONS": "rclone.program=http://anna:very-secret@127.0.0.1/",
             },
-            "OFFSITE_OPTIONS holds a password, which every user could see in the process list",
+            "OFFSITE_OPTIONS contains a password, which every user could see in the process list",
         ),
         (
             {"OFFSITE_OPTIONS": "rclone.program=ssh offsite; rclone.timeout"},
