@@ -37,7 +37,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Restore the default signals, for a program that replaces this process."""
+    """Let Ctrl-Z stop the process again, for a program that replaces it."""
     for signum in (signal.SIGTSTP, signal.SIGTTOU):
         signal.signal(signum, signal.SIG_DFL)
 
