@@ -8,7 +8,7 @@ from dodeka_db.flows import keys
 
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, 4, opens_repository=True)
-    parser.add_argument("name", help="whose it is")
+    parser.add_argument("name", help="who gets the key")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.begin("both")

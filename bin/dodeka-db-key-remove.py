@@ -8,7 +8,7 @@ from dodeka_db.flows import keys
 
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, opens_repository=True)
-    parser.add_argument("name", help="whose it is, or its ID")
+    parser.add_argument("name", help="the name or the ID of the key")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.begin("both")

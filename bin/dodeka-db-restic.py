@@ -9,7 +9,9 @@ from dodeka_db.flows import restic
 
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(
-        __doc__, opens_repository=True, meanings={**MEANINGS, 1: "restic failed; its other codes are its own"}
+        __doc__,
+        opens_repository=True,
+        meanings={**MEANINGS, 1: "restic failed; other exit codes are restic's own"},
     )
     parser.add_argument("words", help="restic's arguments in the shell's quoting: 'snapshots --tag env_demo'")
     console.offsite_option(parser)

@@ -8,7 +8,9 @@ from dodeka_db.flows import restore, restore_question
 
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, 3, 4, 5, 7, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="whose database is replaced")
+    parser.add_argument(
+        "environment", type=console.environment_name, help="the environment whose database is replaced"
+    )
     parser.add_argument(
         "--from",
         dest="source",

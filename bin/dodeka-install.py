@@ -11,8 +11,8 @@ from dodeka_db.flows import install
 
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__)
-    parser.add_argument("--timers", action="store_true", help="systemd's timers in place of the crontab")
-    parser.add_argument("--uninstall", action="store_true", help="take back what this has installed")
+    parser.add_argument("--timers", action="store_true", help="systemd timers instead of the crontab")
+    parser.add_argument("--uninstall", action="store_true", help="undo what make install did")
     arguments = parser.parse_args(argv)
     if arguments.uninstall:
         install.uninstall()

@@ -18,13 +18,13 @@ READ_BY_RESTIC = re.compile(rf"RESTIC_\w+|{masking.OF_A_SERVER.pattern}|(?i:(htt
 class RepositorySettings:
     """The settings of the main repository or of the off-site one; paths are absolute.
 
-    `password_file` is None where restic is given its password another way. `state` is the folder for the lock, the temporary
-    files and the records of the runs on this repository. `variables` is all that is set; what of it restic gets is
-    `for_restic`: of the names that look like a secret only those in `given`, which are set for it. `options` are restic's own, as
-    it takes them behind -o. `restic` is the program.
-    `format`, one of settings.FORMATS, is what new snapshots are. `lock_wait_s` is how long a run waits for another one.
-    `databases` are those of all environments. `retains` is whether the retention policy is applied to it. `copied_to` is, of
-    the main repository, the off-site one; None where there is none.
+    `password_file` is None if restic gets its password another way. `state` is the folder for the lock, the temporary
+    files and the records of the runs on this repository. `variables` are all settings and the environment; `for_restic` is the
+    part that restic gets. A name that looks like a secret is passed on only if it is in `given`, the names that are set for us.
+    `options` are restic's own, as it takes them after -o. `restic` is the program.
+    `format`, one of settings.FORMATS, is that of new snapshots. `lock_wait_s` is how long a run waits for another one.
+    `databases` are those of all environments. `retains` is whether the retention policy is applied to it. `copied_to` is the
+    off-site repository of the main one; None if there is none.
     """
 
     address: str

@@ -155,7 +155,7 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
     environ = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     named = environ.get("DODEKA_BACKUP_ENV")
     _check_names(environ, "the environment", ("DODEKA_BACKUP_ENV", "HOME"))
-    # cron may give no HOME; expanduser then asks the user database
+    # cron may set no HOME; expanduser then asks the user database
     home = _path("HOME", environ, Path(os.path.expanduser("~")))
     file = Path(os.path.expanduser(named)) if named else SETTINGS_FILE
     if check_owner:

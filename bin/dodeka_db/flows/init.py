@@ -71,7 +71,7 @@ def _report(chosen: RepositorySettings, other: str, config: Config | None, patte
 
 
 def _confirm_new(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> None:
-    """Ask before a first repository is made where it looks as if there was one."""
+    """Ask before a first repository is made, if there are signs that one existed."""
     doubts = []
     databases = [environment.live for environment in settings.environments]
     if chosen.folder and not disks.is_on_own_volume(chosen.folder, databases):

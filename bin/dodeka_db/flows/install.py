@@ -345,7 +345,9 @@ def _opened(
         name = path if folder is None else path.name
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
-        raise SetupError(f"{path} cannot be opened: {error.strerror}", "a link, perhaps: ls -l") from error
+        raise SetupError(
+            f"{path} cannot be opened: {error.strerror}", f"perhaps it is a link: ls -l {path}"
+        ) from error
     with safe_open.closed_at_end(descriptor):
         yield descriptor
 

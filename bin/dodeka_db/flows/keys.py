@@ -24,7 +24,9 @@ def add(settings: RepositorySettings, name: str) -> tuple[Key, Path]:
     proof fails, the key is removed again.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is not a name", "1 to 40 of A-Z, a-z, 0-9, dot, hyphen and underscore")
+        raise UsageError(
+            f"{name!r} is not a valid name", "use 1 to 40 of A-Z, a-z, 0-9, dot, hyphen and underscore"
+        )
     with staging.locked(settings, f"key for {name}"):
         repository = Repository(settings)
         before = repository.keys()

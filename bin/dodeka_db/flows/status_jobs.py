@@ -22,7 +22,7 @@ def drill(main: RepositorySettings, environment: Environment) -> Look:
     record = job_records.read(main.state, verify.job(environment))
     scheduled = environment.name in schedule.DRILLED
     if not scheduled and not record.passed and not record.failed:
-        return well("none yet, and none is scheduled")
+        return well("no drill yet, and none is scheduled")
     overdue = schedule.WEEKLY_OVERDUE if scheduled else None
     look = _job(record, "drill", "drill", overdue, main.make(f"verify ENV={environment.name}"))
     if snapshot := record.details.get("snapshot"):
@@ -82,7 +82,7 @@ def at_work(main: RepositorySettings) -> Look:
 
 
 def _job(record: Record, name: str, what: str, overdue: timedelta | None, command: str) -> Look:
-    """The look of a job by its `record`; figures call it `name`, messages `what`, and `command` does it again."""
+    """The look of a job by its `record`; figures call it `name`, messages `what`, and `command` runs it again."""
     if record.passed and is_future(record.passed):
         return bad(
             f"the last good {what} is in the future", f"check the clock (timedatectl), then: {command}"

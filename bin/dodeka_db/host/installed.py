@@ -165,7 +165,7 @@ def crontab(user: str = "") -> str:
 
 
 def is_ours(line: str) -> bool:
-    """Whether a line of a crontab is of a shipped one, this version's or an older one's."""
+    """Whether a line of a crontab is from a shipped one, of this version or an older one."""
     comments = (one for one in CRONTAB.read_text().splitlines() if one.startswith("#"))
     return bool(_JOB.search(line)) or line in comments
 

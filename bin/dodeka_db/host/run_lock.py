@@ -45,7 +45,9 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
     try:
         descriptor = safe_open.no_link(file, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise SetupError(f"lock {file} cannot be opened: {error.strerror}", "check who owns it") from error
+        raise SetupError(
+            f"lock {file} cannot be opened: {error.strerror}", f"see its owner: ls -l {file}"
+        ) from error
     with safe_open.closed_at_end(descriptor):
         _wait(
             descriptor, file, wait_s, lambda: os.pread(descriptor, 1000, 0).decode(errors="replace").strip()

@@ -267,7 +267,7 @@ class Service:
         return f"see: systemctl status {self.unit}"
 
     def _sudo_allows(self) -> bool:
-        # -l asks whether it may be run, and does not run it; -n: without a word
+        # -l asks whether a command is allowed, and does not run it; -n never asks for a password
         return all(
             programs.run(*self._sudo, "-n", "-l", *self._program, verb, self.unit).exit_code == 0
             for verb in ("stop", "start")

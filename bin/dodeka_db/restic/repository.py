@@ -287,7 +287,7 @@ class Repository:
     def dump(
         self, snapshot_id: str, path: str, reader: Callable[[Readable], None], cached: bool = True
     ) -> None:
-        """Let `reader` have the file at `path` in the snapshot as it comes; on a second try from its start again.
+        """Give `reader` the file at `path` in the snapshot as a stream; on a second try from the start again.
 
         `cached` False: without restic's cache, which has everything but the file's content. Raises SnapshotError if the file
         cannot be read to its end, and what `reader` raises.
@@ -296,7 +296,7 @@ class Repository:
         self._restic.run("dump", *options, "--", snapshot_id, path, reader=reader)
 
     def path_in(self, snapshot: Snapshot) -> str:
-        """The path of the file inside the snapshot: one that was given by a relative path is at the top, whatever its own path."""
+        """The path of the file inside the snapshot: restic stores a file that was given by a relative path at the top."""
         name = snapshot.path.rpartition("/")[2]
         if snapshot.path == f"/{name}":
             return snapshot.path
@@ -397,7 +397,7 @@ class Repository:
         )
 
     def locks(self) -> tuple[list[Lock], list[str]]:
-        """restic's own locks that are there now, and the IDs of those whose content cannot be read."""
+        """restic's own locks in the repository now, and the IDs of those whose content cannot be read."""
         return self._restic.locks()
 
 

@@ -104,21 +104,23 @@ class Restic:
             ) from error
 
     def locks(self) -> tuple[list[Lock], list[str]]:
-        """The locks that are there now, and the IDs of those whose content cannot be read. Raises BackupError."""
+        """The locks in the repository now, and the IDs of those whose content cannot be read. Raises BackupError."""
         listed = self.start("list", "--no-lock", "locks", timeout_s=server_watch.LOOK_S)
         if listed.exit_code:
-            raise failures.of_restic(self._repository, "list", listed)
+            raise failures.failure_of_restic(self._repository, "list", listed)
         found, unreadable = [], []
         for lock_id in listed.stdout.decode(errors="replace").split():
             done = self.start("cat", "--no-lock", "lock", lock_id, timeout_s=server_watch.LOOK_S)
-            if isinstance(failures.of_restic(self._repository, "cat", done), failures.LockUnreadableError):
+            if isinstance(
+                failures.failure_of_restic(self._repository, "cat", done), failures.LockUnreadableError
+            ):
                 unreadable.append(lock_id)
             elif not done.exit_code:  # else it is gone
                 found.append(self.parsed(partial(stale_locks.from_json, lock_id), done.stdout))
         return found, unreadable
 
     def _remove_stale_locks(self) -> None:
-        """Have restic remove the locks that are stale, if there is one and that harms nobody. Raises BackupError."""
+        """Let restic remove stale locks, if there are any and no other process can be harmed. Raises BackupError."""
         found, _ = self.locks()
         if stale_locks.can_be_removed(found):
             # never --remove-all; whether it helped shows now: restic 0.14 says that it did in any case
