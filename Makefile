@@ -192,10 +192,10 @@ test-full: setup test-packages .venv/.tests ## all tests, the slow ones too (20 
 
 .PHONY: coverage
 coverage: setup test-packages .venv/.tests ## which lines of bin/ the tests run
-	@.venv/bin/coverage erase
-	@.venv/bin/coverage run -m pytest --numprocesses 7 --dist worksteal
-	@.venv/bin/coverage combine --quiet
-	@.venv/bin/coverage report
+	@.venv/bin/python -m coverage erase
+	@.venv/bin/python -m coverage run -m pytest --numprocesses 7 --dist worksteal
+	@.venv/bin/python -m coverage combine --quiet
+	@.venv/bin/python -m coverage report
 
 .PHONY: lint
 lint: setup .venv/.tests ## ruff, mypy --strict, shellcheck, shfmt: 0 findings
