@@ -179,7 +179,7 @@ recovery-sheet: ## the page to keep on paper: what is where, and how to restore 
 
 .PHONY: test
 test: setup test-packages .venv/.tests ## run the tests (5 minutes); T=tests/sqlite/test_swap.py: all of one file
-	@[ -n "$$T" ] || tests/both.sh
+	@[ -n "$$T" ] || tests/pytest_and_bats.sh
 	@[ -z "$$T" ] || .venv/bin/python -m pytest --full "$$T"
 
 .PHONY: test-fast
@@ -188,7 +188,7 @@ test-fast: setup .venv/.tests ## the tests that need no repository, no server, n
 
 .PHONY: test-full
 test-full: setup test-packages .venv/.tests ## all tests, the slow ones too (20 minutes)
-	@tests/both.sh --full
+	@tests/pytest_and_bats.sh --full
 
 .PHONY: coverage
 coverage: setup test-packages .venv/.tests ## which lines of bin/ the tests run

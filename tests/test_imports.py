@@ -13,7 +13,7 @@ FLOWS, WINGS = "flows", ("restic", "sqlite", "host")
 BELOW = {FLOWS: WINGS, "restic": ("host",), "sqlite": ("host",), "host": ()}
 # the floor's own order: a file imports those in front of it
 FLOOR = (
-    *("streams", "interrupts", "errors", "safe_open", "formatting", "schedule", "packages", "places"),
+    *("stream_types", "interrupts", "errors", "safe_open", "formatting", "schedule", "packages", "places"),
     *("repository_address", "masking", "repository_settings", "settings_file", "settings", "console"),
 )
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cheap_key import reseal
-from dodeka_db.flows import growth, status_repository
+from dodeka_db.flows import snapshot_growth, status_repository
 from dodeka_db.flows.status_lines import State
 from dodeka_db.host import installed, job_records
 from dodeka_db.restic.snapshots import Snapshot
@@ -606,18 +606,18 @@ class TestElsewhere:
 
 def test_the_growth_per_day(site):
     demo = site.settings.environment("demo")
-    assert growth.bytes_per_day(site.state, demo, 1000) is None
+    assert snapshot_growth.bytes_per_day(site.state, demo, 1000) is None
 
     def samples(*ages_and_sizes: tuple[timedelta, int]) -> None:
         entries = [[before(age), size] for age, size in ages_and_sizes]
         job_records.passed(site.state, "size-demo", {"samples": entries})
 
     samples((timedelta(hours=2), 500))
-    assert growth.bytes_per_day(site.state, demo, 1000) is None, "two hours say nothing of a day"
+    assert snapshot_growth.bytes_per_day(site.state, demo, 1000) is None, "two hours say nothing of a day"
     samples((timedelta(days=20), 0), (timedelta(days=5), 500), (timedelta(days=1), 900))
-    assert growth.bytes_per_day(site.state, demo, 1000) == pytest.approx(100, rel=0.01)
+    assert snapshot_growth.bytes_per_day(site.state, demo, 1000) == pytest.approx(100, rel=0.01)
     samples((timedelta(days=2), 5000))
-    assert growth.bytes_per_day(site.state, demo, 1000) == pytest.approx(-2000, rel=0.01)
+    assert snapshot_growth.bytes_per_day(site.state, demo, 1000) == pytest.approx(-2000, rel=0.01)
 
 
 def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):

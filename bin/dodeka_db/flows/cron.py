@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dodeka_db import schedule
 from dodeka_db.errors import BackupError, RepositoryFullError, as_line
-from dodeka_db.flows import backup, growth, retention
+from dodeka_db.flows import backup, retention, snapshot_growth
 from dodeka_db.flows.leftovers import fail_if_down, recover
 from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.formatting import counted
@@ -68,7 +68,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 taken,
                 "counting the stored bytes",
                 "done",
-                lambda: growth.sample(repository, environment),
+                lambda: snapshot_growth.sample(repository, environment),
             )
         fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
         backup.fail_if_defective(taken, environment)

@@ -11,7 +11,7 @@ from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot
 from dodeka_db.sqlite import header
 from dodeka_db.sqlite.failures import NotWholeError
-from dodeka_db.streams import Readable
+from dodeka_db.stream_types import Readable
 
 log = logging.getLogger("dodeka_db")
 _HINT = "choose another snapshot"

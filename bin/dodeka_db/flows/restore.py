@@ -9,7 +9,7 @@ from pathlib import Path
 from dodeka_db import safe_open
 from dodeka_db.errors import DatabaseError, ServiceError
 from dodeka_db.flows import leftovers, restore_origin, snapshots, stray_writes
-from dodeka_db.flows.exchange import exchange
+from dodeka_db.flows.exchange_databases import exchange
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.flows.restore_question import Change
 from dodeka_db.flows.staged_database import stage

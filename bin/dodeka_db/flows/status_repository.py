@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dodeka_db import schedule
 from dodeka_db.errors import BackupError, RepositoryMissingError, WrongPasswordError
-from dodeka_db.flows import growth
+from dodeka_db.flows import snapshot_growth
 from dodeka_db.flows.status_lines import Look, age, bad, largest_bytes, now, unknown, well
 from dodeka_db.formatting import counted, size
 from dodeka_db.host import disks, password_files
@@ -117,7 +117,9 @@ def snapshots(main: RepositorySettings, environment: Environment, listed: Sequen
 def stored(repository: Repository, environment: Environment, listed: Sequence[Snapshot]) -> Stored:
     """Raises BackupError or OSError."""
     stored_bytes = repository.stored_bytes(environment) if listed else 0
-    return Stored(stored_bytes, growth.bytes_per_day(repository.settings.state, environment, stored_bytes))
+    return Stored(
+        stored_bytes, snapshot_growth.bytes_per_day(repository.settings.state, environment, stored_bytes)
+    )
 
 
 def size_line(found: Stored | Exception | None) -> Look:

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 from dodeka_db import packages
 from dodeka_db.errors import SetupError, no_process
 from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
-from dodeka_db.streams import Readable
+from dodeka_db.stream_types import Readable
 
 if TYPE_CHECKING:  # it takes 0.1 s to import: not before it is needed
     import sh

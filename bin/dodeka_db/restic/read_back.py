@@ -10,7 +10,7 @@ from dodeka_db.errors import RepositoryDamagedError, SnapshotError
 from dodeka_db.host import programs
 from dodeka_db.restic import failures
 from dodeka_db.restic.repository import Repository, Stored
-from dodeka_db.streams import Readable
+from dodeka_db.stream_types import Readable
 
 
 def read_back(repository: Repository, stored: Stored, file: BinaryIO) -> None:

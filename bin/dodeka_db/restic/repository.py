@@ -24,7 +24,7 @@ from dodeka_db.restic.runner import Restic
 from dodeka_db.restic.snapshots import DATABASE, PRE_RESTORE, PROBE, Snapshot, from_json, tag_filter, tags_of
 from dodeka_db.restic.stale_locks import Lock
 from dodeka_db.settings import FORMATS, Environment
-from dodeka_db.streams import Readable
+from dodeka_db.stream_types import Readable
 
 log = logging.getLogger("dodeka_db")
 

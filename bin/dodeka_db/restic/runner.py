@@ -22,7 +22,7 @@ from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, server_watch, stale_locks
 from dodeka_db.restic.server_watch import ServerWatch, repository_in
 from dodeka_db.restic.stale_locks import Lock
-from dodeka_db.streams import Readable
+from dodeka_db.stream_types import Readable
 
 log = logging.getLogger("dodeka_db")
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from dodeka_db import packages
 from dodeka_db.errors import SnapshotError
-from dodeka_db.streams import Readable, Writable
+from dodeka_db.stream_types import Readable, Writable
 
 zstandard = packages.load("zstandard")
 

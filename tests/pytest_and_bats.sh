@@ -1,5 +1,5 @@
 #!/bin/sh
-# usage: both.sh [OPTION OF PYTEST...]
+# usage: pytest_and_bats.sh [OPTION OF PYTEST...]
 # The tests of pytest, and meanwhile those of bats, which are shown behind them.
 set -u
 cd "$(dirname "$0")/.." || exit
