@@ -46,7 +46,7 @@ def shown(name: str, value: str, variables: Mapping[str, str]) -> str:
 
 
 def shown_host(url: str) -> str:
-    """The part of a monitor's address that is no secret: its path is."""
+    """The part of a monitor's address that is not secret: its path is."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}/..."
 

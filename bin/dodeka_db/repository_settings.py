@@ -69,7 +69,7 @@ class RepositorySettings:
 
     @property
     def for_restic(self) -> dict[str, str]:
-        """The environment of restic, and of the ssh or rclone that it starts: nothing of ours, no secret of another program."""
+        """The environment of restic, and of the ssh or rclone that it starts: without our settings and other programs' secrets."""
         handed = {
             name: value
             for name, value in self.variables.items()

@@ -28,7 +28,7 @@ _OF_TIMERS = (POLKIT, *(installed.CREDENTIALS / name for name in installed.CREDE
 
 
 def one_user() -> None:
-    """Install what the web service's user can by itself, and say what an administrator has to do besides. Raises SetupError."""
+    """Install what the web service's user may install, and print what an administrator has to add. Raises SetupError."""
     if settings.ROOT.stat().st_uid == 0:
         raise SetupError(
             f"{settings.ROOT} belongs to root",
@@ -402,7 +402,7 @@ def _set_jobs(user: str, jobs: str) -> None:
     ours = [installed.is_ours(line) for line in present]
     others = [line for line, is_ours in zip(present, ours, strict=True) if not is_ours]
     at = ours.index(True) if True in ours else len(present)
-    # what sets a variable stays in front of what it is for
+    # a line that sets a variable stays before the lines that use it
     wanted = [*others[:at], *jobs.splitlines(), *others[at:]]
     if list(filter(str.strip, wanted)) == present:
         log.info("crontab of %s: unchanged", user)

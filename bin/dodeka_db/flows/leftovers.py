@@ -28,8 +28,8 @@ Down = list[tuple[Service, ServiceError]]
 def recover(settings: Settings, saving: bool = True) -> Down:
     """Clean up after killed restores, and save the databases that any restore kept. To be called under the lock.
 
-    What cannot be done is warned of, and tried again by the next run: no backup is left out for it. A service that is
-    down is returned as well, for fail_if_down(). With `saving` False the kept files stay where they are.
+    A step that fails is only a warning, and tried again by the next run: a backup is taken all the same. Services that stay
+    down are returned, for fail_if_down(). With `saving` False the kept files stay where they are.
     """
     down: Down = []
     for environment in settings.environments:

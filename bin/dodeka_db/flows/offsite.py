@@ -99,7 +99,7 @@ def run(settings: Settings) -> Done:
 def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
     main, offsite = source.settings, target.settings
     with staging.locked(main, run_lock.COPY):
-        pass  # a run that did not see us when it began has ended
+        pass  # a run that began before us, and did not see us, has ended now
     check_apart(source.config(), target.config())
     listed = source.listed()
     before = {snapshot.id for snapshot in target.listed()}

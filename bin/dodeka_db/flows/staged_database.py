@@ -73,7 +73,7 @@ def rights_of_new(settings: Settings, target: Environment, origin: Origin, stage
         its_rights = file_rights.read(live) if live.exists() else file_rights.for_new_file(live.parent)
         if source != live:
             of_source = file_rights.read(source) if source.exists() else file_rights.for_new_file(live.parent)
-            if source.parent.is_dir():  # else only its snapshots are on this machine
+            if source.parent.is_dir():  # if not, only its snapshots are on this machine
                 of_source = of_source.within(source.parent)
             its_rights = its_rights.stricter(of_source)
         its_rights.own(staged)

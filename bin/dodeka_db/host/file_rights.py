@@ -135,7 +135,7 @@ def for_new_file(folder: Path) -> Rights:
 
 
 def _opened(path: Path) -> AbstractContextManager[int]:
-    # a descriptor is one file, whatever takes its path meanwhile
+    # a descriptor stays the same file, even if another file gets its path
     return safe_open.closed_at_end(safe_open.no_link(path, os.O_RDONLY))
 
 

@@ -113,7 +113,7 @@ class Service:
 
     def look(self) -> Condition:
         """The condition of the unit now. Raises ServiceError."""
-        # anyone may ask: without sudo, whose rules may allow no more than stop and start
+        # without sudo, whose rules may allow no more than stop and start: any user may ask
         properties = "LoadState,ActiveState,MainPID,InvocationID,Result,ActiveEnterTimestampMonotonic"
         shown = self._run(
             *self._program, "show", f"--property={properties}", self.unit, failing="could not ask about"

@@ -115,7 +115,7 @@ class Restic:
                 failures.failure_of_restic(self._repository, "cat", done), failures.LockUnreadableError
             ):
                 unreadable.append(lock_id)
-            elif not done.exit_code:  # else it is gone
+            elif not done.exit_code:  # if not, the lock is gone
                 found.append(self.parsed(partial(stale_locks.from_json, lock_id), done.stdout))
         return found, unreadable
 
@@ -123,7 +123,7 @@ class Restic:
         """Let restic remove stale locks, if there are any and no other process can be harmed. Raises BackupError."""
         found, _ = self.locks()
         if stale_locks.can_be_removed(found):
-            # never --remove-all; whether it helped shows now: restic 0.14 says that it did in any case
+            # never --remove-all; the next try shows whether it helped: restic 0.14 reports success in any case
             self.start("unlock", timeout_s=None if self._repository.folder else server_watch.LOOK_S)
 
     def _make_contact(self) -> None:
