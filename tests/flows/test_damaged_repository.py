@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import site_folder
+from cheap_key import reseal
 from dodeka_db.restic import stale_locks
 from dodeka_db.restic.stale_locks import Lock
 from site_folder import RESTIC, Site, run_first
@@ -259,6 +260,7 @@ def test_the_copy_goes_on_with_what_is_whole(site, part, how):
         "OFFSITE_PASSWORD_FILE": str(site.folder / "there-password"),
     }
     site.ok("init", "--offsite", "--yes", **there)
+    reseal(Path(there["OFFSITE_REPOSITORY"]), Path(there["OFFSITE_PASSWORD_FILE"]).read_text().strip())
     whole = len(site.snapshots()) - 1
     damaged = harm(site, part, how)
     for copied in (whole, 0):  # and again: it stays said until it is repaired

@@ -483,13 +483,9 @@ CASES = {
     keep=[
         "the newest is old",
         "a failed cron run",
-        "no drill for",
-        "stopped service",
-        "a kept file",
         "password for all",
         "not mounted",
         "lock of a dead",
-        "no crontab",
     ],
 )
 @pytest.mark.parametrize("case", CASES)

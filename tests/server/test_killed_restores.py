@@ -124,7 +124,7 @@ def test_killed_at_every_step_of_an_undo_from_a_kept_file(machine, sampled):
     assert not wrong_ones(sampled(found[copied:]), kill)
 
 
-@pytest.mark.slow("both sides of the swap", keep=["behind it"])
+@pytest.mark.slow("both sides of the swap")
 @pytest.mark.parametrize("swapped", [False, True], ids=["before the swap", "behind it"])
 @pytest.mark.long
 def test_killed_at_every_step_of_recovery_itself(machine, sampled, swapped):
