@@ -54,7 +54,7 @@ print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0.01)[0]:
     began = time.monotonic()
     try:
-        connection.execute("INSERT OR REPLACE INTO counters VALUES ('bench', ?, 0, x'00')", (count,))
+        connection.execute("INSERT OR REPLACE INTO metadata VALUES ('bench', ?, 0, x'00')", (count,))
         count += 1
     except sqlite3.OperationalError:
         refused += 1
@@ -112,32 +112,27 @@ def use(backend: sqlite3.Connection, rng: random.Random, number: int) -> None:
     """Some minutes of ordinary use: 3 profiles change, 3 sessions begin and the 3 oldest expire, 3 mails are queued,
     every other time there is a new member."""
     backend.execute("BEGIN IMMEDIATE")
-    count = backend.execute("SELECT max(rowid) FROM userdata").fetchone()[0]
-    queued = backend.execute("SELECT max(rowid) FROM outbox").fetchone()[0]
-    for step in range(3):
-        profile = _change_profile(backend, rng.randint(1, count), rng)
+    count = backend.execute("SELECT max(rowid) FROM birthdays").fetchone()[0]
+    for _ in range(3):
+        user = _change_profile(backend, rng.randint(1, count), rng)
         backend.execute("DELETE FROM session_cache WHERE rowid = (SELECT min(rowid) FROM session_cache)")
-        sample_data.insert(
-            backend, "session_cache", rng.randbytes(16).hex(), {"token": rng.randbytes(96).hex()}
-        )
-        sample_data.insert(
-            backend, "outbox", f"9{queued + step:06d}", {"to": f"{number}@example.org", "subject": "Hi"}
-        )
+        sample_data.add_session(backend, rng, user)
+        sample_data.add_mail(backend, rng, rng.randbytes(32).hex(), f"{number}@example.org")
     if number % 2:
-        key, email = f"{count:06d}_{rng.randbytes(6).hex()}", f"new.{count}@example.org"
-        sample_data.insert(backend, "users", key, {"name": "New", "email": email})
-        sample_data.insert(backend, "users_by_email", email, {"user": key})
-        sample_data.insert(backend, "userdata", key, profile)
-        sample_data.insert(backend, "user_permissions", f"{key}:member", {"until": 1_900_000_000})
+        sample_data.add_member(backend, rng, count)
+        backend.execute("UPDATE metadata SET value = ? WHERE key = 'user_id_counter'", (b"%d" % (count + 1),))
     backend.execute("COMMIT")
 
 
-def _change_profile(backend: sqlite3.Connection, row: int, rng: random.Random) -> dict:
-    value = backend.execute("SELECT value FROM userdata WHERE rowid = ?", (row,)).fetchone()[0]
-    profile = json.loads(value)
-    profile["notes"] = " ".join(rng.choices(profile["notes"].split(), k=rng.randint(100, 140)))
-    backend.execute("UPDATE userdata SET value = ? WHERE rowid = ?", (json.dumps(profile).encode(), row))
-    return profile
+def _change_profile(backend: sqlite3.Connection, row: int, rng: random.Random) -> str:
+    """The ID of the user with the profile that got another name."""
+    user = backend.execute("SELECT key FROM birthdays WHERE rowid = ?", (row,)).fetchone()[0]
+    profile = {"firstname": "Changed", "lastname": rng.randbytes(8).hex()}
+    backend.execute(
+        "UPDATE users SET value = ?, counter = counter + 1 WHERE key = ?",
+        (json.dumps(profile).encode(), f"{user}:profile"),
+    )
+    return str(user)
 
 
 def _in_turn(number: int) -> list[str]:
@@ -216,6 +211,6 @@ def _is_whole(database: Path, name: str, variables: dict[str, str]) -> None:
     # the writers' counter goes on between the last snapshots
     for path in (folder / "db", database):
         with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("DELETE FROM counters")
+            connection.execute("DELETE FROM metadata WHERE key = 'bench'")
     assert sample_data.digest(folder / "db") == sample_data.digest(database), name
     shutil.rmtree(folder)

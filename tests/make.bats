@@ -52,38 +52,38 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk snapshots
     [ "${#lines[@]}" -eq 3 ]
 
-    sqlite3 "$DB" 'DELETE FROM users'
+    sqlite3 "$DB" 'DELETE FROM users_by_email'
     mk restore ENV=production SNAPSHOT=latest YES=1
     succeeds
-    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users')" -eq 400 ]
+    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
 
     mk restore ENV=demo FROM=production SNAPSHOT=latest YES=1
     succeeds
     [[ $output == *"PRODUCTION'S DATA GOES TO DEMO."* ]]
-    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 400 ]
+    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
 
     mk undo ENV=demo YES=1
     succeeds
-    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 30 ]
+    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users_by_email')" -eq 30 ]
     run --separate-stderr sh -c "echo no | make undo ENV=demo CONFIG=$SITE/backup.env"
     [ "$status" -eq 2 ]
     [[ $stderr == *"not confirmed; nothing was changed"* ]]
-    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 30 ]
+    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users_by_email')" -eq 30 ]
 }
 
 @test "restore asks, and takes its answers from a pipe" {
     mk backup ENV=production
-    sqlite3 "$DB" 'DELETE FROM users'
+    sqlite3 "$DB" 'DELETE FROM users_by_email'
     run --separate-stderr sh -c "printf 'latest\nyes\n' | make restore ENV=production CONFIG=$SITE/backup.env"
     [ "$status" -eq 0 ]
-    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users')" -eq 400 ]
-    sqlite3 "$DB" 'DELETE FROM users'
+    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
+    sqlite3 "$DB" 'DELETE FROM users_by_email'
     mk restore ENV=production SNAPSHOT=latest </dev/null
     [ "$status" -eq 2 ]
     [[ $stderr == *"nothing was changed"* ]]
     mk restore ENV=production SNAPSHOT=latest YES=0 </dev/null
     [ "$status" -eq 2 ]
-    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users')" -eq 0 ]
+    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users_by_email')" -eq 0 ]
 }
 
 @test "cron: production when nothing is named" {

@@ -12,7 +12,7 @@ setup() { copy_site; }
     succeeds
     run --separate-stderr sh -c "printf 'latest\nyes\n' | '$ROOT/deploy/dodeka-db-restore.sh' demo --from production"
     succeeds
-    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users')" -eq 400 ]
+    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
 }
 
 @test "from any folder, by a link on any PATH, with no environment at all" {

@@ -183,7 +183,7 @@ def test_a_foreign_key_to_what_cannot_be_one_is_no_reason_to_fail(site):
 def test_a_defect_is_stored_and_the_run_fails_behind_that(site, kind, format):
     make, formats, words, is_fixed = DEFECTS[kind]
     make(site.database())
-    table = "SELECT count(*) FROM users" if "freelist" in kind else "SELECT * FROM t NOT INDEXED"
+    table = "SELECT count(*) FROM users_by_email" if "freelist" in kind else "SELECT * FROM t NOT INDEXED"
     before = content(site.database(), table)
     for script in ("backup", "cron"):
         done = site.run(script, "production", DODEKA_FORMAT=format)
@@ -207,7 +207,7 @@ def test_a_defect_is_stored_and_the_run_fails_behind_that(site, kind, format):
     assert words in record(site, "cron-production")["error"]
     assert re.search(f"warning: the database in snapshot .*{words}", site.ok("verify", "production"))
     assert words in record(site, "drill-production")["details"]["defects"]
-    change(site.database(), "DELETE FROM users")
+    change(site.database(), "DELETE FROM users_by_email")
     output = site.ok("restore", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
     assert re.search(
         f"\n(Its indexes were damaged, and are rebuilt|Warning about the new database): .*{words}", output
@@ -354,13 +354,15 @@ def schema_and_rows(path: Path) -> tuple:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA writable_schema=ON")
         schema = connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
-        return schema, connection.execute("SELECT * FROM users NOT INDEXED ORDER BY rowid").fetchall()
+        return schema, connection.execute(
+            "SELECT * FROM users_by_email NOT INDEXED ORDER BY rowid"
+        ).fetchall()
 
 
 def lose_members(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA writable_schema=ON")
-        connection.execute("DELETE FROM users WHERE key > '000010'")
+        connection.execute("DELETE FROM users_by_email WHERE rowid > 10")
 
 
 @pytest.mark.slow("each schema in each format", keep=["CHECK-pages", "tokenizer-zst"])
@@ -385,7 +387,7 @@ def test_a_schema_that_this_sqlite_cannot_run_goes_the_whole_way(site, kind, for
     assert lost != before
     output = site.ok("restore", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
     assert "damaged" not in output
-    assert re.search(r"\n  users: 400 rows, \d+ more than now\n", output)
+    assert re.search(r"\n  users_by_email: 400 rows, \d+ more than now\n", output)
     assert schema_and_rows(site.database()) == before
     site.ok("undo", "production", "--yes", DODEKA_FORMAT=format)
     assert schema_and_rows(site.database()) == lost

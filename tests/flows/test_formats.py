@@ -32,7 +32,7 @@ def take(site: Site, format: str, environment: str = "production") -> str:
 def change(site: Site, name: str, environment: str = "production") -> str:
     """Another row; the database's digest."""
     with closing(sqlite3.connect(site.database(environment))) as connection, connection:
-        connection.execute("INSERT INTO users VALUES (?, 0, 0, x'00')", (name,))
+        connection.execute("INSERT INTO users_by_email VALUES (?, 0, 0, x'00')", (name,))
     return sample_data.digest(site.database(environment))
 
 
@@ -125,9 +125,9 @@ def test_deleted_rows_are_in_pages_and_not_in_zst(site):
     with closing(sqlite3.connect(site.database())) as connection:
         connection.execute("PRAGMA secure_delete=OFF")
         with connection:
-            connection.execute("INSERT INTO users VALUES ('left', 0, 0, ?)", (secret,))
+            connection.execute("INSERT INTO users_by_email VALUES ('left', 0, 0, ?)", (secret,))
         with connection:
-            connection.execute("DELETE FROM users WHERE key = 'left'")
+            connection.execute("DELETE FROM users_by_email WHERE key = 'left'")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     pages = dumped(site, take(site, "pages"), "/dodeka-production.sqlite")
     archive = dumped(site, take(site, "zst"), "/dodeka-production.sqlite.zst")

@@ -55,11 +55,11 @@ def test_every_command(site, remote):
     assert [one["environment"] for one in listed] == ["production", "demo", "production", "demo"]
     assert "is a whole database" in run("verify", "production")
     run("check")
-    execute(site.database(), "DELETE FROM users")
+    execute(site.database(), "DELETE FROM users_by_email")
     run("restore", "production", "--snapshot", "latest", "--yes")
     assert rows(site.database()) == before
     run("undo", "production", "--yes")
-    assert not [row for row in rows(site.database()) if row.startswith('INSERT INTO "users" ')]
+    assert not [row for row in rows(site.database()) if row.startswith('INSERT INTO "users_by_email" ')]
     assert "in use" in run("keys")
 
     status = site.run("status", "--json", **remote.variables)
@@ -346,7 +346,7 @@ class TestOurOwnCache:
         site.ok("backup", "demo", **variables)
         cache = site.state / "restic-cache"
         ours = set(cache.rglob("*"))
-        execute(site.database("demo"), "DELETE FROM users")
+        execute(site.database("demo"), "DELETE FROM users_by_email")
         site.ok("backup", "demo", **variables)
         site.ok("snapshots", **variables)
         theirs = set(cache.rglob("*")) - ours

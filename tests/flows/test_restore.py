@@ -28,7 +28,7 @@ from sqlite_files import corrupt_page
 
 def lose_members(site, environment: str = "production") -> str:
     with closing(sqlite3.connect(site.database(environment))) as connection, connection:
-        connection.execute("DELETE FROM users WHERE key > '000010'")
+        connection.execute("DELETE FROM users_by_email WHERE rowid > 10")
     return sample_data.digest(site.database(environment))
 
 
@@ -183,7 +183,7 @@ def test_a_damaged_database_is_restored_and_kept(stored):
 
 def test_a_database_in_use_is_not_replaced(stored):
     with closing(sqlite3.connect(stored.database())) as connection:
-        connection.execute("SELECT * FROM users").fetchone()
+        connection.execute("SELECT * FROM users_by_email").fetchone()
         done = stored.run("restore", "production", "--snapshot", "latest", "--yes")
         assert (done.returncode, done.stderr.count("\n")) == (3, 1)
         assert f"{stored.database()} is still open in python" in done.stderr
@@ -519,10 +519,10 @@ class TestTheQuestion:
         )
         assert lines[1] == f"It puts snapshot {latest['short_id']} in the place of {stored.database()}:"
         assert lines[2:] == [
-            "  birthdays: 0 rows, a table that the live database does not have now",
+            "  birthdays: 400 rows, a table that the live database does not have now",
             "  later: this table disappears, with 1 row",
             "  outbox: 20 rows, 2 fewer than now",
-            "  users: 400 rows, 390 more than now",
+            "  users_by_email: 400 rows, 390 more than now",
             "Type 'yes' to go on: ",
         ]
 
@@ -540,7 +540,7 @@ class TestTheQuestion:
             stderr=subprocess.PIPE,
             text=True,
         )
-        while "  users: " not in process.stdout.readline():
+        while "  users_by_email: " not in process.stdout.readline():
             assert process.poll() is None
         return process
 
@@ -567,7 +567,7 @@ class TestUndo:
         stored.ok("restore", "production", "--snapshot", "latest", "--yes")
         output = stored.ok("undo", "production", "--yes")
         assert sample_data.digest(stored.database()) == stored.lost
-        assert "  users: 10 rows, 390 fewer than now\n" in output
+        assert "  users_by_email: 10 rows, 390 fewer than now\n" in output
         stored.ok("undo", "production", stdin="yes\n")
         assert sample_data.digest(stored.database()) == stored.before
         assert beside(stored) == ["db.sqlite"]
@@ -613,7 +613,7 @@ class TestUndo:
         (kept,) = site_kept(kept_site)
         with closing(sqlite3.connect(kept, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("INSERT INTO users VALUES ('late', 0, 0, x'00')")
+            connection.execute("INSERT INTO users_by_email VALUES ('late', 0, 0, x'00')")
             done = kept_site.run("undo", "production", "--yes")
             assert (done.returncode, done.stderr.count("\n")) == (3, 1)
             assert f"{kept} is still open in python" in done.stderr
@@ -640,7 +640,7 @@ class TestUndo:
         def take_and_write(*arguments):
             taken = take(*arguments)
             with closing(sqlite3.connect(kept, isolation_level=None)) as connection:
-                connection.execute("INSERT INTO users VALUES ('late', 0, 0, x'00')")
+                connection.execute("INSERT INTO users_by_email VALUES ('late', 0, 0, x'00')")
             return taken
 
         monkeypatch.setattr(leftovers, "take_snapshot", take_and_write)

@@ -56,7 +56,7 @@ class TestVerify:
             assert fingerprint(site.database().parent) == before
         rows = {line.split()[2]: line.split()[3:] for line in output.splitlines()}
         assert rows["table"] == ["rows", "live"]
-        assert rows["users"] == ["400", "400"] and rows["outbox"] == ["20", "21"]
+        assert rows["users_by_email"] == ["400", "400"] and rows["outbox"] == ["20", "21"]
         newest = site.snapshots("production")[-1]["short_id"]
         assert re.search(
             rf"done: snapshot {newest} \(zst\) of .* is a whole database, [\d.]+ s$", output.strip()
@@ -82,7 +82,7 @@ class TestVerify:
             f"warning: the rows are not compared with the live database: database {site.database()} is missing"
             in output
         )
-        assert re.search(r"users +400 +-\n", output)
+        assert re.search(r"users_by_email +400 +-\n", output)
         assert record(site, "drill-production")["passed"]
 
     def test_no_snapshot(self, site):

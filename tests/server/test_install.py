@@ -74,7 +74,7 @@ def own(server: Server, *words: str, check: bool = True, **options):
 
 
 def users(server: Server) -> int:
-    return int(server.run("sqlite3", str(DEMO), "SELECT count(*) FROM users", user="root").stdout)
+    return int(server.run("sqlite3", str(DEMO), "SELECT count(*) FROM users_by_email", user="root").stdout)
 
 
 def writes(server: Server) -> int:

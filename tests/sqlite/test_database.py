@@ -43,17 +43,17 @@ def target(tmp_path) -> Path:
 def test_an_export_has_every_row_also_those_in_the_wal(db, target, export):
     with closing(sqlite3.connect(db, isolation_level=None)) as writer:
         writer.execute("PRAGMA wal_autocheckpoint=0")
-        writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+        writer.execute("INSERT INTO users_by_email VALUES ('in-the-wal', 0, 0, x'00')")
         export(db, target)
     integrity.verify(target, "the export")
-    assert rows(target, "SELECT key FROM users WHERE key = 'in-the-wal'")
+    assert rows(target, "SELECT key FROM users_by_email WHERE key = 'in-the-wal'")
     assert sample_data.digest(target) == sample_data.digest(db)
 
 
 def test_a_reader_that_exports_leaves_the_wal_alone(db, target, export):
     with closing(sqlite3.connect(db, isolation_level=None)) as writer:
         writer.execute("PRAGMA wal_autocheckpoint=0")
-        writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+        writer.execute("INSERT INTO users_by_email VALUES ('in-the-wal', 0, 0, x'00')")
         wal = Path(f"{db}-wal").read_bytes()
         main = db.read_bytes()
         export(db, target)
@@ -100,7 +100,7 @@ while not os.path.exists(sys.argv[3]):
     db.execute("BEGIN IMMEDIATE")
     # both or none: an export that has one without the other is not of one moment
     db.execute("INSERT INTO outbox VALUES (?, 0, 0, zeroblob(300))", (f"{me}-{n}",))
-    db.execute("INSERT INTO counters VALUES (?, 0, 0, zeroblob(3))", (f"{me}-{n}",))
+    db.execute("INSERT INTO tokens VALUES (?, 0, 0, zeroblob(3))", (f"{me}-{n}",))
     db.execute("COMMIT")
     n += 1
     time.sleep(0.001)
@@ -122,7 +122,7 @@ def test_every_export_under_a_hammering_writer_is_consistent_and_it_is_never_ref
         export(path, target)
         integrity.verify(target, "the export")
         queued = {key for (key,) in rows(target, "SELECT key FROM outbox WHERE key LIKE '%-%'")}
-        counted = {key for (key,) in rows(target, "SELECT key FROM counters WHERE key LIKE '%-%'")}
+        counted = {key for (key,) in rows(target, "SELECT key FROM tokens WHERE key LIKE '%-%'")}
         assert queued == counted
         target.unlink()  # as a run does
     stop.touch()
@@ -255,7 +255,7 @@ class TestFold:
         leave_in_wal(db)
         checkpoint_and_close(db)
         assert not Path(f"{db}-wal").exists() and not Path(f"{db}-shm").exists()
-        assert rows(db, "SELECT key FROM users WHERE key = 'in-the-wal'")
+        assert rows(db, "SELECT key FROM users_by_email WHERE key = 'in-the-wal'")
 
     def test_an_unfinished_transaction_is_rolled_back(self, tmp_path):
         path = tmp_path / "db.sqlite"
@@ -270,13 +270,13 @@ class TestFold:
         with closing(sqlite3.connect(db, isolation_level=None)) as other:
             other.execute(f"PRAGMA journal_mode={mode}")
             other.execute("BEGIN" if doing == "reading" else "BEGIN IMMEDIATE")
-            other.execute("SELECT * FROM users").fetchone()
+            other.execute("SELECT * FROM users_by_email").fetchone()
             with pytest.raises(DatabaseInUseError, match="still open in another process"):
                 checkpoint_and_close(db)
 
     def test_in_wal_mode_an_idle_connection_is_enough(self, db):
         with closing(sqlite3.connect(db, isolation_level=None)) as idle:
-            idle.execute("SELECT * FROM users").fetchone()
+            idle.execute("SELECT * FROM users_by_email").fetchone()
             with pytest.raises(DatabaseInUseError, match="still open in another process"):
                 checkpoint_and_close(db)
 
@@ -294,17 +294,17 @@ class TestRowCounts:
     def test_every_table_by_its_own_name(self, db):
         with closing(sqlite3.connect(db, isolation_level=None)) as connection:
             connection.execute('CREATE TABLE "odd "" name" (a)')
-            connection.execute("CREATE VIEW v AS SELECT * FROM users")
+            connection.execute("CREATE VIEW v AS SELECT * FROM users_by_email")
             connection.execute("CREATE TABLE numbered (a INTEGER PRIMARY KEY AUTOINCREMENT)")
         counts = row_counts(db)
         assert set(counts) == {*sample_data.TABLES, 'odd " name', "numbered"}
-        assert (counts["users"], counts["outbox"], counts['odd " name']) == (300, 15, 0)
+        assert (counts["users_by_email"], counts["outbox"], counts['odd " name']) == (300, 15, 0)
 
     def test_what_is_in_the_wal_counts_and_nobody_waits(self, db):
         with closing(sqlite3.connect(db, isolation_level=None)) as writer:
-            writer.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+            writer.execute("INSERT INTO users_by_email VALUES ('in-the-wal', 0, 0, x'00')")
             writer.execute("BEGIN IMMEDIATE")
-            assert row_counts(db)["users"] == 301
+            assert row_counts(db)["users_by_email"] == 301
 
 
 class TestMatchJournalMode:

@@ -45,14 +45,14 @@ def test_the_old_wal_is_not_replayed_into_the_new_database_nor_lost(db, staged, 
     kept = replace(db, staged)
     assert names(tmp_path) == ["db.sqlite", kept.name]
     assert sample_data.digest(db) == new
-    assert rows(kept, "SELECT key FROM users WHERE key = 'in-the-wal'")
+    assert rows(kept, "SELECT key FROM users_by_email WHERE key = 'in-the-wal'")
     assert kept_files.kept_beside(db) == [kept]
 
 
 def test_a_database_in_use_is_left_as_it_is(db, staged):
     before = sample_data.digest(db)
     with closing(sqlite3.connect(db, isolation_level=None)) as idle:
-        idle.execute("SELECT * FROM users").fetchone()
+        idle.execute("SELECT * FROM users_by_email").fetchone()
         with pytest.raises(DatabaseInUseError):
             replace(db, staged)
         assert kept_files.kept_beside(db) == [], "it is the live one still"
@@ -111,7 +111,7 @@ def test_the_way_back_is_the_same_and_keeps_what_it_takes_out(db, staged, mode, 
     assert names(tmp_path) == ["db.sqlite", taken_out.name]
     assert sample_data.digest(db) == before
     assert rows(db, "PRAGMA journal_mode") == [(mode,)]
-    users = rows(taken_out, "SELECT count(*) FROM users")
+    users = rows(taken_out, "SELECT count(*) FROM users_by_email")
     assert users == [(11,)] if mode == "wal" else [(10,)]
 
 
@@ -123,8 +123,8 @@ def test_a_process_that_opened_the_old_one_after_it_was_checkpointed_keeps_its_j
     code = f"""
 import sqlite3
 db = sqlite3.connect({str(db)!r}, isolation_level=None)
-db.execute("INSERT INTO users VALUES ('in between', 0, 0, x'00')"); print(flush=True); input()
-db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=True); input()
+db.execute("INSERT INTO users_by_email VALUES ('in between', 0, 0, x'00')"); print(flush=True); input()
+db.execute("INSERT INTO users_by_email VALUES ('afterwards', 0, 0, x'00')"); print(flush=True); input()
 """
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -132,7 +132,9 @@ db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=
         other.stdout.readline()
         with pytest.raises(DatabaseInUseError):
             swap.replace(db, staged, kept, False, its_rights)
-        assert Path(f"{db}-wal").exists() and rows(db, "SELECT key FROM users WHERE key = 'in between'")
+        assert Path(f"{db}-wal").exists() and rows(
+            db, "SELECT key FROM users_by_email WHERE key = 'in between'"
+        )
         assert swap.replace(db, staged, kept, False, its_rights, even_in_use=True) == kept.path
         other.stdin.write(b"\n")
         other.stdin.flush()
@@ -141,7 +143,7 @@ db.execute("INSERT INTO users VALUES ('afterwards', 0, 0, x'00')"); print(flush=
         other.kill()
     assert {"db.sqlite-wal", "db.sqlite-shm"}.isdisjoint(names(tmp_path))
     assert sample_data.digest(db) == new
-    late = rows(kept.path, "SELECT key FROM users WHERE key IN ('in between', 'afterwards')")
+    late = rows(kept.path, "SELECT key FROM users_by_email WHERE key IN ('in between', 'afterwards')")
     assert len(late) == 2
 
 
@@ -155,14 +157,14 @@ def test_killed_right_behind_the_rename_of_a_database_in_use(db, staged, monkeyp
 
     monkeypatch.setattr(swap, "part", killed)
     with closing(sqlite3.connect(db, isolation_level=None)) as other:
-        other.execute("INSERT INTO users VALUES ('late', 0, 0, x'00')")
+        other.execute("INSERT INTO users_by_email VALUES ('late', 0, 0, x'00')")
         with pytest.raises(SystemExit):
             swap.replace(db, staged, kept, False, its_rights, even_in_use=True)
         assert Path(f"{db}-wal").samefile(f"{kept.path}-wal")
         assert not swap.remove_stale_link(db)
         assert not Path(f"{db}-wal").exists() and not Path(f"{db}-shm").exists()
         assert sample_data.digest(db) == new
-    assert rows(kept.path, "SELECT key FROM users WHERE key = 'late'")
+    assert rows(kept.path, "SELECT key FROM users_by_email WHERE key = 'late'")
     assert rows(db, "PRAGMA integrity_check") == [("ok",)]
 
 
@@ -237,12 +239,12 @@ class TestNoHardLinks:
         def with_a_writer(live: Path, kept: Path) -> None:
             copy(live, kept)
             with closing(sqlite3.connect(live, isolation_level=None)) as connection:
-                connection.execute("INSERT INTO users VALUES ('meanwhile', 0, 0, x'00')")
+                connection.execute("INSERT INTO users_by_email VALUES ('meanwhile', 0, 0, x'00')")
 
         monkeypatch.setattr(swap, "_copy", with_a_writer)
         with pytest.raises(DatabaseError, match="is not kept; nothing was replaced"):
             replace(db, staged)
-        assert rows(db, "SELECT key FROM users WHERE key = 'meanwhile'")
+        assert rows(db, "SELECT key FROM users_by_email WHERE key = 'meanwhile'")
         assert names(db.parent) == ["db.sqlite", staged.name]
 
     def test_a_copy_that_was_in_vain_goes(self, on_it):

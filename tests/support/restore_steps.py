@@ -116,8 +116,8 @@ class Machine:
         self._mark += 1
         key = f"mark-{self._mark}"
         self.server.run("systemctl", "start", UNIT, user="root")
-        self.execute("DELETE FROM users")
-        self.execute(f"INSERT INTO users VALUES ('{key}', 0, 0, x'00')")
+        self.execute("DELETE FROM users_by_email")
+        self.execute(f"INSERT INTO users_by_email VALUES ('{key}', 0, 0, x'00')")
         self._old = self.server.path(DEMO).stat().st_ino
         return key
 
@@ -125,8 +125,8 @@ class Machine:
         """Make a kept file with one user, called `kept`."""
         file = f"{DEMO}.pre-restore-20260101T000000Z"
         self.server.sh(f'rm -f {file}* && sqlite3 {DEMO} ".timeout 5000" "VACUUM INTO \'{file}\'"')
-        self.execute("DELETE FROM users", Path(file))
-        self.execute("INSERT INTO users VALUES ('kept', 0, 0, x'00')", Path(file))
+        self.execute("DELETE FROM users_by_email", Path(file))
+        self.execute("INSERT INTO users_by_email VALUES ('kept', 0, 0, x'00')", Path(file))
 
     def trace(self, script: list[str] | None = None, **variables: str) -> list[str]:
         """The system calls of an undisturbed restore, or of another script, as lines of strace."""
@@ -159,7 +159,7 @@ class Machine:
         return json.loads(self._sqlite.stdout.readline())
 
     def users(self, file: Path = DEMO) -> list[str]:
-        return sorted(key for (key,) in self.execute("SELECT key FROM users", file))
+        return sorted(key for (key,) in self.execute("SELECT key FROM users_by_email", file))
 
     def is_up(self) -> bool:
         """Whether the unit is active within three seconds: our own query of the database may make its service start once more."""
@@ -201,8 +201,7 @@ def steps(trace: list[str]) -> list[Step]:
     return found
 
 
-USERS = [f"{number:06d}" for number in range(30)]
-
-
 def is_new(users: list[str]) -> bool:
-    return [key.split("_")[0] for key in users] == USERS
+    """Whether they are the sample's 30, `name.number@example.org`."""
+    numbers = [int(found[1]) for user in users if (found := re.search(r"\.(\d+)@", user))]
+    return len(users) == 30 and sorted(numbers) == list(range(30))

@@ -29,7 +29,7 @@ def leave_in_wal(path: Path) -> None:
 import os, sqlite3
 db = sqlite3.connect({str(path)!r}, isolation_level=None)
 db.execute("PRAGMA wal_autocheckpoint=0")
-db.execute("INSERT INTO users VALUES ('in-the-wal', 0, 0, x'00')")
+db.execute("INSERT INTO users_by_email VALUES ('in-the-wal', 0, 0, x'00')")
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", script], check=False)

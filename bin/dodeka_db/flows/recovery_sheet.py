@@ -22,7 +22,7 @@ from dodeka_db.settings import ENVIRONMENTS, ROOT, SETTINGS_FILE, Environment, S
 from dodeka_db.sqlite.row_counts import row_counts
 
 # the table whose rows are the members, and the environment that the page is about
-MEMBERS, MAIN_ENVIRONMENT = "users", ENVIRONMENTS[0]
+MEMBERS, MAIN_ENVIRONMENT = "users_by_email", ENVIRONMENTS[0]
 
 
 @dataclass(frozen=True)

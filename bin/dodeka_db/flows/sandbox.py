@@ -37,9 +37,12 @@ def run() -> None:
     _make("backup", "ENV=production")
     _make("backup", "ENV=demo")
 
-    _title("An accident: somebody deletes most members")
+    _title("An accident: somebody imports a wrong member list, and most members are deleted")
     with closing(sqlite3.connect(PRODUCTION)) as connection, connection:
-        connection.execute("DELETE FROM users WHERE key > '000100'")
+        for table in ("users", "birthdays"):
+            connection.execute(f"DELETE FROM {table} WHERE CAST(key AS INTEGER) >= 100")
+        for table in ("users_by_email", "users_by_bondsnummer"):
+            connection.execute(f"DELETE FROM {table} WHERE CAST(value AS INTEGER) >= 100")
     lost = sample_data.digest(PRODUCTION)
     console.show(f"production has {sample_data.count(PRODUCTION)} members left")
 
