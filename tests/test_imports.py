@@ -14,7 +14,8 @@ BELOW = {FLOWS: WINGS, "restic": ("host",), "sqlite": ("host",), "host": ()}
 # the floor's own order: a file imports those in front of it
 FLOOR = (
     *("stream_types", "interrupts", "errors", "safe_open", "formatting", "schedule", "packages", "places"),
-    *("repository_address", "masking", "repository_settings", "settings_file", "settings", "console"),
+    *("repository_address", "masking", "repository_settings", "settings_file", "settings"),
+    *("data_description", "console"),
 )
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BELOW_THE_FLOWS = [file for file in FILES if file.parts[0] != FLOWS]

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dodeka_db import masking, repository_address
+from dodeka_db import data_description, masking, repository_address
 from dodeka_db.errors import BackupError, SetupError, as_line
 from dodeka_db.flows import check, offsite, verify
 from dodeka_db.formatting import when
@@ -21,8 +21,8 @@ from dodeka_db.restic.snapshots import newest, of_environment, tag_filter
 from dodeka_db.settings import ENVIRONMENTS, ROOT, SETTINGS_FILE, Environment, Settings
 from dodeka_db.sqlite.row_counts import row_counts
 
-# the table whose rows are the members, and the environment that the page is about
-MEMBERS, MAIN_ENVIRONMENT = "users_by_email", ENVIRONMENTS[0]
+# the environment that the page is about
+MAIN_ENVIRONMENT = ENVIRONMENTS[0]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def _commands(settings: Settings, environment: Environment) -> Iterator[str]:
     path = _path_of_newest(settings, name) or f"/{environment.file_name(settings.main.format)}"
     unpacked = f"| zstd -q -d -o {name}.sqlite" if path.endswith(".zst") else f"> {name}.sqlite"
     yield f"{restic} dump ID {shlex.quote(path)} {unpacked}"
-    yield f"sqlite3 {name}.sqlite 'PRAGMA integrity_check' 'SELECT count(*) FROM {MEMBERS}'"
+    members = data_description.read().members.name
+    yield f"sqlite3 {name}.sqlite 'PRAGMA integrity_check' 'SELECT count(*) FROM {members}'"
 
 
 def _about_the_commands(settings: Settings, environment: Environment) -> Iterator[tuple[str, str]]:
@@ -100,7 +101,7 @@ def _about_the_commands(settings: Settings, environment: Environment) -> Iterato
 
 def _members(environment: Environment) -> str:
     try:
-        count = row_counts(environment.live).get(MEMBERS)
+        count = row_counts(environment.live).get(data_description.read().members.name)
     except BackupError as error:
         return f"unknown ({error.message})"
     return f"{count} today" if count is not None else "unknown"

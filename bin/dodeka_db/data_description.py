@@ -1,0 +1,314 @@
+"""The description of the backend's data, deploy/data.toml: what belongs to a member, what is personal, what is of the moment.
+
+The words of the file are explained at its head and in docs/data.md. Whatever needs the name of a table reads it here.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dodeka_db import safe_open
+from dodeka_db.errors import SetupError
+from dodeka_db.settings import ROOT
+
+FILE = ROOT / "deploy" / "data.toml"
+# how personal a kind can be: "no" is not at all; a "text" may be anything that JSON can hold
+PERSONAL = ("no", "user ID", "address", "name", "number", "date", "secret", "text")
+_KIND = re.compile(r"<([^<>]*)>")
+# in the order in which a message lists them
+_WORDS = ("kinds", "members", "tables")
+_WORDS_OF_MEMBERS = ("table", "known_by")
+_WORDS_OF_A_TABLE = ("moment", "found_by", "tells", "rows")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What can stand in a key or a value; `personal` is one of PERSONAL."""
+
+    name: str
+    personal: str
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether it tells about a person, or opens something."""
+        return self.personal != "no"
+
+    def normal(self, text: str) -> str:
+        """`text` as two of them are compared: the backend keeps addresses in small letters."""
+        return text.strip().lower() if self.personal == "address" else text
+
+
+@dataclass(frozen=True)
+class Text:
+    """A value, or a field of one, that is of one of `kinds`; without kinds it is empty."""
+
+    kinds: tuple[Kind, ...]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A JSON object with these fields."""
+
+    by_name: Mapping[str, "Text | Fields"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What stands at one place of a row: "key", "value", or a field, "value.firstname".
+
+    `text` is what stands there; a number as JSON writes it, JSON where it is more than one value.
+    """
+
+    place: str
+    kinds: tuple[Kind, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """The contents of a row, and what in it the description does not know, in words without any of the content."""
+
+    contents: tuple[Content, ...]
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One sort of rows: `key` as the file has it, split into `parts`, which are literal text or a kind; and the value."""
+
+    key: str
+    parts: tuple[str | Kind, ...]
+    value: Text | Fields
+
+    @cached_property
+    def expression(self) -> re.Pattern[str]:
+        """What a key of this sort matches, with one group for each kind."""
+        return re.compile(
+            "".join(re.escape(part) if isinstance(part, str) else "(.+?)" for part in self.parts), re.DOTALL
+        )
+
+    def read(self, key: str, value: bytes) -> Row | None:
+        """The row; None if the key is not of this sort."""
+        match = self.expression.fullmatch(key)
+        if not match:
+            return None
+        kinds = [part for part in self.parts if isinstance(part, Kind)]
+        contents = [Content("key", (kind,), text) for kind, text in zip(kinds, match.groups(), strict=True)]
+        unknown: list[str] = []
+        try:
+            text = value.decode()
+            found = json.loads(text) if isinstance(self.value, Fields) else text
+        except (ValueError, RecursionError):
+            return Row(tuple(contents), ("a value that is not what the description says",))
+        contents += _contents("value", self.value, found, unknown)
+        return Row(tuple(contents), tuple(unknown))
+
+    def places(self) -> Iterator[tuple[str, Kind]]:
+        """Each place of such a row with a kind that can stand there."""
+        yield from (("key", part) for part in self.parts if isinstance(part, Kind))
+        yield from _places("value", self.value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its sorts of rows, by which kinds a row is found for a member, and which kinds such a row tells."""
+
+    name: str
+    patterns: tuple[Pattern, ...]
+    is_of_the_moment: bool = False
+    found_by: tuple[Kind, ...] = ()
+    tells: tuple[Kind, ...] = ()
+
+    def read(self, key: str, value: bytes) -> Row:
+        """The row by the first pattern that its key fits."""
+        for pattern in self.patterns:
+            if row := pattern.read(key, value):
+                return row
+        return Row((), ("a key that fits no line of the description",))
+
+    def personal(self) -> Iterator[tuple[str, str, Kind]]:
+        """What is personal in the table: the key of the sort of rows, the place in the row, the kind."""
+        for pattern in self.patterns:
+            yield from ((pattern.key, place, kind) for place, kind in pattern.places() if kind.is_personal)
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """The whole file: `members` has one row for each member, who is known by `known_by`."""
+
+    file: Path
+    kinds: Mapping[str, Kind]
+    tables: Mapping[str, Table]
+    members: Table
+    known_by: Kind
+
+
+def read(file: Path = FILE) -> DataDescription:
+    """The description in `file`. Raises SetupError, in words that name the table and the word, if something is wrong in it."""
+    at = _Place(file)
+    try:
+        with open(file, "rb", opener=safe_open.regular) as opened:
+            found = tomllib.load(opened)
+    except OSError as error:
+        raise SetupError(
+            f"data description {file} cannot be read: {error.strerror}", f"look with: ls -l {file}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise at.wrong(f"this is not TOML: {error}") from error
+    at.check_words(found, _WORDS, needed=_WORDS)
+    kinds = {}
+    at_kinds, at_members = at.of("kinds"), at.of("members")
+    for name, personal in at_kinds.table(found["kinds"]).items():
+        if personal not in PERSONAL:
+            raise at_kinds.of(name).wrong(f"it must be one of: {', '.join(PERSONAL)}")
+        kinds[name] = Kind(name, personal)
+    tables = {
+        name: _table(_Place(file, name), words, kinds)
+        for name, words in at.of("tables").table(found["tables"]).items()
+    }
+    members = at_members.table(found["members"])
+    at_members.check_words(members, _WORDS_OF_MEMBERS, needed=_WORDS_OF_MEMBERS)
+    (known_by,) = at_members.of("known_by").kinds([members["known_by"]], kinds)
+    name = at_members.of("table").text(members["table"])
+    if name not in tables:
+        raise at_members.of("table").wrong(f"there is no [tables.{name}]")
+    _check_that_all_are_told(file, tables, known_by)
+    return DataDescription(file, kinds, tables, tables[name], known_by)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the file: in a table, at a word."""
+
+    file: Path
+    in_table: str = ""
+    word: str = ""
+
+    def of(self, *words: str) -> "_Place":
+        return _Place(self.file, self.in_table, ".".join(filter(None, (self.word, *words))))
+
+    def wrong(self, what: str) -> SetupError:
+        table = f", table {self.in_table}" if self.in_table else ""
+        word = f", '{self.word}'" if self.word else ""
+        return SetupError(f"data description {self.file}{table}{word}: {what}", "correct it there")
+
+    def check_words(
+        self, found: Mapping[str, object], known: tuple[str, ...], needed: tuple[str, ...]
+    ) -> None:
+        for word in found:
+            if word not in known:
+                raise self.of(word).wrong(f"it is none of the words that can stand here: {', '.join(known)}")
+        for word in needed:
+            if word not in found:
+                raise self.of(word).wrong("it is missing")
+
+    def table(self, found: object) -> dict[str, Any]:
+        if not isinstance(found, dict):
+            raise self.wrong("it must be a table of TOML, [name] or { name = ... }")
+        return found
+
+    def text(self, found: object) -> str:
+        if not isinstance(found, str):
+            raise self.wrong("it must be a text in quotes")
+        return found
+
+    def kinds(self, found: object, kinds: Mapping[str, Kind]) -> tuple[Kind, ...]:
+        if not isinstance(found, list):
+            raise self.wrong('it must be a list of kinds, ["email"]')
+        return tuple(self.kind(self.text(name), kinds) for name in found)
+
+    def kind(self, name: str, kinds: Mapping[str, Kind]) -> Kind:
+        if name not in kinds:
+            raise self.wrong(f"<{name}> is not described in [kinds]")
+        return kinds[name]
+
+
+def _table(at: _Place, found: object, kinds: Mapping[str, Kind]) -> Table:
+    words = at.table(found)
+    at.check_words(words, _WORDS_OF_A_TABLE, needed=("rows",))
+    is_of_the_moment = words.get("moment", False)
+    if not isinstance(is_of_the_moment, bool):
+        raise at.of("moment").wrong("it must be true or false")
+    rows = at.of("rows").table(words["rows"])
+    if not rows:
+        raise at.of("rows").wrong("it describes no row")
+    patterns = tuple(
+        Pattern(key, _parts(at.of("rows", key), key, kinds), _shape(at.of("rows", key), value, kinds))
+        for key, value in rows.items()
+    )
+    there = {kind for pattern in patterns for _, kind in pattern.places()}
+    lists = {}
+    for word in ("found_by", "tells"):
+        lists[word] = at.of(word).kinds(words.get(word, []), kinds)
+        for kind in lists[word]:
+            if kind not in there:
+                raise at.of(word).wrong(f"no row of the table has a <{kind.name}>")
+    if lists["tells"] and not lists["found_by"]:
+        raise at.of("tells").wrong("without found_by no row belongs to a member")
+    return Table(at.in_table, patterns, is_of_the_moment, lists["found_by"], lists["tells"])
+
+
+def _parts(at: _Place, key: str, kinds: Mapping[str, Kind]) -> tuple[str | Kind, ...]:
+    parts: list[str | Kind] = []
+    for number, piece in enumerate(_KIND.split(key)):
+        if number % 2:
+            if parts and isinstance(parts[-1], Kind):
+                raise at.wrong("nothing stands between two kinds, so nobody knows where one ends")
+            parts.append(at.kind(piece, kinds))
+        elif "<" in piece or ">" in piece:
+            raise at.wrong("a kind is written <kind>")
+        elif piece:
+            parts.append(piece)
+    return tuple(parts)
+
+
+def _shape(at: _Place, found: object, kinds: Mapping[str, Kind]) -> Text | Fields:
+    if isinstance(found, dict):
+        return Fields({name: _shape(at.of(name), field, kinds) for name, field in found.items()})
+    if found == "":
+        return Text(())
+    names = found if isinstance(found, list) and found else [found]
+    matches = [_KIND.fullmatch(name) if isinstance(name, str) else None for name in names]
+    if not all(matches):
+        raise at.wrong('it must be "", "<kind>", a list of kinds or fields in braces')
+    return Text(tuple(at.kind(match[1], kinds) for match in matches if match))
+
+
+def _check_that_all_are_told(file: Path, tables: Mapping[str, Table], known_by: Kind) -> None:
+    """Raise SetupError if rows would never be found, since no other row tells what they are found by."""
+    told = {known_by}.union(*(table.tells for table in tables.values()))
+    for table in tables.values():
+        for kind in table.found_by:
+            if kind not in told:
+                raise _Place(file, table.name, "found_by").wrong(f"no table tells a <{kind.name}>")
+
+
+def _contents(place: str, shape: Text | Fields, found: object, unknown: list[str]) -> Iterator[Content]:
+    if isinstance(shape, Fields):
+        if not isinstance(found, dict):
+            unknown.append(f"{place}: no JSON object")
+            return
+        for name, value in found.items():
+            if name in shape.by_name:
+                yield from _contents(f"{place}.{name}", shape.by_name[name], value, unknown)
+            else:
+                unknown.append(f"{place}.{name}: a field that is not described")
+    elif isinstance(found, dict | list) and not any(kind.personal == "text" for kind in shape.kinds):
+        unknown.append(f"{place}: more than one value")
+    elif found not in ("", None) and not shape.kinds:
+        unknown.append(f"{place}: not empty")
+    elif found not in ("", None):
+        yield Content(place, shape.kinds, found if isinstance(found, str) else json.dumps(found))
+
+
+def _places(place: str, shape: Text | Fields) -> Iterator[tuple[str, Kind]]:
+    if isinstance(shape, Text):
+        yield from ((place, kind) for kind in shape.kinds)
+    else:
+        for name, field in shape.by_name.items():
+            yield from _places(f"{place}.{name}", field)
