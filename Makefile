@@ -6,8 +6,9 @@ CONFIG ?=
 # which environment a command is about, and whose snapshot a restore takes
 ENV ?=
 FROM ?=
-# which snapshot restore and verify take
+# which snapshot restore and verify take: an ID, latest, latest~2; or the newest of a time or before
 SNAPSHOT ?=
+AT ?=
 # 1 for the off-site repository in the place of the first
 OFFSITE ?=
 # whose key
@@ -29,7 +30,7 @@ YES ?=
 # make would expand a value that it was given, and run a $(shell ...) in it. So each is taken as it is, those that are
 # exported without being read here too; and recipes read them from their shell's environment, so that no shell parses one.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-VALUES := PYTHON CONFIG ENV FROM SNAPSHOT OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
+VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
 $(foreach name,$(VALUES),$(eval override export $(name) := $$(value $(name))))
 
 override SHELL := /bin/sh
@@ -73,7 +74,7 @@ override YES_FLAG := $(if $(filter 1 yes,$(YES)),--yes)
 help: ## print this list
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, OFFSITE=1, NAME=<who>, HTML=1,'
+	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, AT=<time>, OFFSITE=1, NAME=<who>, HTML=1,'
 	@echo '  YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
 
 ##@ every day
@@ -95,8 +96,8 @@ cron: ## what cron runs: a snapshot of ENV (production), then retention
 	@bin/dodeka-db-cron.py $${ENV:+"$$ENV"}
 
 .PHONY: verify
-verify: ## the drill: prove that ENV's newest snapshot (or SNAPSHOT) is a whole database
-	@bin/dodeka-db-verify.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG)
+verify: ## the drill: prove that ENV's newest snapshot (or SNAPSHOT, AT) is a whole database
+	@bin/dodeka-db-verify.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $(OFFSITE_FLAG)
 
 .PHONY: check
 check: ## check the repository, and read a quarter of its data
@@ -110,7 +111,7 @@ offsite: ## copy the snapshots that are missing to OFFSITE_REPOSITORY
 
 .PHONY: restore
 restore: ## put a snapshot (of FROM) in the place of ENV's database
-	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $(OFFSITE_FLAG) $(YES_FLAG)
+	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: undo
 undo: ## put back the database that the last restore of ENV replaced

@@ -18,7 +18,7 @@ def main(argv: console.Argv = None) -> int:
         metavar="ENVIRONMENT",
         help="the environment whose snapshot is restored (default: the same one)",
     )
-    parser.add_argument("--snapshot", metavar="ID", help="an ID or 'latest'; asked for if left out")
+    console.snapshot_options(parser, default=None, left_out="asked for if left out")
     console.offsite_option(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
     arguments = parser.parse_args(argv)
@@ -27,7 +27,8 @@ def main(argv: console.Argv = None) -> int:
     found = settings.load()
     repository = found.repository(arguments.offsite)
     source = arguments.source or arguments.environment
-    choice = restore.choose(repository, source, arguments.snapshot, lambda question: console.ask(*question))
+    wanted = console.wanted_snapshot(arguments)
+    choice = restore.choose(repository, source, wanted, lambda question: console.ask(*question))
     restore.restore(
         *(found, found.environment(arguments.environment), choice),
         lambda change: console.confirm(restore_question.describe(change), arguments.yes),

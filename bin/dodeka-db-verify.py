@@ -10,14 +10,15 @@ from dodeka_db.restic.snapshots import LATEST
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, 4, opens_repository=True)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
-    parser.add_argument("--snapshot", metavar="ID", default=LATEST, help="an ID, or 'latest' (the default)")
+    console.snapshot_options(parser, default=LATEST, left_out="latest if left out")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
     found = settings.load()
     environment = found.environment(arguments.environment)
-    console.done(verify.run(found.repository(arguments.offsite), environment, arguments.snapshot))
+    wanted = console.wanted_snapshot(arguments) or LATEST
+    console.done(verify.run(found.repository(arguments.offsite), environment, wanted))
     return 0
 
 

@@ -100,6 +100,11 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 2 ]
     mk restore ENV=production SNAPSHOT='"; touch '"$SITE/executed"'; "' YES=1
     [ "$status" -eq 2 ]
+    mk restore ENV=production AT='"; touch '"$SITE/executed"'; "' YES=1
+    [ "$status" -eq 2 ]
+    mk restore ENV=production SNAPSHOT=latest AT=03:00 YES=1
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"not allowed with argument --snapshot"* ]]
     mk restore ENV=production SNAPSHOT='--password-command=touch '"$SITE/executed" YES=1
     [ "$status" -eq 2 ]
     [[ $stderr == *"is neither a snapshot ID"* ]]

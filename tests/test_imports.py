@@ -13,7 +13,17 @@ FLOWS, WINGS = "flows", ("restic", "sqlite", "host")
 BELOW = {FLOWS: WINGS, "restic": ("host",), "sqlite": ("host",), "host": ()}
 # the floor's own order: a file imports those in front of it
 FLOOR = (
-    *("stream_types", "interrupts", "errors", "safe_open", "formatting", "schedule", "packages", "places"),
+    *(
+        "stream_types",
+        "interrupts",
+        "errors",
+        "safe_open",
+        "formatting",
+        "local_time",
+        "schedule",
+        "packages",
+        "places",
+    ),
     *("repository_address", "masking", "repository_settings", "settings_file", "settings"),
     *("data_description", "console"),
 )

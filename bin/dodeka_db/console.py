@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import NoReturn, TextIO
 
-from dodeka_db import interrupts
+from dodeka_db import interrupts, local_time
 from dodeka_db.errors import ALWAYS, MEANINGS, OF_A_REPOSITORY, BackupError, NotConfirmedError, as_line, plain
 from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
 
@@ -118,6 +118,23 @@ def offsite_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offsite", action="store_true", help="use the off-site repository instead of the main one"
     )
+
+
+def snapshot_options(parser: argparse.ArgumentParser, default: str | None, left_out: str) -> None:
+    """Add --snapshot and --at, of which one may be given, to a parser."""
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument(
+        "--snapshot", metavar="ID", default=default, help=f"an ID, 'latest' or 'latest~2'; {left_out}"
+    )
+    one.add_argument("--at", metavar="TIME", help="the newest of that time or before: 'yesterday 14:00'")
+
+
+def wanted_snapshot(arguments: argparse.Namespace) -> str | datetime | None:
+    """What snapshot_options() were given; raises UsageError if --at is not a time of the past."""
+    if arguments.at is None:
+        snapshot: str | None = arguments.snapshot
+        return snapshot
+    return local_time.parse(arguments.at, datetime.now().astimezone())
 
 
 def begin(environment: str) -> None:

@@ -19,6 +19,8 @@ import pytest
 import zstandard
 
 from dodeka_db.flows import leftovers, restore_origin
+from dodeka_db.flows.take_snapshot import take_snapshot
+from dodeka_db.restic.repository import Repository
 from dodeka_db.sqlite import sample_data
 from dodeka_db.sqlite.export import export_compacted
 from dodeka_db.sqlite.failures import THIS_SQLITE, DatabaseInUseError
@@ -670,6 +672,29 @@ class TestUndo:
         assert (done.returncode, done.stderr.count("\n")) == (4, 1)
         assert "where its header says" in done.stderr and "nothing was changed" in done.stderr
         assert sample_data.digest(kept_site.database()) == kept_site.before
+
+
+def test_by_time(stored):
+    """The newest snapshot of that time or before; the live database has lost its members since."""
+    now = datetime.now(UTC)
+    settings = stored.settings
+    ids = [
+        take_snapshot(
+            *(Repository(settings.main), settings.environment("production"), stored.database()),
+            time=now - timedelta(hours=hours),
+        ).snapshot_id
+        for hours in (50, 26)
+    ]
+    asked = (now - timedelta(hours=25)).astimezone()
+    output = stored.ok("verify", "production", "--at", f"{asked:%Y-%m-%d %H:%M}")
+    assert f"or before is {ids[1]}, of " in output
+    stored.ok("restore", "production", "--at", asked.isoformat(timespec="minutes"), "--yes")
+    assert sample_data.digest(stored.database()) == stored.lost
+    stored.ok("restore", "production", "--snapshot", "latest~0", "--yes")
+    assert sample_data.digest(stored.database()) == stored.before
+    done = stored.run("restore", "production", "--at", f"{asked - timedelta(days=9):%Y-%m-%d %H:%M}", "--yes")
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert f"the oldest is {ids[0]}, of " in done.stderr
 
 
 def test_a_clone_where_the_source_is_on_another_machine(stored):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from dodeka_db import local_time
 from dodeka_db.errors import SnapshotError
 from dodeka_db.restic.snapshots import Snapshot, resolve
 from dodeka_db.settings import load
@@ -38,11 +39,34 @@ class TestResolve:
         assert resolve(HERE.main, self.ALL, "production", "bbbb1111").is_pre_restore
 
     @pytest.mark.parametrize(
-        "wanted", ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~1", "a" * 65]
+        "wanted",
+        ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~", "latest~-1", "a" * 65],
     )
     def test_malformed(self, wanted):
         with pytest.raises(SnapshotError, match="is neither a snapshot ID"):
             resolve(HERE.main, self.ALL, "production", wanted)
+
+    def test_so_many_before_the_newest(self):
+        assert resolve(HERE.main, self.ALL, "production", "latest~0").short_id == "aaaa2222"
+        assert resolve(HERE.main, self.ALL, "production", "latest~1").short_id == "aaaa1111"
+        with pytest.raises(SnapshotError, match="there are only 2 snapshots of production"):
+            resolve(HERE.main, self.ALL, "production", "latest~2")
+
+    def test_the_newest_of_a_time_or_before(self, caplog):
+        caplog.set_level("INFO")
+        first, second = (one.time for one in self.ALL[:2])
+        for moment, found in (
+            (first, "aaaa1111"),
+            (second - timedelta(seconds=1), "aaaa1111"),
+            (second, "aaaa2222"),
+            (self.ALL[3].time, "aaaa2222"),  # that one is a pre-restore snapshot
+        ):
+            assert resolve(HERE.main, self.ALL, "production", moment).short_id == found
+        assert f"or before is aaaa2222, of {local_time.shown(second)}" in caplog.text
+        with pytest.raises(
+            SnapshotError, match=r"no snapshot of production is of .* or before; the oldest is aaaa1111"
+        ):
+            resolve(HERE.main, self.ALL, "production", first - timedelta(seconds=1))
 
     def test_ambiguous(self):
         with pytest.raises(SnapshotError, match="several snapshots: aaaa1111, aaaa2222"):

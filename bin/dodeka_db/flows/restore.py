@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dodeka_db import safe_open
@@ -33,7 +34,10 @@ class Choice:
 
 
 def choose(
-    settings: RepositorySettings, source: str, wanted: str | None, ask: Callable[[Sequence[str]], str]
+    settings: RepositorySettings,
+    source: str,
+    wanted: str | datetime | None,
+    ask: Callable[[Sequence[str]], str],
 ) -> Choice:
     """The snapshot of the environment `source` that `wanted` names; if that is None, `ask` shows the list and returns the name."""
     repository = Repository(settings)

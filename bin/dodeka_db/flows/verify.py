@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
+from datetime import datetime
 
 from dodeka_db.errors import BusyError, DatabaseError, SnapshotError
 from dodeka_db.flows.download import Incoming, download
@@ -20,7 +21,7 @@ from dodeka_db.sqlite.row_counts import row_counts
 log = logging.getLogger("dodeka_db")
 
 
-def run(settings: RepositorySettings, environment: Environment, wanted: str) -> str:
+def run(settings: RepositorySettings, environment: Environment, wanted: str | datetime) -> str:
     """Fetch a snapshot into a new folder, check it as a restore would, and return in words what is proven.
 
     `wanted` is its ID or `latest`. Logs the rows of each table beside those of the environment's live database, which is

@@ -1,16 +1,20 @@
 """Snapshots of the databases: their tags, which of them are ordinary or pre-restore, and which one an operator means."""
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dodeka_db import schedule
+from dodeka_db import local_time, schedule
 from dodeka_db.errors import SnapshotError
+from dodeka_db.formatting import counted
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import json_values
 from dodeka_db.settings import ENVIRONMENTS, FORMATS
+
+log = logging.getLogger("dodeka_db")
 
 LATEST = "latest"
 # the tag of every snapshot of a database, and the one of those that a restore makes of the replaced database
@@ -114,14 +118,22 @@ def newest(snapshots: Iterable[Snapshot]) -> Snapshot | None:
 
 
 def resolve(
-    repository: RepositorySettings, snapshots: Sequence[Snapshot], environment: str, wanted: str
+    repository: RepositorySettings, snapshots: Sequence[Snapshot], environment: str, wanted: str | datetime
 ) -> Snapshot:
-    """The snapshot of `environment` that `wanted` names: an ID, its beginning, or `latest`, which is the newest().
+    """The snapshot of `environment` that `wanted` names: an ID, its beginning, `latest`, which is the newest(), `latest~2`, the
+    second before that, or a time, which means the newest ordinary one of that time or before.
 
     Raises SnapshotError if `wanted` is malformed, unknown, ambiguous, or of another environment.
     """
     hint = f"see: {repository.make(f'snapshots ENV={environment}')}"
     candidates = of_environment(snapshots, environment)
+    if isinstance(wanted, datetime):
+        return _of_time(candidates, environment, wanted)
+    if match := re.fullmatch(rf"{LATEST}~(\d{{1,6}})", wanted):
+        past = of_the_past(ordinary(candidates))
+        if int(match[1]) < len(past):
+            return past[-1 - int(match[1])]
+        raise SnapshotError(f"there are only {counted(len(past), 'snapshot')} of {environment}", hint)
     if wanted == LATEST:
         if found := newest(candidates):
             return found
@@ -146,6 +158,23 @@ def resolve(
                 f"use ENV={snapshot.environment}, or in a restore FROM={snapshot.environment}",
             )
     raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
+
+
+def _of_time(candidates: Iterable[Snapshot], environment: str, moment: datetime) -> Snapshot:
+    """The newest ordinary one of `candidates`, the oldest first, that is of `moment` or before; says which one that is."""
+    past = of_the_past(ordinary(candidates))
+    before = [snapshot for snapshot in past if snapshot.time <= moment]
+    asked = f"{local_time.shown(moment)} or before"
+    if not before:
+        oldest = (
+            f"the oldest is {past[0].short_id}, of {local_time.shown(past[0].time)}"
+            if past
+            else "there is none"
+        )
+        raise SnapshotError(f"no snapshot of {environment} is of {asked}", oldest)
+    found = before[-1]
+    log.info("the newest of %s is %s, of %s", asked, found.short_id, local_time.shown(found.time))
+    return found
 
 
 def newest_pre_restore(
