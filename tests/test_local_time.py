@@ -53,7 +53,7 @@ def test_yesterday_is_the_day_on_the_clock():
     "text", ["", "x", "14", "2026-11-24", "tomorrow 14:00", "14:00; x", "25:00", "2026-02-30 10:00"]
 )
 def test_it_is_no_time(text):
-    with pytest.raises(UsageError, match="is not a time.*; write '2026-11-24 14:00'"):
+    with pytest.raises(UsageError, match=r"is not a time.*; write '2026-11-24 14:00'"):
         local_time.parse(text, NOW)
 
 
@@ -65,7 +65,7 @@ def test_it_is_in_the_future(text):
 
 def test_a_time_that_was_twice_or_never():
     with pytest.raises(
-        UsageError, match="twice: the clock was put back; write '2026-10-25 02:30:00.02:00' or '.*.01:00'"
+        UsageError, match=r"twice: the clock was put back; write '2026-10-25 02:30:00.02:00' or '.*.01:00'"
     ):
         local_time.parse("2026-10-25 02:30", NOW)
     with pytest.raises(UsageError, match="there was no 2026-03-29 02:30: the clock was put forward"):
