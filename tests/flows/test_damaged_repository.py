@@ -129,8 +129,8 @@ def test_what_is_whole_is_listed_and_restored_and_what_is_not_is_named(site, par
     damaged = harm(site, part, how)
 
     listed = soon(site, "snapshots", "demo", "--json")
+    assert listed.returncode == 0, listed
     found = {entry["id"]: entry["stored_bytes"] for entry in json.loads(listed.stdout)}
-    assert listed.returncode == 0
     for entry in before:
         if entry["id"] != damaged:
             assert found[entry["id"]] == entry["stored_bytes"]
