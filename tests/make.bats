@@ -17,19 +17,19 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help status snapshots backup cron verify check offsite restore undo try setup init install uninstall settings restic keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
+    [ "$targets" = "help status snapshots backup cron verify check offsite changes restore undo try setup init install uninstall settings restic keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
     before=$(state_of_everything)
-    for goal in backup restore undo verify; do
+    for goal in backup changes restore undo verify; do
         mk $goal
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
         [[ $stderr == *"$goal needs an environment: ENV=production or ENV=demo"* ]]
         [ -z "$output" ]
     done
-    for goal in backup cron snapshots restore undo verify; do
+    for goal in backup cron snapshots changes restore undo verify; do
         mk $goal ENV=staging
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
@@ -53,6 +53,14 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "${#lines[@]}" -eq 3 ]
 
     sqlite3 "$DB" 'DELETE FROM users_by_email'
+    mk changes ENV=production
+    succeeds
+    [[ $output =~ users_by_email\ +400\ +0\ +0 ]]
+    [[ $output != *"gone     users_by_email"* ]]
+    mk changes ENV=production SNAPSHOT=latest ROWS=1
+    [ "$(grep -c '^gone     users_by_email  ' <<<"$output")" -eq 400 ]
+    mk changes ENV=production TO=latest
+    [[ $output == *"no difference in 17 tables"* ]]
     mk restore ENV=production SNAPSHOT=latest YES=1
     succeeds
     [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
@@ -256,7 +264,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     for goal in backup cron undo check status offsite; do
         mk $goal ENV=demo OFFSITE=1
         [ "$status" -eq 2 ]
-        [[ $stderr == *"OFFSITE=1 is for init snapshots restore verify keys key-add key-remove restic"* ]]
+        [[ $stderr == *"OFFSITE=1 is for init snapshots changes restore verify keys key-add key-remove restic"* ]]
     done
     mk restore ENV=demo OFFSITE=true SNAPSHOT=latest YES=1
     [ "$status" -eq 2 ]
@@ -290,7 +298,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do
@@ -320,6 +328,8 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         mk snapshots ENV="$value"
         mk restore ENV=demo FROM="$value" YES=1
         mk verify ENV=demo SNAPSHOT="$value"
+        mk changes ENV=demo SNAPSHOT="$value" TO="$value" ROWS="$value"
+        mk changes ENV=demo AT="$value"
         mk key-add NAME="$value"
         ARGS=$value mk restic
         run make --no-print-directory settings CONFIG="$value"

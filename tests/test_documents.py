@@ -27,7 +27,8 @@ LIFE = (
         for title in ("Set up a server", "Schedule", "Back up by hand", "List the snapshots")
     ),
     ("docs/formats.md", "Format"),
-    *(("BACKUP.md", title) for title in ("Status", "Drill", "Check", "Restore")),
+    *(("BACKUP.md", title) for title in ("Status", "Drill", "Check")),
+    *(("BACKUP.md", title) for title in ("See what changed", "Restore")),
     *(("BACKUP.md", title) for title in ("Clone production to demo", "Undo a restore", "Off-site")),
     ("docs/set-ups.md", "When the server gets a new Debian"),
     *(("BACKUP.md", title) for title in ("Keys", "Recovery sheet")),

@@ -489,6 +489,8 @@ def evil(site: Site) -> Site:
             stdin=file,
         )
     cheap_key.add(site.repository, site.password, "another password", EVIL)
+    with closing(sqlite3.connect(site.database())) as connection, connection:
+        connection.execute(f'INSERT INTO "{EVIL}" VALUES (2)')
     return site
 
 
@@ -500,6 +502,7 @@ def evil(site: Site) -> Site:
         ("snapshots", ("--json",), True),
         ("verify", ("production",), True),
         ("backup", ("production",), True),
+        ("changes", ("production", "--rows"), True),
         ("restore", ("production", "--snapshot=latest"), True),
         ("restore", ("demo", "--from=production", "--snapshot=latest", "--yes"), True),
         ("keys", (), True),

@@ -12,6 +12,7 @@ SOMEBODY = 12345
 ARGUMENTS = {
     "backup": ["production"],
     "cron": ["production"],
+    "changes": ["production"],
     "restore": ["production", "--snapshot=latest", "--yes"],
     "undo": ["production", "--yes"],
     "verify": ["production"],

@@ -1,0 +1,36 @@
+#!/usr/bin/python3
+"""Show what differs between a snapshot and the live database, or another snapshot (make changes). Nothing is changed."""
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, settings
+from dodeka_db.flows import changes
+from dodeka_db.restic.snapshots import LATEST
+
+
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, 3, 4, opens_repository=True)
+    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    console.snapshot_options(parser, default=LATEST, left_out="latest if left out")
+    parser.add_argument(
+        "--to",
+        metavar="ID",
+        help="the snapshot to compare it with, an ID, 'latest' or 'latest~2'; the live database if left out",
+    )
+    parser.add_argument("--rows", action="store_true", help="name the rows too, and the fields that differ")
+    console.offsite_option(parser)
+    arguments = parser.parse_args(argv)
+    console.begin(arguments.environment)
+
+    found = settings.load()
+    environment = found.environment(arguments.environment)
+    wanted = console.wanted_snapshot(arguments) or LATEST
+    report = changes.run(
+        found.repository(arguments.offsite), environment, wanted, arguments.to, arguments.rows
+    )
+    console.show(*report.lines)
+    console.done(report.summary)
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

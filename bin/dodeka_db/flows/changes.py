@@ -1,0 +1,146 @@
+"""make changes: what differs between a snapshot and the live database, or another snapshot. Nothing is changed."""
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from dodeka_db import data_description
+from dodeka_db.flows.download import Incoming, download
+from dodeka_db.formatting import cell, columns, counted, when
+from dodeka_db.host import disks, run_lock, staging
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic.repository import Repository
+from dodeka_db.restic.snapshots import Snapshot, resolve
+from dodeka_db.settings import Environment
+from dodeka_db.sqlite.compare import RowChange, Source, TableChanges, Value, compare
+from dodeka_db.sqlite.export import copy_pages, size_bytes
+from dodeka_db.sqlite.header import read_header
+
+log = logging.getLogger("dodeka_db")
+# so many rows are named at most, and so many characters of a key and of a list of fields
+MAX_ROWS = 10_000
+MAX_CHARACTERS = 200
+# so many characters of a session's token tell which one it is, and open nothing
+SECRET_CHARACTERS = 8
+_LARGER_DISK = "set DODEKA_STATE to another disk"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What differs, as lines to show, and what was compared, in a few words."""
+
+    lines: list[str]
+    summary: str
+
+
+def run(
+    settings: RepositorySettings,
+    environment: Environment,
+    wanted: str | datetime,
+    other: str | None,
+    name_rows: bool,
+) -> Report:
+    """Compare the snapshot `wanted` (as snapshots.resolve() takes it) of `environment` with the snapshot `other`, or else the live database.
+
+    `name_rows`: name the rows too, by their keys; of a key that opens something, by deploy/data.toml, only the beginning. The
+    live database is only read, and no writer waits for that, except where it is not in WAL mode: then as long as for a backup.
+    Raises SnapshotError, DatabaseError, SetupError or BackupError.
+    """
+    rows = _Rows(_tables_with_secret_keys() if name_rows else frozenset())
+    with staging.locked(settings, f"comparison of {environment.name}"):
+        repository = Repository(settings)
+        snapshots = repository.snapshots()
+        chosen = [resolve(settings, snapshots, environment.name, name) for name in (wanted, other) if name]
+        with staging.folder(settings) as folder:
+            sources = [
+                _of_snapshot(repository, snapshot, folder / f"{number}.sqlite")
+                for number, snapshot in enumerate(chosen)
+            ]
+            with ExitStack() as stack:
+                if not other:
+                    stack.enter_context(run_lock.beside(environment.live, settings.lock_wait_s))
+                    sources.append(_of_live(environment.live, folder / "live.sqlite"))
+                log.info("comparing")
+                tables = compare(sources[0], sources[1], rows.add if name_rows else None)
+    names = [f"snapshot {snapshot.short_id} of {when(snapshot.time)}" for snapshot in chosen]
+    names += [] if other else ["the live database"]
+    return Report([*rows.lines(), *_counts(tables)], f"from {names[0]} to {names[1]}")
+
+
+def _of_snapshot(repository: Repository, snapshot: Snapshot, copy: Path) -> Source:
+    shown = f"the database in snapshot {snapshot.short_id}"
+    with open(copy, "xb", buffering=0) as file:
+        download(repository, snapshot, Incoming(file, copy, shown, _LARGER_DISK))
+    return Source(copy, shown, if_damaged="choose another snapshot")
+
+
+def _of_live(live: Path, copy: Path) -> Source:
+    """The live database, or a copy of it: a reader of a rollback journal keeps every writer out, so it must be a short one."""
+    shown = f"database {live}"
+    if read_header(live).wal:
+        return Source(live, shown)
+    disks.for_database(copy.parent, size_bytes(live), _LARGER_DISK).check()
+    log.info("copying %s", live)
+    copy_pages(live, copy)
+    return Source(copy, shown)
+
+
+def _tables_with_secret_keys() -> frozenset[str]:
+    """The tables with a key that opens something. Raises SetupError if deploy/data.toml is not right."""
+    return frozenset(
+        table.name
+        for table in data_description.read().tables.values()
+        for pattern in table.patterns
+        if any(place == "key" and kind.personal == "secret" for place, kind in pattern.places())
+    )
+
+
+class _Rows:
+    """The rows that differ, in lines, as far as somebody would read them."""
+
+    def __init__(self, with_secret_keys: frozenset[str]) -> None:
+        self._with_secret_keys = with_secret_keys
+        self._lines: list[str] = []
+        self._left_out = 0
+
+    def add(self, change: RowChange) -> None:
+        if len(self._lines) >= MAX_ROWS:
+            self._left_out += 1
+            return
+        key = ", ".join(map(_shown, change.key_values)) or "a row without a key"
+        if change.table in self._with_secret_keys:
+            key = f"{key[:SECRET_CHARACTERS]}..."
+        self._lines.append(
+            f"{change.kind:7}  {cell(change.table)}  {_cut(key)}  {_cut(', '.join(change.fields()))}".rstrip()
+        )
+
+    def lines(self) -> list[str]:
+        left_out = f"and {counted(self._left_out, 'row')} more, which are not named"
+        return self._lines + [left_out] * bool(self._left_out) + [""] * bool(self._lines)
+
+
+def _counts(tables: list[TableChanges]) -> list[str]:
+    differ = [table for table in tables if table.differs]
+    same = sum(not (table.differs or table.problem) for table in tables)
+    lines = []
+    if differ:
+        cells = [(found.table, *map(str, (found.gone, found.new, found.changed))) for found in differ]
+        lines += columns([("table", "gone", "new", "changed"), *cells], "<>>>")
+    lines.append(f"no difference in {counted(same, 'table')}")
+    for found in tables:
+        if found.problem:
+            lines.append(f"{cell(found.table)} is not compared: {cell(found.problem)}")
+        lines += [f"{cell(found.table)}: {cell(note)}" for note in found.notes]
+    return lines
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, bytes):
+        return f"x'{value[:MAX_CHARACTERS].hex()}'"
+    return "NULL" if value is None else str(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
