@@ -107,6 +107,7 @@ def test_between_two_snapshots(site):
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
 
 
+@pytest.mark.slow("a repository of its own")
 def test_either_format_and_the_off_site_repository(site):
     old = backup(site)
     accident(site)

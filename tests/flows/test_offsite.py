@@ -188,6 +188,7 @@ def test_a_second_try_of_init_says_too_that_the_password_is_to_be_kept(twin):
     assert twin.password_file.read_text() == password
 
 
+@pytest.mark.slow("two repositories")
 def test_init_before_there_is_an_offsite_repository(twin):
     """The first time OFFSITE_REPOSITORY may be set already."""
     shutil.rmtree(twin.repository)

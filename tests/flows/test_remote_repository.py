@@ -107,6 +107,7 @@ def test_a_wrong_credential(site, remote):
     assert remote.secret not in record
 
 
+@pytest.mark.slow("a repository of its own")
 def test_a_certificate_that_nobody_vouches_for(site, tmp_path):
     """It is neither the network nor a password, and no waiting makes it better."""
     words = [
@@ -288,6 +289,7 @@ def test_an_outage_of_hours_does_not_pile_up_runs(site, rest, trouble):
         rest.thaw()
 
 
+@pytest.mark.slow("two repositories")
 def test_rclone_s_own_remotes(site, tmp_path):
     """rclone: is for every store that rclone knows; here a folder. Its settings stay out of the process list."""
     served = tmp_path / "served"

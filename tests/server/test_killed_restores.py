@@ -81,6 +81,7 @@ def test_killed_at_every_step(machine, sampled):
     assert not wrong_ones(sampled(found), lambda step: killed(machine, step, machine.prepare))
 
 
+@pytest.mark.slow("every step, once more")
 @pytest.mark.long
 def test_killed_at_every_step_while_the_old_database_is_put_back(machine, sampled):
     machine.prepare()
