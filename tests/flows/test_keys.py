@@ -145,6 +145,15 @@ def test_several_keys_of_one_name(site):
     assert len(listed(site)) == 1
 
 
+def test_a_password_from_systemd_may_show_an_acl_in_its_mode(site, tmp_path):
+    """As systemd 257 (Debian 13) hands it over; any other file that a group can read is refused."""
+    handed_over = tmp_path / "restic-password"
+    handed_over.write_text(site.password)
+    handed_over.chmod(0o440)
+    assert site.run("keys", RESTIC_PASSWORD_FILE=str(handed_over)).returncode == 6
+    site.ok("keys", CREDENTIALS_DIRECTORY=str(tmp_path))
+
+
 def test_a_password_is_never_made_over_another(tmp_path):
     file = tmp_path / "password"
     password_files.make(file, "hint")
