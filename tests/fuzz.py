@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import site_folder
-from dodeka_db import errors, settings
+from dodeka_db import errors, local_time, settings
 from dodeka_db.errors import BackupError, SetupError, SnapshotError
 from dodeka_db.flows import keys, snapshots
 from dodeka_db.flows.download import Incoming
@@ -104,6 +105,26 @@ def test_a_snapshot_id(folder, wanted):
     listed = [snapshot(id=letter * 64) for letter in "0a"]
     with bounded(SnapshotError):
         assert resolve(here.main, listed, "production", wanted) in listed
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.text("0123456789-:+TZ yesterdaytoday"),
+        st.builds(
+            "{}{}{}".format,
+            st.one_of(st.just(""), st.dates().map("{} ".format), st.sampled_from(["today ", "yesterday "])),
+            st.times().map(lambda time: time.isoformat("seconds")),
+            st.one_of(st.just(""), st.times().map(lambda time: f"+{time:%H:%M}"), st.just("-23:59")),
+        ),
+        st.datetimes().map(lambda moment: moment.isoformat("T", "minutes")),
+    ),
+    st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 3), max_value=datetime(9999, 12, 29)),
+)
+def test_a_time(text, now):
+    with bounded(SnapshotError):
+        moment = local_time.parse(text, now)
+        assert moment <= now and local_time.shown(moment).isprintable()
 
 
 def snapshot(**changed: object) -> Snapshot:
