@@ -113,6 +113,14 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk restore ENV=production SNAPSHOT=latest AT=03:00 YES=1
     [ "$status" -eq 2 ]
     [[ $stderr == *"not allowed with argument --snapshot"* ]]
+    for goal in verify changes restore; do
+        mk "$goal" ENV=production AT='2020-01-01 03:00Z' YES=1
+        [ "$status" -eq 2 ]
+        [[ $stderr == *"no snapshot of production is of Wed 01 Jan 2020 "*" or before; the oldest is "* ]]
+        mk "$goal" ENV=production AT='$(shell touch '"$SITE/executed"') 03:00' YES=1
+        [ "$status" -eq 2 ]
+        [[ $stderr == *"03:00' is not a time; write '2026-11-24 14:00'"* ]]
+    done
     mk restore ENV=production SNAPSHOT='--password-command=touch '"$SITE/executed" YES=1
     [ "$status" -eq 2 ]
     [[ $stderr == *"is neither a snapshot ID"* ]]

@@ -34,12 +34,15 @@ def when(time: datetime) -> str:
 def ago(time: datetime) -> str:
     """The time since `time` in the largest unit that gives at least two of it: '26 hours'."""
     age = datetime.now().astimezone() - time
-    if age < timedelta(0):
-        return "in the future"
+    return "in the future" if age < timedelta(0) else duration(age)
+
+
+def duration(length: timedelta) -> str:
+    """A `length` of 0 or more, rounded down, in the largest unit that gives at least two of it: '26 hours'."""
     for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if age.total_seconds() >= 2 * seconds:
-            return f"{int(age.total_seconds() // seconds)} {unit}"
-    return counted(int(age.total_seconds()), "second")
+        if length.total_seconds() >= 2 * seconds:
+            return f"{int(length.total_seconds() // seconds)} {unit}"
+    return counted(int(length.total_seconds()), "second")
 
 
 def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:

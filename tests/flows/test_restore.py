@@ -675,26 +675,46 @@ class TestUndo:
 
 
 def test_by_time(stored):
-    """The newest snapshot of that time or before; the live database has lost its members since."""
+    """The newest ordinary snapshot of that time or before; the live database has lost its members since."""
     now = datetime.now(UTC)
     settings = stored.settings
-    ids = [
+    first, second, _, _ = [
         take_snapshot(
-            *(Repository(settings.main), settings.environment("production"), stored.database()),
+            *(Repository(settings.main), settings.environment("production"), stored.database(), tags),
             time=now - timedelta(hours=hours),
         ).snapshot_id
-        for hours in (50, 26)
+        for hours, tags in ((50, ()), (28, ()), (26, ("pre-restore",)), (-1, ()))
     ]
     asked = (now - timedelta(hours=25)).astimezone()
-    output = stored.ok("verify", "production", "--at", f"{asked:%Y-%m-%d %H:%M}")
-    assert f"or before is {ids[1]}, of " in output
-    stored.ok("restore", "production", "--at", asked.isoformat(timespec="minutes"), "--yes")
+    asked_for = asked.isoformat(" ", "minutes")
+    output = stored.ok("verify", "production", "--at", asked_for)
+    assert f"choosing the newest snapshot of {asked:%a %d %b %Y %H:%M}:00 " in output
+    assert re.search(rf"snapshot {second} is of .*, (2 hours|3 hours|179 minutes) before\n", output)
+    stored.ok("restore", "production", "--at", asked_for, "--yes")
     assert sample_data.digest(stored.database()) == stored.lost
     stored.ok("restore", "production", "--snapshot", "latest~0", "--yes")
     assert sample_data.digest(stored.database()) == stored.before
-    done = stored.run("restore", "production", "--at", f"{asked - timedelta(days=9):%Y-%m-%d %H:%M}", "--yes")
+    assert f"done: snapshot {first} " in stored.ok("verify", "production", "--snapshot", "latest~2")
+    before = [one["id"] for one in stored.snapshots("production")]
+    for at, message in (
+        ((asked - timedelta(days=9)).isoformat("T", "minutes"), f"the oldest is {first}, of "),
+        ("2025-10-26", "'2025-10-26' is not a time; write '2026-11-24 14:00'"),
+        ("", "'' is not a time"),
+    ):
+        done = stored.run("restore", "production", "--at", at, "--yes")
+        assert (done.returncode, done.stdout.count("choosing"), done.stderr.count("\n")) == (4, 0, 1)
+        assert message in done.stderr
+    assert [one["id"] for one in stored.snapshots("production")] == before
+
+
+def test_a_time_that_the_clock_showed_twice(stored):
+    """Exit code 4, in the time zone of the server; with the offset it is taken."""
+    at = "2025-10-26 02:30"
+    done = stored.run("verify", "production", "--at", at, TZ="Europe/Amsterdam")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
-    assert f"the oldest is {ids[0]}, of " in done.stderr
+    assert "write '2025-10-26 02:30+02:00' or '2025-10-26 02:30+01:00'" in done.stderr
+    done = stored.run("verify", "production", "--at", f"{at}+01:00", TZ="Europe/Amsterdam")
+    assert "no snapshot of production is of Sun 26 Oct 2025 02:30:00 CET or before; the oldest" in done.stderr
 
 
 def test_a_clone_where_the_source_is_on_another_machine(stored):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -40,7 +41,10 @@ class TestResolve:
 
     @pytest.mark.parametrize(
         "wanted",
-        ["", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "latest~", "latest~-1", "a" * 65],
+        [
+            *("", "aaa", "-aaaa", "--password-command=x", "AAAA1111", "aaaa 1", "a" * 65),
+            *("latest~", "latest~-1", "latest~x", "latest~1 ", "latest~\u0661", "latest~" + "1" * 5000),
+        ],
     )
     def test_malformed(self, wanted):
         with pytest.raises(SnapshotError, match="is neither a snapshot ID"):
@@ -49,8 +53,14 @@ class TestResolve:
     def test_so_many_before_the_newest(self):
         assert resolve(HERE.main, self.ALL, "production", "latest~0").short_id == "aaaa2222"
         assert resolve(HERE.main, self.ALL, "production", "latest~1").short_id == "aaaa1111"
-        with pytest.raises(SnapshotError, match="there are only 2 snapshots of production"):
-            resolve(HERE.main, self.ALL, "production", "latest~2")
+        assert resolve(HERE.main, self.ALL, "demo", "latest~0").short_id == "dddd1111"
+        for environment, wanted, there_are in (
+            ("production", "latest~2", "2 snapshots"),
+            ("demo", "latest~1", "1 snapshot"),
+        ):
+            message = f"there is no {wanted}: {environment} has {there_are} that a backup made"
+            with pytest.raises(SnapshotError, match=message):
+                resolve(HERE.main, self.ALL, environment, wanted)
 
     def test_the_newest_of_a_time_or_before(self, caplog):
         caplog.set_level("INFO")
@@ -62,7 +72,11 @@ class TestResolve:
             (self.ALL[3].time, "aaaa2222"),  # that one is a pre-restore snapshot
         ):
             assert resolve(HERE.main, self.ALL, "production", moment).short_id == found
-        assert f"or before is aaaa2222, of {local_time.shown(second)}" in caplog.text
+        assert caplog.messages[2:4] == [
+            f"choosing the newest snapshot of {local_time.shown(second - timedelta(seconds=1))} or before",
+            f"snapshot aaaa1111 is of {local_time.shown(first)}, 59 minutes before",
+        ]
+        assert caplog.messages[5].endswith(", 0 seconds before")
         with pytest.raises(
             SnapshotError, match=r"no snapshot of production is of .* or before; the oldest is aaaa1111"
         ):
@@ -81,8 +95,16 @@ class TestResolve:
             resolve(HERE.main, self.ALL, "production", "dddd")
 
     def test_none_yet(self):
-        with pytest.raises(SnapshotError, match="no snapshot of demo yet"):
-            resolve(HERE.main, self.ALL[:2], "demo", "latest")
+        for wanted in ("latest", "latest~0", "latest~3", datetime.now(UTC)):
+            with pytest.raises(SnapshotError, match="no snapshot of demo yet"):
+                resolve(HERE.main, self.ALL[:2], "demo", wanted)
+
+    def test_one_from_the_future_is_none_of_them(self):
+        future = replace(self.ALL[1], id="ffff" * 16, time=datetime.now(UTC) + timedelta(hours=1))
+        for wanted in ("latest", "latest~0", future.time, future.time + timedelta(hours=1)):
+            assert resolve(HERE.main, [*self.ALL, future], "production", wanted).short_id == "aaaa2222"
+            with pytest.raises(SnapshotError, match="all snapshots of production are from the future"):
+                resolve(HERE.main, [future], "production", wanted)
 
     def test_the_next_step_is_one_for_the_repository_that_was_asked(self):
         for settings, wanted, command in (

@@ -24,9 +24,10 @@ log = logging.getLogger("dodeka_db")
 def run(settings: RepositorySettings, environment: Environment, wanted: str | datetime) -> str:
     """Fetch a snapshot into a new folder, check it as a restore would, and return in words what is proven.
 
-    `wanted` is its ID or `latest`. Logs the rows of each table beside those of the environment's live database, which is
-    only read. Only the result for the newest snapshot is recorded: an older one says nothing about today's backups. (Nothing
-    reads the record of the off-site repository.) Raises SnapshotError if the snapshot is not a whole database.
+    `wanted` is what snapshots.resolve() takes. Logs the rows of each table beside those of the environment's live database,
+    which is only read. Only the result for the newest snapshot is recorded: an older one says nothing about today's backups.
+    (Nothing reads the record of the off-site repository.) Raises SnapshotError if there is no such snapshot, or it is not a
+    whole database.
     """
     with job_records.failures(settings.state, job(environment)) if wanted == LATEST else nullcontext():
         with staging.locked(settings, f"drill of {environment.name}"):

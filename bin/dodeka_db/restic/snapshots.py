@@ -9,7 +9,7 @@ from typing import Any
 
 from dodeka_db import local_time, schedule
 from dodeka_db.errors import SnapshotError
-from dodeka_db.formatting import counted
+from dodeka_db.formatting import counted, duration
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import json_values
 from dodeka_db.settings import ENVIRONMENTS, FORMATS
@@ -120,27 +120,24 @@ def newest(snapshots: Iterable[Snapshot]) -> Snapshot | None:
 def resolve(
     repository: RepositorySettings, snapshots: Sequence[Snapshot], environment: str, wanted: str | datetime
 ) -> Snapshot:
-    """The snapshot of `environment` that `wanted` names: an ID, its beginning, `latest`, which is the newest(), `latest~2`, the
-    second before that, or a time, which means the newest ordinary one of that time or before.
+    """The snapshot of `environment` that `wanted` names, of `snapshots`, the oldest first.
 
-    Raises SnapshotError if `wanted` is malformed, unknown, ambiguous, or of another environment.
+    `wanted` is an ID, its beginning, `latest`, which is the newest(), `latest~2`, the second ordinary one before that, or a
+    time (an aware datetime), which means the newest ordinary one of that time or before. Logs which one a time means.
+
+    Raises SnapshotError if `wanted` is malformed, unknown, ambiguous, or of another environment, or if no snapshot is that old.
     """
     hint = f"see: {repository.make(f'snapshots ENV={environment}')}"
     candidates = of_environment(snapshots, environment)
     if isinstance(wanted, datetime):
-        return _of_time(candidates, environment, wanted)
-    if match := re.fullmatch(rf"{LATEST}~(\d{{1,6}})", wanted):
-        past = of_the_past(ordinary(candidates))
-        if int(match[1]) < len(past):
-            return past[-1 - int(match[1])]
-        raise SnapshotError(f"there are only {counted(len(past), 'snapshot')} of {environment}", hint)
-    if wanted == LATEST:
-        if found := newest(candidates):
-            return found
-        if ordinary(candidates):
-            raise SnapshotError(f"all snapshots of {environment} are from the future", _ABOUT_THE_CLOCK)
-        first = "make offsite" if repository.is_offsite else repository.make(f"backup ENV={environment}")
-        raise SnapshotError(f"there is no snapshot of {environment} yet", first)
+        return _of_time(_to_choose_from(repository, candidates, environment), environment, wanted)
+    if match := re.fullmatch(rf"{LATEST}(?:~([0-9]{{1,6}}))?", wanted):
+        past = _to_choose_from(repository, candidates, environment)
+        before = int(match[1] or 0)
+        if before < len(past):
+            return past[-1 - before]
+        count = counted(len(past), "snapshot")
+        raise SnapshotError(f"there is no {wanted}: {environment} has {count} that a backup made", hint)
     if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
         raise SnapshotError(
             f"{wanted!r} is neither a snapshot ID (4 to 64 digits, 0-9 and a-f) nor '{LATEST}'", hint
@@ -160,20 +157,29 @@ def resolve(
     raise SnapshotError(f"there is no snapshot {wanted} of {environment}", hint)
 
 
-def _of_time(candidates: Iterable[Snapshot], environment: str, moment: datetime) -> Snapshot:
-    """The newest ordinary one of `candidates`, the oldest first, that is of `moment` or before; says which one that is."""
-    past = of_the_past(ordinary(candidates))
-    before = [snapshot for snapshot in past if snapshot.time <= moment]
+def _to_choose_from(
+    repository: RepositorySettings, candidates: Sequence[Snapshot], environment: str
+) -> list[Snapshot]:
+    """The ordinary ones of the past in `candidates`; SnapshotError if there is none."""
+    if past := of_the_past(ordinary(candidates)):
+        return past
+    if ordinary(candidates):
+        raise SnapshotError(f"all snapshots of {environment} are from the future", _ABOUT_THE_CLOCK)
+    first = "make offsite" if repository.is_offsite else repository.make(f"backup ENV={environment}")
+    raise SnapshotError(f"there is no snapshot of {environment} yet", first)
+
+
+def _of_time(past: Sequence[Snapshot], environment: str, moment: datetime) -> Snapshot:
+    """The newest one in `past`, the oldest first, that is of `moment` or before; logs which one that is, and of when."""
     asked = f"{local_time.shown(moment)} or before"
+    before = [snapshot for snapshot in past if snapshot.time <= moment]
     if not before:
-        oldest = (
-            f"the oldest is {past[0].short_id}, of {local_time.shown(past[0].time)}"
-            if past
-            else "there is none"
-        )
+        oldest = f"the oldest is {past[0].short_id}, of {local_time.shown(past[0].time)}"
         raise SnapshotError(f"no snapshot of {environment} is of {asked}", oldest)
     found = before[-1]
-    log.info("the newest of %s is %s, of %s", asked, found.short_id, local_time.shown(found.time))
+    log.info("choosing the newest snapshot of %s", asked)
+    earlier = duration(moment - found.time)
+    log.info("snapshot %s is of %s, %s before", found.short_id, local_time.shown(found.time), earlier)
     return found
 
 
