@@ -10,7 +10,7 @@ from dodeka_db.restic.snapshots import LATEST
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, 3, 4, opens_repository=True)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
-    console.snapshot_options(parser, default=LATEST, left_out="latest if left out")
+    console.snapshot_options(parser, left_out="latest if left out")
     parser.add_argument(
         "--to",
         metavar="ID",
@@ -23,7 +23,8 @@ def main(argv: console.Argv = None) -> int:
 
     found = settings.load()
     environment = found.environment(arguments.environment)
-    wanted = console.wanted_snapshot(arguments) or LATEST
+    wanted = console.wanted_snapshot(arguments)
+    wanted = LATEST if wanted is None else wanted
     report = changes.run(
         found.repository(arguments.offsite), environment, wanted, arguments.to, arguments.rows
     )

@@ -18,7 +18,7 @@ def main(argv: console.Argv = None) -> int:
         metavar="ENVIRONMENT",
         help="the environment whose snapshot is restored (default: the same one)",
     )
-    console.snapshot_options(parser, default=None, left_out="asked for if left out")
+    console.snapshot_options(parser, left_out="asked for if left out")
     console.offsite_option(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
     arguments = parser.parse_args(argv)

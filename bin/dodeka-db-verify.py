@@ -10,14 +10,15 @@ from dodeka_db.restic.snapshots import LATEST
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, 4, opens_repository=True)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
-    console.snapshot_options(parser, default=LATEST, left_out="latest if left out")
+    console.snapshot_options(parser, left_out="latest if left out")
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
     found = settings.load()
     environment = found.environment(arguments.environment)
-    wanted = console.wanted_snapshot(arguments) or LATEST
+    wanted = console.wanted_snapshot(arguments)
+    wanted = LATEST if wanted is None else wanted
     console.done(verify.run(found.repository(arguments.offsite), environment, wanted))
     return 0
 

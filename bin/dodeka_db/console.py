@@ -120,17 +120,15 @@ def offsite_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def snapshot_options(parser: argparse.ArgumentParser, default: str | None, left_out: str) -> None:
-    """Add --snapshot and --at, of which one may be given, to a parser."""
+def snapshot_options(parser: argparse.ArgumentParser, left_out: str) -> None:
+    """Add --snapshot and --at, of which one may be given, to a parser; `left_out` says what happens without both."""
     one = parser.add_mutually_exclusive_group()
-    one.add_argument(
-        "--snapshot", metavar="ID", default=default, help=f"an ID, 'latest' or 'latest~2'; {left_out}"
-    )
+    one.add_argument("--snapshot", metavar="ID", help=f"an ID, 'latest' or 'latest~2'; {left_out}")
     one.add_argument("--at", metavar="TIME", help="the newest of that time or before: 'yesterday 14:00'")
 
 
 def wanted_snapshot(arguments: argparse.Namespace) -> str | datetime | None:
-    """What snapshot_options() were given; raises UsageError if --at is not a time of the past."""
+    """What was given to snapshot_options(): a snapshot's name, a time, or None. SnapshotError if --at is not a time of the past."""
     if arguments.at is None:
         snapshot: str | None = arguments.snapshot
         return snapshot

@@ -717,6 +717,15 @@ def test_a_time_that_the_clock_showed_twice(stored):
     assert "no snapshot of production is of Sun 26 Oct 2025 02:30:00 CET or before; the oldest" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["restore", "verify"])
+def test_a_snapshot_and_a_time_at_once(stored, command):
+    done = stored.run(command, "production", "--snapshot", "latest", "--at", "03:00")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--at: not allowed with argument --snapshot" in done.stderr
+    done = stored.run(command, "production", "--snapshot", "")
+    assert (done.returncode, "'' is neither a snapshot ID" in done.stderr) == (4, True)
+
+
 def test_a_clone_where_the_source_is_on_another_machine(stored):
     """Only its snapshots are here."""
     shutil.rmtree(stored.database().parent)
