@@ -36,8 +36,8 @@ def install() -> None:
         signal.signal(signum, signal.SIG_IGN)  # restic and systemctl inherit that
 
 
-def uninstall() -> None:
-    """Let Ctrl-Z stop the process again, for a program that replaces it."""
+def allow_suspension() -> None:
+    """Undo what install() does to Ctrl-Z, for a program that takes the place of this one."""
     for signum in (signal.SIGTSTP, signal.SIGTTOU):
         signal.signal(signum, signal.SIG_DFL)
 

@@ -1,8 +1,10 @@
 """make init, where a repository was in use: what the messages say, followed to the letter, makes no second one."""
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -103,6 +105,21 @@ def test_good_copies_are_on_record(site: Site, small_disk):
     assert "No volume is mounted for" not in done.stdout
 
 
+@contextmanager
+def asked_by_init(site: Site, **variables: str) -> Iterator[subprocess.Popen]:
+    """make init, at its question."""
+    with subprocess.Popen(
+        [ROOT / "bin" / "dodeka-db-init.py"],
+        env={**site.environ, **variables},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as init:
+        while "answer no" not in init.stdout.readline():
+            pass
+        yield init
+
+
 def test_a_server_s_repository_is_asked_for_before_the_question(site: Site, tmp_path):
     """Over a network it shows only then whether there is one; a password file made for that goes again."""
     remote = {"RESTIC_REPOSITORY": "rclone:store:there", "RESTIC_PASSWORD_FILE": str(tmp_path / "password")}
@@ -112,16 +129,14 @@ def test_a_server_s_repository_is_asked_for_before_the_question(site: Site, tmp_
     assert done.returncode == 7, done
     assert "THERE IS NO REPOSITORY AT rclone:store:there." in done.stdout
     assert not (tmp_path / "password").exists()
-    with subprocess.Popen(
-        [ROOT / "bin" / "dodeka-db-init.py"],
-        env={**site.environ, **remote},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as init:
-        while "answer no" not in init.stdout.readline():
-            pass
+    with asked_by_init(site, **remote) as init:
         site.ok("backup", "demo")  # backups go on while somebody thinks
+        with open(site.state / "lock", "r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            init.communicate("yes\n", timeout=60)
+    assert init.returncode == 75
+    assert not (tmp_path / "password").exists()
+    with asked_by_init(site, **remote) as init:
         init.communicate("yes\n", timeout=60)
     assert init.returncode == 0
     assert (tmp_path / "there" / "config").exists()

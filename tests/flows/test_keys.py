@@ -223,28 +223,33 @@ def test_the_recovery_sheet_begins_with_the_repository_that_is_left(site):
     assert len({line.index("___") for line in page.splitlines() if "___" in line}) == 1
 
 
-def test_the_recovery_sheet_replaces_nothing_where_there_is_no_room_for_a_copy(site, small_disk):
-    """By the third of its commands, typed as it is printed."""
+@pytest.mark.parametrize("room_for", ["the journal", "a copy, and not the new one", "all"])
+def test_the_recovery_sheet_replaces_nothing_where_there_is_no_room(site, small_disk, room_for):
+    """By its third and fourth command, typed as they are printed, the fourth whatever became of the third."""
     page = site.ok("recovery-sheet").partition("PUT IT IN ITS PLACE")[2]
-    command = re.findall(r"^ +\d+  (.+)$", page, re.MULTILINE)[2]
-    db, new = small_disk / "db.sqlite", small_disk / "production.sqlite"
-    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    commands = re.findall(r"^ +\d+  (.+)$", page, re.MULTILINE)[2:4]
+    db = small_disk / "db.sqlite"
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
     shutil.copy(site.database(), db)
-    new.write_text("the new one")
-    before = sample_data.digest(db)
-    room_for_the_journal = 64 * 1024
-    assert room_for_the_journal < db.stat().st_size
-    free = shutil.disk_usage(small_disk).free
-    (small_disk / "rest").write_bytes(bytes(free - room_for_the_journal))
-    for room in (False, True):
-        done = subprocess.run(
-            ["sh", "-c", command], cwd=small_disk, env={**os.environ, "db": str(db)}, capture_output=True
+    new = bytes(2 * db.stat().st_size)
+    (site.folder / "production.sqlite").write_bytes(new)
+    before, old = sample_data.digest(db), db.stat()
+    journal = 64 * 1024
+    assert journal < old.st_size
+    room = {"the journal": journal, "a copy, and not the new one": journal + old.st_size, "all": 0}[room_for]
+    if room:
+        (small_disk / "rest").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+    done = [
+        subprocess.run(
+            ["sh", "-c", command], cwd=site.folder, env={**os.environ, "db": str(db)}, capture_output=True
         )
-        assert (done.returncode == 0, done.stdout) == (room, b"done\n" if room else b"")
-        assert (db.read_bytes() == b"the new one") is room
-        if not room:
-            assert sample_data.digest(db) == before
-            (small_disk / "rest").unlink()
+        for command in commands
+    ]
+    assert done[1].stdout == (b"done\n" if room_for == "all" else b""), done
+    if room_for == "all":
+        assert db.read_bytes() == new and db.stat().st_mode == old.st_mode
+        db = small_disk / "db.sqlite.before"
+    assert sample_data.digest(db) == before
 
 
 def test_the_recovery_sheet_without_git_and_ssh(site):

@@ -42,7 +42,6 @@ class _Outcome:
     done: str
     kept: Path | None
     kept_shown: str = "the replaced database"
-    is_new: bool = True
     error: BackupError | None = None
 
     @property
@@ -222,9 +221,7 @@ def _put_back(
     except (BackupError, OSError) as second:
         said = f"but {as_line(second)}{service.if_down()}"
     done = f"{back}, {said}"
-    return _Outcome(done, taken_out, "the new database, with what was written to it,", is_new=False).failed(
-        failure, done
-    )
+    return _Outcome(done, taken_out, "the new database, with what was written to it,").failed(failure, done)
 
 
 def _start_again(settings: Settings, service: Service, problem: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from dodeka_db import places
@@ -30,24 +31,28 @@ def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> Non
     if chosen.folder and not (chosen.folder / "config").exists():  # before anything is made
         _confirm_new(settings, chosen, confirm)
     made = None
-    try:
-        with staging.locked(chosen, "init"):
-            made = _make_password_file(chosen)
-            runner.version(chosen)
-            repository = Repository(chosen)
-            config = _config_of(repository, made)
-            pattern = _pattern(other) if config is None or chosen.is_offsite else None
-            if chosen.is_offsite and not pattern:
-                raise failures.missing(settings.main)
-            offsite.check_apart(config, pattern)
-        if config is None and not chosen.folder:
-            _confirm_new(settings, chosen, confirm)
-    except BaseException:
-        if made:
-            made.unlink()
-        raise
-    if config is None:
-        with staging.locked(chosen, "init"):
+    with ExitStack() as stack:
+        try:
+            with staging.locked(chosen, "init"):
+                made = _make_password_file(chosen)
+                runner.version(chosen)
+                repository = Repository(chosen)
+                config = _config_of(repository, made)
+                pattern = _pattern(other) if config is None or chosen.is_offsite else None
+                if chosen.is_offsite and not pattern:
+                    raise failures.missing(settings.main)
+                offsite.check_apart(config, pattern)
+            if config is None and not chosen.folder:
+                _confirm_new(
+                    settings, chosen, confirm
+                )  # without the lock: backups go on while somebody thinks
+            if config is None:
+                stack.enter_context(staging.locked(chosen, "init"))
+        except BaseException:
+            if made:
+                made.unlink()
+            raise
+        if config is None:
             # the password may be the repository's from now on, even if this fails
             repository.init(like=other if pattern else None)
             if repository.config() is None:  # it must open

@@ -46,7 +46,7 @@ def sections(settings: Settings) -> list[Section]:
         Section(
             "Put it in its place, on the server, as an administrator",
             {
-                "the third answers": "done; if not, nothing was replaced: end the process that has the database open,"
+                "the fourth answers": "done; if not, nothing was replaced: end the process that has the database open,"
                 " or make room"
             },
             _swap(environment),
@@ -153,9 +153,10 @@ def _swap(environment: Environment) -> tuple[str, ...]:
     return (
         f"db={shlex.quote(str(environment.database))}",
         f"systemctl stop {environment.unit}",
+        'rm -f "$db.new"; [ "$(sqlite3 "$db" \'PRAGMA journal_mode=DELETE\')" = delete ] && cp -a "$db" "$db.new"',
         (
-            '[ "$(sqlite3 "$db" \'PRAGMA journal_mode=DELETE\')" = delete ] && cp -p "$db" "$db.before"'
-            f' && cat {environment.name}.sqlite > "$db" && echo done'
+            f'[ -e "$db.new" ] && cat {environment.name}.sqlite > "$db.new" && ln "$db" "$db.before"'
+            ' && mv "$db.new" "$db" && echo done'
         ),
         f"systemctl start {environment.unit}",
     )

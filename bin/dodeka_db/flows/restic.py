@@ -33,5 +33,5 @@ def run(settings: RepositorySettings, words: Sequence[str]) -> NoReturn:
     runner.version(settings)
     staging.state_folder(settings)  # for restic's temporary files
     options = [f"--option={one}" for one in settings.options]
-    interrupts.uninstall()  # with no lock of ours held, Ctrl-Z may stop restic
+    interrupts.allow_suspension()  # with no lock of ours held, Ctrl-Z may stop restic
     os.execvpe(settings.restic, [settings.restic, *options, *words], settings.for_restic)  # noqa: S606

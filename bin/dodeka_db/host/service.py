@@ -281,7 +281,7 @@ class Service:
                 os.fchmod(file.fileno(), _MARK_MODE)
         except OSError as error:
             raise BackupError(
-                f"{self._mark} cannot be written: {error.strerror}", "nothing was changed"
+                f"{self._mark} cannot be written: {error.strerror}", f"see: ls -ld {self._mark.parent}"
             ) from error
 
     def _marked(self) -> str | None:
