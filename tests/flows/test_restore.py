@@ -24,6 +24,7 @@ from dodeka_db.restic.repository import Repository
 from dodeka_db.sqlite import sample_data
 from dodeka_db.sqlite.export import export_compacted
 from dodeka_db.sqlite.failures import THIS_SQLITE, DatabaseInUseError
+from remote_servers import execute
 from site_folder import RESTIC, ROOT, Site, peak_memory_kb
 from sqlite_files import corrupt_page
 
@@ -664,6 +665,20 @@ class TestUndo:
         done = kept_site.run("undo", "production", "--yes")
         assert done.returncode == 4
         assert "the database that the last restore replaced is damaged" in done.stderr
+
+    @pytest.mark.parametrize("days", [-400, 400])
+    def test_a_kept_file_of_long_ago_or_of_a_wrong_clock_is_not_the_last_one(self, kept_site, days):
+        (kept,) = site_kept(kept_site)
+        time = datetime.now(UTC) + timedelta(days=days)
+        kept.rename(kept.with_name(f"db.sqlite.pre-restore-{time:%Y%m%dT%H%M%SZ}"))
+        execute(kept_site.database(), "DELETE FROM outbox")
+        replaced = sample_data.digest(kept_site.database())
+        kept_site.ok("restore", "production", "--snapshot", "latest", "--yes")
+        assert len([one for one in kept_site.snapshots("production") if "pre-restore" in one["tags"]]) == 2
+        kept_site.ok("undo", "production", "--yes")
+        assert sample_data.digest(kept_site.database()) == replaced
+        kept_site.ok("cron", "production")
+        assert len([one for one in kept_site.snapshots("production") if "pre-restore" in one["tags"]]) == 3
 
     def test_a_kept_file_that_was_damaged_since(self, kept_site):
         (kept,) = site_kept(kept_site)

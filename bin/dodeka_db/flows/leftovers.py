@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, BusyError, DatabaseError, ServiceError, as_line
@@ -156,7 +156,11 @@ def _version(kept: Path) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _time_of_snapshot(kept: Path) -> datetime | None:
-    """The time at which `kept` was replaced, by which `undo` finds the last one; None, now, if it would be removed at once."""
-    replaced = kept_files.since(kept)
-    return replaced if retention_policy.pre_restore_since() < replaced < datetime.now(UTC) else None
+def _time_of_snapshot(kept: Path) -> datetime:
+    """The time at which `kept` was replaced, by which undo finds the last one.
+
+    One whose snapshot would expire at once, or whose name is from the future because the clock was wrong, stays for a week. It
+    counts as older than all others, as in kept_files.kept_beside().
+    """
+    replaced, oldest = kept_files.since(kept), retention_policy.pre_restore_since() + timedelta(days=7)
+    return replaced if oldest < replaced <= datetime.now(UTC) else oldest
