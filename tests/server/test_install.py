@@ -74,11 +74,19 @@ def own(server: Server, *words: str, check: bool = True, **options):
 
 
 def users(server: Server) -> int:
-    return int(server.run("sqlite3", str(DEMO), "SELECT count(*) FROM users_by_email", user="root").stdout)
+    return int(
+        server.run(
+            "sqlite3", "-cmd", ".timeout 5000", str(DEMO), "SELECT count(*) FROM users_by_email", user="root"
+        ).stdout
+    )
 
 
 def writes(server: Server) -> int:
-    return int(server.run("sqlite3", str(DEMO), "SELECT count(*) FROM outbox", user="root").stdout)
+    return int(
+        server.run(
+            "sqlite3", "-cmd", ".timeout 5000", str(DEMO), "SELECT count(*) FROM outbox", user="root"
+        ).stdout
+    )
 
 
 def is_writing(server: Server) -> bool:

@@ -492,7 +492,7 @@ class TestHealth:
 
 def registered(server: Server) -> list[str]:
     sql = "SELECT key FROM registrations WHERE key GLOB 'registered while*'"
-    return server.run("sqlite3", str(DEMO), sql).stdout.split("\n")[:-1]
+    return server.run("sqlite3", "-cmd", ".timeout 5000", str(DEMO), sql).stdout.split("\n")[:-1]
 
 
 def damage_demo(server: Server) -> None:
@@ -715,7 +715,10 @@ class TestNobodyKeepsTheOldFile:
         done = server.run(*inject, *script, check=False)
         assert (done.returncode, done.stderr) == (0, ""), done
         assert users(server, DEMO) == 30 and is_writing(server, DEMO)
-        assert server.run("sqlite3", str(DEMO), "PRAGMA integrity_check").stdout == "ok\n"
+        assert (
+            server.run("sqlite3", "-cmd", ".timeout 5000", str(DEMO), "PRAGMA integrity_check").stdout
+            == "ok\n"
+        )
         opened = server.run("sh", "-c", f"ls -l /proc/{main_pid(server)}/fd", user="root").stdout
         assert str(DEMO) in opened and "deleted" not in opened and "pre-restore" not in opened
         if slow == "rename":

@@ -36,7 +36,9 @@ def rows(server: Server, environment: str) -> set[tuple]:
     # a copy, for SQLite would resolve a path that leads in from out here
     copy = server.path("/tmp/look.sqlite")
     database = PROJECT / f"backend/envs/{environment}/db.sqlite"
-    server.run("sqlite3", str(database), "VACUUM INTO '/tmp/look.sqlite'", user="root")
+    server.run(
+        "sqlite3", "-cmd", ".timeout 5000", str(database), "VACUUM INTO '/tmp/look.sqlite'", user="root"
+    )
     content = copy.read_bytes()
     copy.unlink()
     with closing(sqlite3.connect(":memory:")) as connection:
