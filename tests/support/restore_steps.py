@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cheap_key import reseal
@@ -123,7 +124,7 @@ class Machine:
 
     def keep(self) -> None:
         """Make a kept file with one user, called `kept`."""
-        file = f"{DEMO}.pre-restore-20260101T000000Z"
+        file = f"{DEMO}.pre-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         self.server.sh(f'rm -f {file}* && sqlite3 {DEMO} ".timeout 5000" "VACUUM INTO \'{file}\'"')
         self.execute("DELETE FROM users_by_email", Path(file))
         self.execute("INSERT INTO users_by_email VALUES ('kept', 0, 0, x'00')", Path(file))
