@@ -97,7 +97,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 @test "cron: production when nothing is named" {
     mk cron
     [ "$status" -eq 0 ]
-    [[ $output == *" production done: snapshot "*" old snapshots removed"* ]]
+    [[ $output == *" production done: snapshot "*" old snapshot"*" removed"* ]]
     mk cron ENV=demo
     [[ $output == *" demo done: snapshot "* ]]
 }

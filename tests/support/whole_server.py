@@ -243,8 +243,9 @@ class Server:
     def _set_up(self) -> None:
         # the Python that made .venv may be in root's home, which is opened for it on the server
         self.sh(
-            "id backend 2>/dev/null || useradd --create-home --shell /bin/sh --key HOME_MODE=0755 backend; chmod o+x /root;"
+            "id backend 2>/dev/null || useradd --create-home --shell /bin/sh backend; chmod o+x /root;"
             "mkdir -p /mnt/backup /home/backend/dodeka; chown backend: /mnt/backup /home/backend /home/backend/dodeka;"
+            "chmod 755 /home/backend;"
             "rm -f /etc/sudoers.d/dodeka; rm -rf /home/backend/.local",
             user="root",
         )
