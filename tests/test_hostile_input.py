@@ -270,6 +270,7 @@ def theirs(tmp_path: Path) -> Path:
     return folder / "db.sqlite"
 
 
+@pytest.mark.slow("each way to open it", keep=["checkpoint_and_close", "row_counts-DELETE"])
 @of_another_user
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])

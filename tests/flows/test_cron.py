@@ -612,6 +612,7 @@ class TestHeartbeats:
             assert site.run("cron", "demo", DODEKA_PING_URL_DEMO=receiver.url).returncode == 75
         assert receiver.calls[0][1].endswith("/fail")
 
+    @pytest.mark.slow("each failure", keep=["500"])
     @pytest.mark.parametrize(
         ("status", "problem", "within_s"), [(500, "HTTP 500", 60), (None, "no answer", 120)]
     )

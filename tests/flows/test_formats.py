@@ -68,6 +68,7 @@ def test_both_kinds_are_listed_checked_and_restored_in_any_mixture(site, order):
         assert sample_data.digest(site.database()) == digest
 
 
+@pytest.mark.slow("each format", keep=["zst"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_undo_takes_either_kind(site, format):
     take(site, "zst" if format == "pages" else "pages")

@@ -286,6 +286,7 @@ def test_the_recovery_sheet_in_html_says_the_same(site):
     assert as_html[0].lower() == as_text[0].lower()
 
 
+@pytest.mark.slow("each format", keep=["zst"])
 @pytest.mark.parametrize("format", ["zst", "pages"])
 def test_its_commands_bring_the_databases_back(site, tmp_path, format):
     """With restic, zstd and sqlite3 alone, in an empty folder: row for row."""

@@ -325,6 +325,7 @@ def test_a_copy_to_another_place_is_none(twin, tmp_path):
         assert "no restic repository at" in offsite_line(twin, **there)["text"]
 
 
+@pytest.mark.slow("each trouble", keep=["full"])
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_a_main_volume_in_trouble_does_not_keep_its_snapshots_here(twin, small_disk, trouble):
     """The one time when the copy counts most; restic has no place for its lock there."""

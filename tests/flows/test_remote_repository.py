@@ -258,6 +258,7 @@ def test_a_lock_left_on_the_server_is_dealt_with(site, rest):
     assert not list(locks.iterdir())
 
 
+@pytest.mark.slow("one more kind of server")
 def test_a_server_that_lets_nothing_be_removed(site, tmp_path):
     """The snapshot is there, and the run says what failed, at once."""
     for _ in range(13):

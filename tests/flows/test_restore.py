@@ -666,6 +666,7 @@ class TestUndo:
         assert done.returncode == 4
         assert "the database that the last restore replaced is damaged" in done.stderr
 
+    @pytest.mark.slow("each time", keep=["-400"])
     @pytest.mark.parametrize("days", [-400, 400])
     def test_a_kept_file_of_long_ago_or_of_a_wrong_clock_is_not_the_last_one(self, kept_site, days):
         (kept,) = site_kept(kept_site)

@@ -201,6 +201,7 @@ def test_any_legal_time_lists(site, time, zone):
     assert ("is from the future" in output) == is_future
 
 
+@pytest.mark.slow("dozens of snapshots")
 def test_only_the_past_counts(site):
     """For `latest`, the drill, undo and keys; whoever may add snapshots may give them any time."""
     site.ok("backup", "production")

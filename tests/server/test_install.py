@@ -511,6 +511,7 @@ class TestTimers:
             server.sh("cd /mnt/backup; mv away .restic-password", user="dbackup")
         install(server, "TIMERS=1")
 
+    @pytest.mark.slow("each job", keep=["cron", "offsite"])
     @pytest.mark.parametrize("job", JOBS)
     def test_each_of_them(self, timers, job):
         server, _ = timers

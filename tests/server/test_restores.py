@@ -480,6 +480,7 @@ class TestHealth:
             server.sh(undo)
             assert registered(server) == written and users(server, DEMO) == 30
 
+    @pytest.mark.slow("one more answer")
     def test_the_old_database_does_not_answer_either(self, server, health):
         with unit_changed(server):
             answers = iter([200])
@@ -525,6 +526,7 @@ class TestADamagedDatabaseIsNotPutBack:
         for path in server.path(DEMO.parent).glob("db.sqlite.damaged-*"):
             path.unlink()
 
+    @pytest.mark.slow("one more answer")
     def test_over_one_that_does_not_answer(self, server):
         with unit_changed(server):
             server.run("systemctl", "start", UNIT, user="root")
@@ -660,6 +662,7 @@ class TestRecovery:
         assert "starting it" not in output and files_of_demo(server) == {"db.sqlite"}
         assert is_writing(server, DEMO)
 
+    @pytest.mark.slow("one more state of a unit")
     def test_nor_is_one_that_was_stopped_again_on_purpose(self, server):
         with referenced(server):
             killed_restore(server)
@@ -807,6 +810,7 @@ class TestTwoStateFolders:
         make(server, "undo", "ENV=demo", "YES=1")
         assert users(server, DEMO) == 0
 
+    @pytest.mark.slow("one more way")
     def test_also_where_the_state_folder_was_removed(self, server, restoring):
         state = "/home/backend/.local/state/dodeka-backup"
         server.sh(f"mv {state} /tmp/moved-state; mkdir -p {state}/records")
@@ -815,6 +819,7 @@ class TestTwoStateFolders:
         server.sh(f"rm -rf {state}; mv /tmp/moved-state {state}")
         assert (code, stderr) == (0, "") and "tagged pre-restore" in output
 
+    @pytest.mark.slow("one more way", keep=["[rm {kept}]"])
     @pytest.mark.parametrize("other", ["rm {kept}", "rm {kept}; echo x > {kept}"])
     def test_nothing_is_replaced_where_the_kept_file_is_gone_all_the_same(self, server, restoring, other):
         (kept,) = server.path(DEMO.parent).glob("*.pre-restore-*")
@@ -1158,6 +1163,7 @@ class TestCron:
         for line in LINES:
             assert line.endswith(" >> /home/backend/log/backup.log 2>&1")
 
+    @pytest.mark.slow("each line", keep=["cron", "offsite"])
     @pytest.mark.parametrize("job", ENDS)
     def test_each_line_under_cron_s_own_environment(self, server, job):
         server.run("crontab", str(PROJECT / "deploy/dodeka_crontab"))
@@ -1243,6 +1249,7 @@ class TestTheBackendWritesElsewhere:
         server.run("systemctl", "restart", UNIT, user="root")
         assert is_writing(server, DEMO)
 
+    @pytest.mark.slow("one more way")
     def test_in_a_file_that_was_replaced(self, server):
         """And what BACKUP.md says saves what was written to it."""
         server.sh(
@@ -1311,6 +1318,7 @@ class TestTheBackendWritesElsewhere:
             server.run("systemctl", "daemon-reload", user="root")
             server.sh(f"rm -f {DEMO.parent}/*.damaged-*")
 
+    @pytest.mark.slow("one more state of a unit")
     def test_one_that_has_been_started_a_moment_ago(self, server):
         """It takes some seconds before it opens anything."""
         drop_in = server.path(f"/etc/systemd/system/{UNIT}.service.d/slow.conf")
