@@ -21,6 +21,34 @@ PROJECT = HOME / "dodeka"
 CLONE = Path("/opt/dodeka-backup")
 OWN_HOME = Path("/var/lib/dbackup")
 
+# A cgroup of the server's own, in which its systemd makes those of its units: two that shared one would remove each other's.
+JOIN = """
+set -eu
+name=$1
+shift
+while IFS=: read -r _ controllers path; do
+    case $controllers in
+        '') mount=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts) ;;
+        name=systemd) mount=$(awk '$3 == "cgroup" && $4 ~ /name=systemd/ { print $2; exit }' /proc/mounts) ;;
+        *) continue ;;
+    esac
+    [ -n "$mount" ] || continue
+    mkdir "$mount$path/$name"
+    echo $$ > "$mount$path/$name/cgroup.procs"
+done < /proc/self/cgroup
+exec "$@"
+"""
+LEAVE = """
+for mount in $(awk '$3 ~ /^cgroup/ { print $2 }' /proc/mounts); do
+    find "$mount" -maxdepth 3 -type d -name "$1"
+done | while read -r folder; do
+    until find "$folder" -depth -type d -exec rmdir {} + 2> /dev/null; do
+        [ -d "$folder" ] || break
+        sleep 0.1
+    done
+done
+"""
+
 BOOT = """
 set -eu
 base=$1
@@ -95,9 +123,11 @@ class Server:
 
     def __init__(self, folder: Path, disk: Path | None = None) -> None:
         folder.mkdir(exist_ok=True)
+        self._cgroup = f"dodeka-test-{os.getpid()}-{time.monotonic_ns()}"
         self._process = subprocess.Popen(
             [
-                *("unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"),
+                *("sh", "-c", JOIN, "sh", self._cgroup),
+                *("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"),
                 *("sh", "-c", BOOT, "sh", str(folder), str(disk or "")),
             ],
             stdin=subprocess.DEVNULL,
@@ -115,6 +145,8 @@ class Server:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+        # the kernel ends the server's processes behind that, and a cgroup with one cannot be removed
+        subprocess.run(["sh", "-c", LEAVE, "sh", self._cgroup], check=True, timeout=60)
 
     def run(
         self, *words: str, user: str = "backend", stdin: str = "", check: bool = True, **variables: str
