@@ -17,19 +17,19 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help status snapshots backup cron verify check offsite changes restore undo try setup init install uninstall settings restic keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
+    [ "$targets" = "help status snapshots backup cron verify check offsite changes open restore undo try setup init install uninstall settings restic keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
     before=$(state_of_everything)
-    for goal in backup changes restore undo verify; do
+    for goal in backup changes open restore undo verify; do
         mk $goal
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
         [[ $stderr == *"$goal needs an environment: ENV=production or ENV=demo"* ]]
         [ -z "$output" ]
     done
-    for goal in backup cron snapshots changes restore undo verify; do
+    for goal in backup cron snapshots changes open restore undo verify; do
         mk $goal ENV=staging
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
@@ -113,7 +113,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk restore ENV=production SNAPSHOT=latest AT=03:00 YES=1
     [ "$status" -eq 2 ]
     [[ $stderr == *"not allowed with argument --snapshot"* ]]
-    for goal in verify changes restore; do
+    for goal in verify changes open restore; do
         mk "$goal" ENV=production AT='2020-01-01 03:00Z' YES=1
         [ "$status" -eq 2 ]
         [[ $stderr == *"no snapshot of production is of Wed 01 Jan 2020 "*" or before; the oldest is "* ]]
@@ -272,7 +272,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     for goal in backup cron undo check status offsite; do
         mk $goal ENV=demo OFFSITE=1
         [ "$status" -eq 2 ]
-        [[ $stderr == *"OFFSITE=1 is for init snapshots changes restore verify keys key-add key-remove restic"* ]]
+        [[ $stderr == *"OFFSITE=1 is for init snapshots changes open restore verify keys key-add key-remove restic"* ]]
     done
     mk restore ENV=demo OFFSITE=true SNAPSHOT=latest YES=1
     [ "$status" -eq 2 ]
@@ -337,6 +337,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         mk restore ENV=demo FROM="$value" YES=1
         mk verify ENV=demo SNAPSHOT="$value"
         mk changes ENV=demo SNAPSHOT="$value" TO="$value" ROWS="$value"
+        mk open ENV=demo SNAPSHOT="$value" FILE="$value"
         mk changes ENV=demo AT="$value"
         mk key-add NAME="$value"
         ARGS=$value mk restic

@@ -28,7 +28,7 @@ LIFE = (
     ),
     ("docs/formats.md", "Format"),
     *(("BACKUP.md", title) for title in ("Status", "Drill", "Check")),
-    *(("BACKUP.md", title) for title in ("See what changed", "Restore")),
+    *(("BACKUP.md", title) for title in ("See what changed", "Look into a snapshot", "Restore")),
     *(("BACKUP.md", title) for title in ("Clone production to demo", "Undo a restore", "Off-site")),
     ("docs/set-ups.md", "When the server gets a new Debian"),
     *(("BACKUP.md", title) for title in ("Keys", "Recovery sheet")),

@@ -504,6 +504,7 @@ def evil(site: Site) -> Site:
         ("verify", ("production",), True),
         ("backup", ("production",), True),
         ("changes", ("production", "--rows"), True),
+        ("open", ("production",), True),
         ("restore", ("production", "--snapshot=latest"), True),
         ("restore", ("demo", "--from=production", "--snapshot=latest", "--yes"), True),
         ("keys", (), True),

@@ -13,6 +13,7 @@ ARGUMENTS = {
     "backup": ["production"],
     "cron": ["production"],
     "changes": ["production"],
+    "open": ["production"],
     "restore": ["production", "--snapshot=latest", "--yes"],
     "undo": ["production", "--yes"],
     "verify": ["production"],

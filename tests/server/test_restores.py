@@ -3,9 +3,7 @@
 import http.server
 import json
 import os
-import pty
 import re
-import select
 import subprocess
 import threading
 import time
@@ -19,6 +17,7 @@ import pytest
 from cheap_key import reseal
 from dodeka_db.host import installed
 from free_ports import free_port
+from terminal import Terminal
 from whole_server import HOME, PROJECT, ROOT, Server
 
 if os.geteuid() != 0:
@@ -92,48 +91,9 @@ def users(server: Server, database: Path) -> int:
     return int(server.python(f"sample_data.count(Path('{database}'))"))
 
 
-class Terminal:
+def on_a_terminal(server: Server, *words: str) -> Terminal:
     """A program in there on a terminal of its own, as user backend."""
-
-    def __init__(self, server: Server, *words: str) -> None:
-        self._master, slave = pty.openpty()
-        self._process = subprocess.Popen(
-            server.command("setsid", "--ctty", *words), stdin=slave, stdout=slave, stderr=slave
-        )
-        os.close(slave)
-        self._shown = ""
-
-    def type(self, line: str) -> None:
-        time.sleep(0.2)  # whoever asks drops what was typed before
-        os.write(self._master, f"{line}\n".encode())
-
-    def until(self, words: str) -> str:
-        """All that was shown since the last call, when `words` are there."""
-        deadline = time.monotonic() + 60
-        while words not in self._shown:
-            assert time.monotonic() < deadline, self._shown
-            self._read()
-        shown, self._shown = self._shown, ""
-        return shown
-
-    def press(self, key: bytes) -> None:
-        os.write(self._master, key)
-
-    def until_end(self, exit_code: int = 0) -> str:
-        self._process.wait(timeout=60)
-        while select.select([self._master], [], [], 0.1)[0] and self._read():
-            pass
-        assert self._process.returncode == exit_code, self._shown
-        return self._shown
-
-    def _read(self) -> bool:
-        if not select.select([self._master], [], [], 1)[0]:
-            return False
-        try:
-            self._shown += os.read(self._master, 10_000).decode()
-        except OSError:  # how Linux says that nobody has the terminal open any more
-            return False
-        return True
+    return Terminal(server.command("setsid", "--ctty", *words))
 
 
 def main_pid(server: Server) -> str:
@@ -239,7 +199,9 @@ def test_sudo_asks_for_its_password_before_anything_happens(server):
     server.run("chpasswd", user="root", stdin="backend:secret word\n")
     before = main_pid(server)
     try:
-        terminal = Terminal(server, str(PROJECT / "bin/dodeka-db-restore.py"), "demo", "--snapshot", "latest")
+        terminal = on_a_terminal(
+            server, str(PROJECT / "bin/dodeka-db-restore.py"), "demo", "--snapshot", "latest"
+        )
         shown = terminal.until("password")
         assert "downloading" not in shown and main_pid(server) == before
         terminal.type("secret word")
@@ -909,7 +871,7 @@ class TestATerminal:
 
     def restore(self, server) -> Terminal:
         """In a shell with job control: without one, nothing can be stopped by a terminal."""
-        terminal = Terminal(server, "bash", "--norc", "-i")
+        terminal = on_a_terminal(server, "bash", "--norc", "-i")
         terminal.type(f"PS1=; {self.SCRIPT} --yes")
         terminal.until("replacing ")
         assert wait_until(lambda: condition(server) == "deactivating")
@@ -937,7 +899,7 @@ class TestATerminal:
 
     def test_ctrl_z_works_at_the_question_where_no_lock_is_held(self, server):
         make(server, "backup", "ENV=demo")
-        terminal = Terminal(server, "bash", "--norc", "-i")
+        terminal = on_a_terminal(server, "bash", "--norc", "-i")
         terminal.type(f"PS1=; {self.SCRIPT}")
         terminal.until("Type 'yes' to go on:")
         terminal.press(b"\x1a")
@@ -972,7 +934,7 @@ class TestRights:
         make(server, "backup", "ENV=production")
         server.run("chmod", "600", str(PRODUCTION))
         server.run("chmod", "644", str(DEMO))
-        terminal = Terminal(
+        terminal = on_a_terminal(
             server,
             *(
                 str(PROJECT / "bin/dodeka-db-restore.py"),

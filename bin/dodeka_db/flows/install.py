@@ -177,6 +177,7 @@ def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
             "--system",
             "--user-group",
             "--create-home",
+            *("--key", "HOME_MODE=0700"),
             "--home-dir",
             str(OWN_HOME),
             "--shell",

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import datetime
+from pathlib import Path
 
 from dodeka_db.errors import BusyError, DatabaseError, SnapshotError
 from dodeka_db.flows.download import Incoming, download
@@ -60,22 +61,36 @@ def prove(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, int | N
     Returns the rows of each table, and the defects, which are warnings too. To be called under the lock.
     Raises SnapshotError if it is not a database that can be read through.
     """
-    settings = repository.settings
-    with staging.folder(settings) as folder:
+    with staging.folder(repository.settings) as folder:
         copy = folder / "drill.sqlite"
-        shown = f"the database in snapshot {snapshot.short_id}"
         with open(copy, "xb", buffering=0) as file:
-            incoming = Incoming(file, copy, shown, "set DODEKA_STATE to another disk")
-            download(repository, snapshot, incoming, cached=False)
-        log.info("checking")
-        try:
-            findings = integrity.verify(copy, shown)
-        except NotWholeError as error:
-            older = settings.make(f"verify ENV={snapshot.environment} SNAPSHOT=...")
-            raise SnapshotError(error.message, f"try an older snapshot: {older}") from error
-        for line in findings.lines():
-            log.warning("%s: %s", shown, line)
+            incoming = Incoming(file, copy, shown(snapshot), "set DODEKA_STATE to another disk")
+            findings = fetch(repository, snapshot, incoming, copy, cached=False)
         return row_counts(copy), findings
+
+
+def fetch(
+    repository: Repository, snapshot: Snapshot, incoming: Incoming, copy: Path, cached: bool = True
+) -> Findings:
+    """Download `snapshot` to `copy` by `incoming`, and check it as a restore would; the defects are warnings too.
+
+    To be called under the lock. Raises SnapshotError if it is not a database that can be read through.
+    """
+    download(repository, snapshot, incoming, cached=cached)
+    log.info("checking")
+    try:
+        findings = integrity.verify(copy, shown(snapshot))
+    except NotWholeError as error:
+        older = repository.settings.make(f"verify ENV={snapshot.environment} SNAPSHOT=...")
+        raise SnapshotError(error.message, f"try an older snapshot: {older}") from error
+    for line in findings.lines():
+        log.warning("%s: %s", shown(snapshot), line)
+    return findings
+
+
+def shown(snapshot: Snapshot) -> str:
+    """The name of the database in `snapshot` in messages."""
+    return f"the database in snapshot {snapshot.short_id}"
 
 
 def _beside(rows: Mapping[str, int | None], live: Mapping[str, int | None]) -> list[str]:

@@ -19,6 +19,7 @@ from dodeka_db.repository_settings import RepositorySettings
 
 MARK = ".of-dodeka-backup"
 _PREFIX = "dodeka-"
+_FOR_A_READER = "open-"
 # files that a killed run leaves: ours, restic's, SQLite's
 _LEFT = re.compile(rf"{_PREFIX}.*|restic-(temp|check-cache)-.*|etilqs_.*", re.DOTALL)
 # names of ours before the folder had a mark
@@ -70,7 +71,7 @@ def folder(repository: RepositorySettings) -> Iterator[Path]:
     """A new folder (0700), removed at the end; SetupError if it cannot be made. Under the lock: files of killed runs are
     removed first.
     """
-    state_folder(repository)
+    _remove_left(state_folder(repository), _FOR_A_READER)
     with _opened(repository) as staging:
         names = os.listdir(staging)
         for name in names:
@@ -140,17 +141,26 @@ def _remove_in(staging: int, name: str) -> None:
         shutil.rmtree(name, ignore_errors=True, dir_fd=staging)
 
 
-@contextmanager
-def beside(live: Path) -> Iterator[BufferedRandom]:
+def beside(live: Path) -> AbstractContextManager[BufferedRandom]:
     """A new file (0600) in the folder of `live`, on its file system: one rename can put it in its place.
 
     It is open and locked until the end, or until it is closed: files of killed runs are not. BackupError if it cannot be
     made.
     """
+    return _locked_file(live.parent, _prefix(live))
+
+
+def for_a_reader(repository: RepositorySettings) -> AbstractContextManager[BufferedRandom]:
+    """As beside(), in the state folder: a copy to look at while no lock is held. The next run removes that of a killed one."""
+    return _locked_file(state_folder(repository), _FOR_A_READER)
+
+
+@contextmanager
+def _locked_file(folder: Path, prefix: str) -> Iterator[BufferedRandom]:
     made = None
     try:
         with shielded():
-            descriptor, name = tempfile.mkstemp(prefix=_prefix(live), dir=live.parent)
+            descriptor, name = tempfile.mkstemp(prefix=prefix, dir=folder)
             made = open(name, "r+b", opener=lambda *_: descriptor)  # noqa: SIM115  closed below
         fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield made
@@ -158,7 +168,7 @@ def beside(live: Path) -> Iterator[BufferedRandom]:
         if made:
             raise
         raise BackupError(
-            f"no file can be made in {live.parent}: {error.strerror}", "nothing was changed"
+            f"no file can be made in {folder}: {error.strerror}", "nothing was changed"
         ) from error
     finally:
         if made:
@@ -169,13 +179,17 @@ def beside(live: Path) -> Iterator[BufferedRandom]:
 
 def remove_left_beside(live: Path) -> None:
     """Remove the files of killed runs that beside(live) made. To be called under the lock."""
-    for path in live.parent.glob(f"{_prefix(live)}*"):
+    _remove_left(live.parent, _prefix(live))
+
+
+def _remove_left(folder: Path, prefix: str) -> None:
+    for path in folder.glob(f"{prefix}*"):
         try:
             with open(path, "rb", opener=safe_open.no_link) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
         except OSError:
-            continue  # a restore that waits for its answer still uses it; or it is another user's, or not a regular file
+            continue  # a run that waits for somebody still uses it; or it is another user's, or not a regular file
 
 
 def _prefix(live: Path) -> str:
