@@ -787,7 +787,7 @@ def test_credentials_in_an_address_are_sent_to_its_server_alone_and_not_shown(si
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         seen.append(handler.headers.get("Authorization"))
         handler.send_response(302 if handler.path == "/" else 204)
-        handler.send_header("Location", f"http://localhost:{handler.server.server_port}/there")
+        handler.send_header("Location", f"http://127.1:{handler.server.server_port}/there")
         handler.end_headers()
 
     with server(answer) as port:
