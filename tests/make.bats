@@ -306,7 +306,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do

@@ -387,7 +387,7 @@ def test_a_schema_that_this_sqlite_cannot_run_goes_the_whole_way(site, kind, for
     assert lost != before
     output = site.ok("restore", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
     assert "damaged" not in output
-    assert re.search(r"\n  users_by_email: 400 rows, \d+ more than now\n", output)
+    assert re.search(r"\n  users_by_email +\d+ +0 +0 +400\n", output)
     assert schema_and_rows(site.database()) == before
     site.ok("undo", "production", "--yes", DODEKA_FORMAT=format)
     assert schema_and_rows(site.database()) == lost
@@ -402,7 +402,7 @@ def test_what_cannot_be_counted_is_said(site):
         r"\nt +\? +\?\n", re.sub("(?m)^[^ ]+T[^ ]+ production ", "", site.ok("verify", "production"))
     )
     output = site.ok("restore", "production", "--snapshot", "latest", "--yes")
-    assert "\n  t: SQLite cannot count its rows here\n" in output
+    assert "\n  t is not compared: " in output
 
 
 def test_the_rest_of_a_schema_that_cannot_be_checked_is_checked(site):

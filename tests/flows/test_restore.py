@@ -522,15 +522,81 @@ class TestTheQuestion:
         )
         assert lines[1] == f"It puts snapshot {latest['short_id']} in the place of {stored.database()}:"
         assert lines[2:] == [
-            "  birthdays: 400 rows, a table that the live database does not have now",
-            "  later: this table disappears, with 1 row",
-            "  outbox: 20 rows, 2 fewer than now",
-            "  users_by_email: 400 rows, 390 more than now",
+            "  table                         come back  go  change  rows then",
+            "  birthdays                           400   0       0        400",
+            "  later                                 0   1       0          0",
+            "  outbox                                0   2       0         20",
+            "  registrations                         0   0       0         20",
+            "  registrations_by_bondsnummer          0   0       0         20",
+            "  registrations_by_email                0   0       0         20",
+            "  system_users                          0   0       0          1",
+            "  users                                 0   0       0       2401",
+            "  users_by_bondsnummer                  0   0       0        400",
+            "  users_by_email                      390   0       0        400",
+            "  volta_data                            0   0       0        400",
+            "  no difference in 7 other tables",
+            f"  birthdays: only snapshot {latest['short_id']} has this table",
+            f"  later: only database {stored.database()} has this table",
             "Type 'yes' to go on: ",
         ]
 
+    def test_a_table_of_members_that_would_be_empty_is_not_overlooked(self, stored):
+        """The accident that a question of counts hid: nobody is left now, and nobody in the snapshot."""
+        with closing(sqlite3.connect(stored.database())) as connection, connection:
+            connection.execute("DELETE FROM users_by_email")
+            connection.execute("DELETE FROM outbox")
+            connection.execute("DELETE FROM registrations")
+        stored.ok("backup", "production")
+        latest = stored.snapshots("production")[-1]["short_id"]
+        said = self.question(stored, "production")
+        assert "  no row differs from now\n" in said
+        assert f"\nusers_by_email HAS NO ROWS in snapshot {latest}; it has none now.\n" in said
+        assert said.count("HAS NO ROWS") == 1, "the others are empty every now and then"
+        stored.ok("restore", "production", "--snapshot", "latest~1", "--yes")
+        said = self.question(stored, "production")
+        assert f"\nusers_by_email HAS NO ROWS in snapshot {latest}; it has 400 now.\n" in said
+        assert f"\nregistrations HAS NO ROWS in snapshot {latest}; it has 20 now.\n" in said
+        assert "outbox HAS" not in said, "what is of the moment comes and goes"
+
+    def test_a_live_database_that_is_gone_or_damaged_hides_nothing(self, stored):
+        with closing(sqlite3.connect(stored.database())) as connection, connection:
+            connection.execute("DELETE FROM users_by_email")
+        stored.ok("backup", "production")
+        stored.database().write_bytes(b"no database")
+        said = self.question(stored, "production")
+        assert "users_by_email HAS NO ROWS in snapshot" in said and "; the file is kept unchanged\n" in said
+
+    def test_no_room_to_compare_is_no_reason_to_refuse(self, stored, small_disk):
+        """Not in WAL mode, the live database is copied first, and the disk of the state folder is too small for that."""
+        subprocess.run(["mount", "-o", "remount,size=200k", small_disk], check=True)
+        (small_disk / "state").mkdir(mode=0o700)
+        with closing(sqlite3.connect(stored.database())) as connection, connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+        small = {"DODEKA_STATE": str(small_disk / "state"), "RESTIC_CACHE_DIR": str(stored.folder / "cache")}
+        done = stored.run("restore", "production", "--snapshot", "latest", stdin="no\n", **small)
+        assert done.returncode == 7
+        assert f"  no room left for the database in {small_disk}/state/" in done.stdout
+        assert sample_data.digest(stored.database()) == stored.lost and not list(
+            small_disk.glob("state/staging/d*")
+        )
+
+    def test_a_description_of_the_data_with_a_mistake_is_no_reason_to_refuse(self, stored, tmp_path):
+        broken = tmp_path / "data.toml"
+        broken.write_text("[kinds]\n")
+        shown = f"mount --bind {broken} {ROOT}/deploy/data.toml && exec {ROOT}/bin/dodeka-db-restore.py"
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", f"{shown} production --snapshot latest"],
+            env=stored.environ,
+            input="no\n",
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 7
+        assert "warning: the tables of members are not known: data description " in done.stdout
+        assert re.search(r"\n  users_by_email +390 ", done.stdout)
+
     def test_when_no_table_differs(self, stored):
-        assert "  every table has as many rows as now\n" in self.question(stored, "demo")
+        assert "  no row differs from now\n" in self.question(stored, "demo")
 
     @pytest.fixture
     def asked(self, stored) -> subprocess.Popen:
@@ -543,7 +609,7 @@ class TestTheQuestion:
             stderr=subprocess.PIPE,
             text=True,
         )
-        while "  users_by_email: " not in process.stdout.readline():
+        while "  users_by_email " not in process.stdout.readline():
             assert process.poll() is None
         return process
 
@@ -570,7 +636,7 @@ class TestUndo:
         stored.ok("restore", "production", "--snapshot", "latest", "--yes")
         output = stored.ok("undo", "production", "--yes")
         assert sample_data.digest(stored.database()) == stored.lost
-        assert "  users_by_email: 10 rows, 390 fewer than now\n" in output
+        assert re.search(r"\n  users_by_email +0 +390 +0 +10\n", output)
         stored.ok("undo", "production", stdin="yes\n")
         assert sample_data.digest(stored.database()) == stored.before
         assert beside(stored) == ["db.sqlite"]

@@ -61,7 +61,7 @@ def run(
             with ExitStack() as stack:
                 if not other:
                     stack.enter_context(run_lock.beside(environment.live, settings.lock_wait_s))
-                    sources.append(_of_live(environment.live, folder / "live.sqlite"))
+                    sources.append(source_of_live(environment.live, folder / "live.sqlite"))
                 log.info("comparing")
                 tables = compare(sources[0], sources[1], rows.add if name_rows else None)
     names = [f"snapshot {snapshot.short_id} of {when(snapshot.time)}" for snapshot in chosen]
@@ -76,8 +76,11 @@ def _of_snapshot(repository: Repository, snapshot: Snapshot, copy: Path) -> Sour
     return Source(copy, shown, if_damaged="choose another snapshot")
 
 
-def _of_live(live: Path, copy: Path) -> Source:
-    """The live database, or a copy of it: a reader of a rollback journal keeps every writer out, so it must be a short one."""
+def source_of_live(live: Path, copy: Path) -> Source:
+    """The live database, or its `copy`: a reader of a rollback journal keeps every writer out, so it must be a short one.
+
+    Raises DatabaseError; BackupError if there is no room for the copy.
+    """
     shown = f"database {live}"
     if read_header(live).wal:
         return Source(live, shown)

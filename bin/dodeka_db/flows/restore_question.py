@@ -1,21 +1,23 @@
 """The question of a restore: the change that it will make, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from dodeka_db.flows.restore_origin import Origin
-from dodeka_db.formatting import ago, cell, counted
+from dodeka_db.formatting import ago, cell, columns, counted
 from dodeka_db.settings import Environment
+from dodeka_db.sqlite.compare import TableChanges
 from dodeka_db.sqlite.integrity import Findings
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change that waits for a yes: the rows of each table `now` and `then`, None where SQLite cannot count them.
+    """A change that waits for a yes: how the live database differs from the new one, which has the rows `then` by table.
 
-    `findings`: defects of the new database. `fixed`: defects that rebuilding its indexes repaired. `now` is None, with a
-    `problem`, if the rows of the live database cannot be counted; `damaged` if the reason is that it is no whole database.
+    `then` is None where SQLite cannot count them. `of_members` are the tables that hold what belongs to members, one of which,
+    `members`, has a row for each member. `findings`: defects of the new database. `fixed`: defects that rebuilding its indexes repaired. `tables` is None, with a `problem`, if
+    the two cannot be compared; `damaged` if the reason is that the live database is no whole database.
     """
 
     target: Environment
@@ -23,13 +25,15 @@ class Change:
     findings: Findings
     fixed: str
     then: Mapping[str, int | None]
-    now: Mapping[str, int | None] | None
+    of_members: frozenset[str]
+    members: str
+    tables: Sequence[TableChanges] | None = None
     problem: str = ""
     damaged: bool = False
 
 
 def describe(change: Change) -> list[str]:
-    """The question in lines: the change, and how many rows come and go."""
+    """The question in lines: the change, and which rows come back, go and change."""
     target, origin = change.target, change.origin
     lines = []
     if origin.environment != target.name:
@@ -37,7 +41,12 @@ def describe(change: Change) -> list[str]:
     lines.append(f"This goes {_back(origin.time)} ({origin.time.astimezone():%A %d %B %Y %H:%M}).")
     link = f", to which {target.database} links" if target.live != target.database else ""
     lines.append(f"It puts {origin.shown} in the place of {target.live}{link}:")
-    lines += [f"  {line}" for line in _differences(change)]
+    if change.tables is None:
+        kept = "; the file is kept unchanged" if change.damaged and target.database.exists() else ""
+        lines.append(f"  {change.problem}{kept}")
+    else:
+        lines += [f"  {line}" for line in _differences(change, change.tables)]
+    lines += _without_rows(change)
     if change.fixed:
         lines.append(f"Its indexes were damaged, and are rebuilt: {change.fixed}")
     return lines + [f"Warning about the new database: {line}" for line in change.findings.lines()]
@@ -47,22 +56,38 @@ def _back(time: datetime) -> str:
     return "to a time in the future" if ago(time) == "in the future" else f"back {ago(time)}"
 
 
-def _differences(change: Change) -> list[str]:
-    if change.now is None:
-        kept = "; the file is kept unchanged" if change.damaged and change.target.database.exists() else ""
-        return [f"{change.problem}{kept}"]
+def _differences(change: Change, tables: Sequence[TableChanges]) -> list[str]:
+    """The tables that differ, and those of members in any case; then what is not compared, or special about it."""
+    lines = ["no row differs from now"]
+    if any(table.differs for table in tables):
+        shown = [
+            table
+            for table in tables
+            if table.differs or (table.table in change.of_members and not table.problem)
+        ]
+        cells = [
+            (
+                table.table,
+                *map(str, (table.new, table.gone, table.changed, table.same + table.changed + table.new)),
+            )
+            for table in shown
+        ]
+        lines = columns([("table", "come back", "go", "change", "rows then"), *cells], "<>>>>")
+        same = sum(not (table.differs or table.problem) for table in tables if table not in shown)
+        lines += [f"no difference in {counted(same, 'other table')}"] * bool(same)
+    for table in tables:
+        if table.problem:
+            lines.append(f"{cell(table.table)} is not compared: {cell(table.problem)}")
+        lines += [f"{cell(table.table)}: {cell(note)}" for note in table.notes]
+    return lines
+
+
+def _without_rows(change: Change) -> list[str]:
+    """What nobody may overlook: that a table of members loses all its rows, or that there is nobody, then as now."""
+    rows_now = {table.table: table.same + table.changed + table.gone for table in change.tables or ()}
     lines = []
-    for table, then in change.then.items():
-        now, shown = change.now.get(table), cell(table)
-        if then is None or (now is None and table in change.now):
-            lines.append(f"{shown}: SQLite cannot count its rows here")
-        elif now is None:
-            lines.append(f"{shown}: {counted(then, 'row')}, a table that the live database does not have now")
-        elif then != now:
-            more = f"{then - now} more" if then > now else f"{now - then} fewer"
-            lines.append(f"{shown}: {counted(then, 'row')}, {more} than now")
-    for table, now in change.now.items():
-        if table not in change.then:
-            has = "rows that cannot be counted" if now is None else counted(now, "row")
-            lines.append(f"{cell(table)}: this table disappears, with {has}")
-    return sorted(lines) or ["every table has as many rows as now"]
+    for table in sorted(change.of_members & {*change.then, *rows_now}):
+        now = rows_now.get(table, 0)
+        if change.then.get(table, 0) == 0 and (now or table == change.members):
+            lines.append(f"{cell(table)} HAS NO ROWS in {change.origin.shown}; it has {now or 'none'} now.")
+    return lines

@@ -6,14 +6,17 @@ from dataclasses import replace
 from io import BufferedRandom
 from pathlib import Path
 
-from dodeka_db.errors import WHO, BackupError, DatabaseError, SnapshotError
+from dodeka_db import data_description
+from dodeka_db.errors import WHO, BackupError, DatabaseError, SetupError, SnapshotError
+from dodeka_db.flows import changes
 from dodeka_db.flows.download import Incoming
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.flows.restore_question import Change
-from dodeka_db.host import disks, file_rights
+from dodeka_db.host import disks, file_rights, staging
 from dodeka_db.host.file_rights import Rights
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import integrity, swap
+from dodeka_db.sqlite.compare import Source, compare
 from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.header import match_journal_mode
 from dodeka_db.sqlite.row_counts import row_counts
@@ -39,16 +42,38 @@ def stage(settings: Settings, target: Environment, origin: Origin, file: Buffere
             findings = integrity.verify(staged, shown)
     except NotWholeError as error:
         raise SnapshotError(error.message, "choose another snapshot; nothing was changed") from error
-    then = row_counts(staged)
+    fixed = replace(found, defects=tuple(line for line in found.defects if line not in findings.defects))
+    change = Change(target, origin, findings, fixed.defects_shown, row_counts(staged), *_tables_of_members())
+    change = _compared(settings, change, staged)
     match_journal_mode(staged, live)
     rights_of_new(settings, target, origin, staged)
     os.fsync(file.fileno())
-    fixed = replace(found, defects=tuple(line for line in found.defects if line not in findings.defects))
-    change = Change(target, origin, findings, fixed.defects_shown, then, now=None)
+    return change
+
+
+def _compared(settings: Settings, change: Change, staged: Path) -> Change:
+    """`change` with what differs from the live database. Where that cannot be told, a restore goes on without it."""
+    log.info("comparing")
     try:
-        return replace(change, now=row_counts(live))
-    except DatabaseError as error:  # a damaged or missing live database is what a restore is for
+        with staging.folder(settings.main) as folder:
+            live = changes.source_of_live(change.target.live, folder / "live.sqlite")
+            return replace(change, tables=compare(live, Source(staged, change.origin.shown)))
+    except BackupError as error:  # a damaged or missing live database is what a restore is for
         return replace(change, problem=error.message, damaged=isinstance(error, NotWholeError))
+
+
+def _tables_of_members() -> tuple[frozenset[str], str]:
+    """The tables whose rows belong to members, and not just for the moment; and the one that has a row for each of them.
+
+    A mistake in deploy/data.toml is only a warning: a restore must not wait for that.
+    """
+    try:
+        found = data_description.read()
+    except SetupError as error:
+        log.warning("the tables of members are not known: %s", error)
+        return frozenset(), ""
+    lasting = (table for table in found.tables.values() if table.found_by and not table.is_of_the_moment)
+    return frozenset(table.name for table in lasting), found.members.name
 
 
 def _reindex(staged: Path, shown: str) -> None:
