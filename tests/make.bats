@@ -228,11 +228,11 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
 
 @test "a second make setup installs nothing and starts at once" {
     before=$(stat -c %Y .venv/.runtime)
-    start=$(date +%s%N)
-    run --separate-stderr make --no-print-directory setup
-    succeeds
-    [ -z "$output" ]
-    [ $((($(date +%s%N) - start) / 1000000)) -lt 2000 ]
+    # of the processor: how long that takes depends on what else this machine does
+    TIMEFORMAT='%U %S'
+    used=$({ time make --no-print-directory setup >"$SITE/printed" 2>&1; } 2>&1)
+    [ ! -s "$SITE/printed" ]
+    awk '{ exit $1 + $2 > 1 }' <<<"$used"
     [ "$(stat -c %Y .venv/.runtime)" = "$before" ]
 }
 

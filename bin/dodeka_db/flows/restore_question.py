@@ -16,8 +16,9 @@ class Change:
     """A change that waits for a yes: how the live database differs from the new one, which has the rows `then` by table.
 
     `then` is None where SQLite cannot count them. `of_members` are the tables that hold what belongs to members, one of which,
-    `members`, has a row for each member. `findings`: defects of the new database. `fixed`: defects that rebuilding its indexes repaired. `tables` is None, with a `problem`, if
-    the two cannot be compared; `damaged` if the reason is that the live database is no whole database.
+    `members`, has a row for each member. `findings`: defects of the new database. `fixed`: defects that rebuilding its indexes
+    repaired. `tables` is None, with a `problem`, if the two cannot be compared; `damaged` if the reason is that the live
+    database is no whole database.
     """
 
     target: Environment
