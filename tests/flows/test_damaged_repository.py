@@ -267,7 +267,7 @@ def test_the_copy_goes_on_with_what_is_whole(site, part, how):
         done = soon(site, "offsite", **there)
         assert done.returncode == 8
         assert (
-            f"error: {copied} snapshots are copied, but {damaged[:8]} of {site.repository} cannot be: damaged; {SEE}"
+            f"error: {copied} snapshot{'' if copied == 1 else 's'} copied, but {damaged[:8]} of {site.repository} cannot be: damaged; {SEE}"
             in done.stderr
         )
     listed = json.loads(site.ok("snapshots", "--offsite", "--json", **there))

@@ -262,9 +262,7 @@ def test_an_append_only_server(twin, tmp_path):
         started = time.monotonic()
         done = twin.run("offsite", **at(server))
         assert (done.returncode, len(done.stderr.splitlines())) == (77, 1), done
-        assert (
-            "13 snapshots are copied, and the newest read back, but nothing old was removed: " in done.stderr
-        )
+        assert "13 snapshots copied, and the newest read back, but nothing old was removed: " in done.stderr
         assert f"the server of repository {server.shown} does not allow removals: " in done.stderr
         assert "403 Forbidden" in done.stderr
         assert done.stderr.endswith("; if the server must be append-only, set OFFSITE_RETENTION=none\n")
@@ -661,7 +659,7 @@ def test_what_an_append_only_server_refuses_is_said_at_once(twin, append_only):
     started = time.monotonic()
     for script, said in (
         (["key-remove", "anna", "--offsite"], ""),
-        (["offsite"], "0 snapshots are copied, and the newest read back, but nothing old was removed: "),
+        (["offsite"], "0 snapshots copied, and the newest read back, but nothing old was removed: "),
     ):
         done = twin.run(*script, **{**there, "OFFSITE_RETENTION": "same"})
         assert (done.returncode, len(done.stderr.splitlines())) == (77, 1), done

@@ -113,7 +113,7 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
     if damaged:
         ids = ", ".join(snapshot.short_id for snapshot in damaged)
         raise RepositoryDamagedError(
-            f"{copied} snapshots are copied, but {ids} of {main.shown} cannot be: damaged",
+            f"{counted(copied, 'snapshot')} copied, but {ids} of {main.shown} cannot be: damaged",
             f"see {failures.DAMAGED}",
         )
     with staging.folder(offsite) as folder:
@@ -149,5 +149,5 @@ def _apply_retention(settings: Settings, target: Repository, copied: int) -> int
             what = f"{error.message}; if the server must be append-only, set OFFSITE_RETENTION=none"
         kind = type(error) if isinstance(error, BackupError) else BackupError
         raise kind(
-            f"{copied} snapshots are copied, and the newest read back, but nothing old was removed: {what}"
+            f"{counted(copied, 'snapshot')} copied, and the newest read back, but nothing old was removed: {what}"
         ) from error
