@@ -69,6 +69,7 @@ def test_a_key_is_added_proven_listed_used_and_removed(site):
     assert opens(site, password)
 
 
+@pytest.mark.slow("a key takes restic three seconds")
 def test_a_key_that_proves_nothing_is_taken_back(site):
     site.ok("backup", "production")
     for pack in (site.repository / "data").rglob("*"):

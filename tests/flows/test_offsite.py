@@ -254,6 +254,7 @@ def test_another_retention_is_refused(twin):
     assert "OFFSITE_RETENTION=some is not valid; choose same or none" in done.stderr
 
 
+@pytest.mark.slow("one more server that removes nothing")
 def test_an_append_only_server(twin, tmp_path):
     """It refuses to let anything be removed: the run says so plainly, at once, and what there is is safe."""
     for _ in range(13):

@@ -187,7 +187,7 @@ def test_the_server_is_killed_in_the_middle_of_a_backup(site, remote):
     assert len(json.loads(site.ok("snapshots", "--json", **remote.variables))) == 1
 
 
-@pytest.mark.slow("each kind of server", keep=["[rest]"])
+@pytest.mark.slow("each kind of server, once more in a restore")
 def test_the_server_is_killed_in_the_middle_of_a_restore(site, remote):
     fill(site)
     site.ok("backup", "production", **remote.variables)

@@ -598,6 +598,7 @@ def killed_restore(server: Server) -> None:
 
 
 class TestRecovery:
+    @pytest.mark.slow("one more run that recovers")
     def test_a_service_that_does_not_come_up_fails_each_run_until_it_does(self, server):
         fails = ("/home/backend/backend.py", "/home/backend/broken.py")
         server.path(HOME / "broken.py").write_text("import time; time.sleep(0.3); exit(1)")
