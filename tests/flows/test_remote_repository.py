@@ -381,7 +381,7 @@ class TestOurOwnCache:
         done = site.run("cron", "production", RESTIC_CACHE_DIR=str(cache), **rest.variables)
         version = tuple(map(int, re.findall(r"\d+", subprocess.getoutput(f"{RESTIC} version"))[:2]))
         if version < (0, 19):  # which go on without one
-            assert done.returncode == 0
+            assert done.returncode == 0, done
             return
         assert done.returncode == 6
         assert (
