@@ -30,7 +30,7 @@ def lost(site) -> Site:
 
 
 def copies(site: Site) -> list[Path]:
-    return list(site.state.glob("open-*"))
+    return list(site.state.glob("staging/open-*"))
 
 
 @pytest.mark.parametrize("format", ["zst", "pages"])
@@ -91,14 +91,24 @@ def test_the_copy_of_a_killed_one_goes_with_the_next_run(lost):
 
 
 def test_a_file_stays_for_its_owner_alone(lost, tmp_path):
+    (site_own := lost.state / "open-notes.txt").write_text("of somebody else")
     copy = tmp_path / "a copy.sqlite"
     output = lost.ok("open", "production", "--file", str(copy))
     assert f"done: {copy} is a copy of snapshot " in output and "personal data" in output
     assert copy.stat().st_mode & 0o777 == 0o600 and sample_data.count(copy) == 400
+    assert site_own.exists(), "not ours to remove"
     content = copy.read_bytes()
     done = lost.run("open", "production", "--file", str(copy))
     assert (done.returncode, copy.read_bytes()) == (2, content)
     assert f"error: {copy} exists; give FILE a new name" in done.stderr
+
+
+def test_a_file_by_a_relative_name_in_a_folder_whose_acl_is_open(lost, tmp_path):
+    subprocess.run(["setfacl", "-d", "-m", "o::r-x,m::rwx", tmp_path], check=True)
+    command = [SCRIPT, "production", "--file", "copy.sqlite"]
+    done = subprocess.run(command, env=lost.environ, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "copy.sqlite").stat().st_mode & 0o007 == 0
 
 
 @pytest.mark.parametrize("file", ["missing/copy.sqlite", "a" * 300, "."])

@@ -1,6 +1,7 @@
 """make open: a checked copy of a snapshot's database, for sqlite3 or as a file. Nothing that is in use is touched."""
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -50,9 +51,9 @@ def keep(settings: RepositorySettings, environment: Environment, wanted: str | d
 
     Raises UsageError if there is such a file, or it cannot be made; SnapshotError or BackupError.
     """
-    path = Path(name)
+    path = Path(os.path.abspath(name))
     try:
-        file = open(path, "xb", buffering=0)  # noqa: SIM115  closed below
+        file = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115  closed below
     except FileExistsError as error:
         raise UsageError(f"{path} exists", "give FILE a new name") from error
     except OSError as error:
@@ -65,6 +66,11 @@ def keep(settings: RepositorySettings, environment: Environment, wanted: str | d
         raise
     log.info("%s has the personal data of members: remove it when you no longer need it", path)
     return f"{path} is a copy of snapshot {snapshot.short_id} of {when(snapshot.time)}"
+
+
+def _private(name: str, flags: int) -> int:
+    """An opener for a file of its owner's alone, in a folder with a default ACL too."""
+    return os.open(name, flags, 0o600)
 
 
 def _locked(settings: RepositorySettings, environment: Environment) -> AbstractContextManager[None]:

@@ -85,10 +85,15 @@ def _differences(change: Change, tables: Sequence[TableChanges]) -> list[str]:
 
 def _without_rows(change: Change) -> list[str]:
     """What nobody may overlook: that a table of members loses all its rows, or that there is nobody, then as now."""
-    rows_now = {table.table: table.same + table.changed + table.gone for table in change.tables or ()}
+    rows_now = {
+        table.table: table.same + table.changed + table.gone
+        for table in change.tables or ()
+        if not table.problem
+    }
     lines = []
     for table in sorted(change.of_members & {*change.then, *rows_now}):
-        now = rows_now.get(table, 0)
-        if change.then.get(table, 0) == 0 and (now or table == change.members):
-            lines.append(f"{cell(table)} HAS NO ROWS in {change.origin.shown}; it has {now or 'none'} now.")
+        now = rows_now.get(table)
+        if change.then.get(table, 0) == 0 and (now != 0 or table == change.members):
+            known = "how many it has now is not known" if now is None else f"it has {now or 'none'} now"
+            lines.append(f"{cell(table)} HAS NO ROWS in {change.origin.shown}; {known}.")
     return lines

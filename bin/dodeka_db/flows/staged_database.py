@@ -59,7 +59,15 @@ def _compared(settings: Settings, change: Change, staged: Path) -> Change:
             live = changes.source_of_live(change.target.live, folder / "live.sqlite")
             return replace(change, tables=compare(live, Source(staged, change.origin.shown)))
     except BackupError as error:  # a damaged or missing live database is what a restore is for
-        return replace(change, problem=error.message, damaged=isinstance(error, NotWholeError))
+        return replace(change, problem=error.message, damaged=_is_damaged(change.target.live))
+
+
+def _is_damaged(live: Path) -> bool:
+    try:
+        row_counts(live)
+    except BackupError as error:
+        return isinstance(error, NotWholeError)
+    return False
 
 
 def _tables_of_members() -> tuple[frozenset[str], str]:

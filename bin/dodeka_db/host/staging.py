@@ -71,8 +71,9 @@ def folder(repository: RepositorySettings) -> Iterator[Path]:
     """A new folder (0700), removed at the end; SetupError if it cannot be made. Under the lock: files of killed runs are
     removed first.
     """
-    _remove_left(state_folder(repository), _FOR_A_READER)
+    state_folder(repository)
     with _opened(repository) as staging:
+        _remove_left(repository.staging, _FOR_A_READER)
         names = os.listdir(staging)
         for name in names:
             if _LEFT.fullmatch(name) or (MARK not in names and _OF_EARLIER.fullmatch(name)):
@@ -151,8 +152,10 @@ def beside(live: Path) -> AbstractContextManager[BufferedRandom]:
 
 
 def for_a_reader(repository: RepositorySettings) -> AbstractContextManager[BufferedRandom]:
-    """As beside(), in the state folder: a copy to look at while no lock is held. The next run removes that of a killed one."""
-    return _locked_file(state_folder(repository), _FOR_A_READER)
+    """As beside(), in the staging area: a copy to look at while no lock is held. The next run removes that of a killed one."""
+    state_folder(repository)
+    _remove_left(repository.staging, _FOR_A_READER)
+    return _locked_file(repository.staging, _FOR_A_READER)
 
 
 @contextmanager
