@@ -31,13 +31,17 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._limit, self._then, self._passed = 0, lambda: None, 0
         self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def after(self, count: int, then: Callable[[], None]) -> None:
         """Call `then` when `count` more bytes have passed, either way."""
         self._passed, self._limit, self._then = 0, count, then
 
     def close(self) -> None:
+        # it must have ended: accept() goes on with the descriptor of a closed socket, which may be the next relay's by then
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
 
     def _accept(self) -> None:
