@@ -20,8 +20,7 @@ def main(argv: console.Argv = None) -> int:
 
     found = settings.load()
     environment = found.environment(arguments.environment)
-    wanted = console.wanted_snapshot(arguments)
-    wanted = LATEST if wanted is None else wanted
+    wanted = console.wanted_snapshot(arguments, LATEST)
     repository = found.repository(arguments.offsite)
     if arguments.file is not None:
         console.done(open_snapshot.keep(repository, environment, wanted, arguments.file))

@@ -27,7 +27,7 @@ def main(argv: console.Argv = None) -> int:
     found = settings.load()
     repository = found.repository(arguments.offsite)
     source = arguments.source or arguments.environment
-    wanted = console.wanted_snapshot(arguments)
+    wanted = console.wanted_snapshot(arguments, None)
     choice = restore.choose(repository, source, wanted, lambda question: console.ask(*question))
     restore.restore(
         *(found, found.environment(arguments.environment), choice),

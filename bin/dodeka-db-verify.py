@@ -17,8 +17,7 @@ def main(argv: console.Argv = None) -> int:
 
     found = settings.load()
     environment = found.environment(arguments.environment)
-    wanted = console.wanted_snapshot(arguments)
-    wanted = LATEST if wanted is None else wanted
+    wanted = console.wanted_snapshot(arguments, LATEST)
     console.done(verify.run(found.repository(arguments.offsite), environment, wanted))
     return 0
 

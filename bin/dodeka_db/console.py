@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, TypeVar
 
 from dodeka_db import interrupts, local_time
 from dodeka_db.errors import ALWAYS, MEANINGS, OF_A_REPOSITORY, BackupError, NotConfirmedError, as_line, plain
@@ -21,6 +21,7 @@ from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
 log = logging.getLogger("dodeka_db")
 # a command line in the place of the script's own
 Argv = Sequence[str] | None
+Default = TypeVar("Default", str, None)
 _environment, _began = "", 0.0
 
 
@@ -127,12 +128,14 @@ def snapshot_options(parser: argparse.ArgumentParser, left_out: str) -> None:
     one.add_argument("--at", metavar="TIME", help="the newest of that time or before: 'yesterday 14:00'")
 
 
-def wanted_snapshot(arguments: argparse.Namespace) -> str | datetime | None:
-    """What was given to snapshot_options(): a snapshot's name, a time, or None. SnapshotError if --at is not a time of the past."""
-    if arguments.at is None:
-        snapshot: str | None = arguments.snapshot
-        return snapshot
-    return local_time.parse(arguments.at, datetime.now().astimezone())
+def wanted_snapshot(arguments: argparse.Namespace, default: Default) -> str | datetime | Default:
+    """What was given to snapshot_options(), a snapshot's name or a time; else `default`.
+
+    SnapshotError if --at is not a time of the past.
+    """
+    if arguments.at is not None:
+        return local_time.parse(arguments.at, datetime.now().astimezone())
+    return default if arguments.snapshot is None else str(arguments.snapshot)
 
 
 def begin(environment: str) -> None:

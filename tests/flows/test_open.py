@@ -1,6 +1,7 @@
 """make open: a copy of a snapshot to look at. Nothing that is in use is touched, and nothing stays."""
 
 import os
+import pwd
 import re
 import signal
 import sqlite3
@@ -60,21 +61,28 @@ def test_on_a_terminal_it_is_private_and_holds_up_no_backup(lost):
     lost.ok("backup", "production")
     assert copies(lost) == [copy], "the lock on it tells the backup that somebody reads it"
     terminal.press(b"\x03")
-    terminal.type(f"{COUNT}\nselekt;\n.quit")
+    typed = f"-- {os.urandom(8).hex()}"
+    terminal.type(f"{COUNT}\n{typed}\nselekt;\n.quit")
     assert "400" in terminal.until_end()
+    history = Path(pwd.getpwuid(os.geteuid()).pw_dir, ".sqlite_history")  # sqlite3 does not go by $HOME
+    assert not history.exists() or typed not in history.read_text()
     assert copies(lost) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_it_ends_with_its_sqlite3_and_leaves_nothing(lost, signum):
     reading = subprocess.Popen([SCRIPT, "production"], env=lost.environ, stdin=subprocess.PIPE)
-    children = Path(f"/proc/{reading.pid}/task/{reading.pid}/children")
-    (child,) = wait_for(
-        lambda: copies(lost) and [one for one in children.read_text().split() if is_sqlite3(one)]
-    )
+    child = sqlite3_of(lost, reading)
     reading.send_signal(signum)
     assert reading.wait(timeout=60) == 128 + signum
     assert not Path(f"/proc/{child}").exists() and copies(lost) == []
+
+
+def sqlite3_of(site: Site, reading: subprocess.Popen) -> str:
+    """The ID of the process, when it is there."""
+    children = Path(f"/proc/{reading.pid}/task/{reading.pid}/children")
+    (found,) = wait_for(lambda: copies(site) and list(filter(is_sqlite3, children.read_text().split())))
+    return found
 
 
 def is_sqlite3(process: str) -> bool:
@@ -109,6 +117,23 @@ def test_a_file_by_a_relative_name_in_a_folder_whose_acl_is_open(lost, tmp_path)
     done = subprocess.run(command, env=lost.environ, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "copy.sqlite").stat().st_mode & 0o007 == 0
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_file_beside_a_journal_of_another_database(lost, tmp_path, suffix):
+    """SQLite would bring it into the copy."""
+    (journal := tmp_path / f"copy.sqlite{suffix}").write_bytes(b"of another")
+    done = lost.run("open", "production", "--file", str(tmp_path / "copy.sqlite"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert [journal] == list(tmp_path.glob("copy.sqlite*"))
+
+
+def test_a_stopped_sqlite3_does_not_hold_it_up(lost):
+    reading = subprocess.Popen([SCRIPT, "production"], env=lost.environ, stdin=subprocess.PIPE)
+    child = sqlite3_of(lost, reading)
+    os.kill(int(child), signal.SIGSTOP)
+    reading.terminate()
+    assert reading.wait(timeout=60) == 143 and copies(lost) == []
 
 
 @pytest.mark.parametrize("file", ["missing/copy.sqlite", "a" * 300, "."])

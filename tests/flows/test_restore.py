@@ -564,7 +564,21 @@ class TestTheQuestion:
         stored.ok("backup", "production")
         stored.database().write_bytes(b"no database")
         said = self.question(stored, "production")
-        assert "users_by_email HAS NO ROWS in snapshot" in said and "; the file is kept unchanged\n" in said
+        assert "; the file is kept unchanged\n" in said and "\n  users: 2401 rows then\n" in said
+        assert re.search("\nusers_by_email HAS NO ROWS in .*; how many it has now is not known\\.\n", said)
+
+    def test_what_cannot_be_compared_is_not_taken_for_none(self, stored):
+        """In the live database, the table has no primary key."""
+        with closing(sqlite3.connect(stored.database())) as connection, connection:
+            connection.execute("DELETE FROM users_by_email")
+        stored.ok("backup", "production")
+        with closing(sqlite3.connect(stored.database())) as connection, connection:
+            connection.execute("DROP TABLE users_by_email")
+            connection.execute("CREATE TABLE users_by_email (key, counter, expiration, value)")
+            connection.execute("INSERT INTO users_by_email VALUES ('a', 0, 0, x'')")
+        said = self.question(stored, "production")
+        assert "  users_by_email is not compared: its primary key is " in said
+        assert re.search("\nusers_by_email HAS NO ROWS in .*; how many it has now is not known\\.\n", said)
 
     def test_no_room_to_compare_is_no_reason_to_refuse(self, stored, small_disk):
         """Not in WAL mode, the live database is copied first, and the disk of the state folder is too small for that."""

@@ -22,6 +22,7 @@ from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, resolve
 from dodeka_db.settings import Environment
+from dodeka_db.sqlite import journals
 
 log = logging.getLogger("dodeka_db")
 
@@ -59,6 +60,8 @@ def keep(settings: RepositorySettings, environment: Environment, wanted: str | d
     except OSError as error:
         raise UsageError(f"{path} cannot be made: {error.strerror}", "give FILE another name") from error
     try:
+        if journals.exist(path):  # SQLite would bring it into the copy
+            raise UsageError(f"a journal of another database is beside {path}", "give FILE a new name")
         with file, _locked(settings, environment):
             snapshot = _fetch(settings, environment, wanted, file, path, "give FILE a name on another disk")
     except BaseException:
@@ -93,8 +96,10 @@ def _fetch(
 
 
 def _run_sqlite3(path: Path) -> None:
-    # immutable: nobody writes to the copy, so sqlite3 makes no files beside it, not even for a database in WAL mode
-    command = ["sqlite3", "-readonly", f"file:{quote(str(path))}?immutable=1"]
+    # no history, because what is typed may name members; immutable: nobody writes to the copy, so sqlite3 makes no files
+    # beside it, not even for a database in WAL mode
+    sqlite3_alone = ["env", f"SQLITE_HISTORY={os.devnull}", "sqlite3", "-readonly"]
+    command = [*sqlite3_alone, f"file:{quote(str(path))}?immutable=1"]
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C ends a query of sqlite3, not us
     sqlite3 = None
     try:
@@ -108,6 +113,7 @@ def _run_sqlite3(path: Path) -> None:
         signal.signal(signal.SIGINT, before)
         if sqlite3:
             sqlite3.terminate()  # nothing, if it has ended
+            sqlite3.send_signal(signal.SIGCONT)  # it may be stopped
             sqlite3.wait()
     if -code in SIGNALS:
         raise Interrupted(-code)

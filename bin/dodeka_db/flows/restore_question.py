@@ -1,7 +1,7 @@
 """The question of a restore: the change that it will make, in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from dodeka_db.flows.restore_origin import Origin
@@ -13,12 +13,12 @@ from dodeka_db.sqlite.integrity import Findings
 
 @dataclass(frozen=True)
 class Change:
-    """A change that waits for a yes: how the live database differs from the new one, which has the rows `then` by table.
+    """A change that waits for a yes: how the live database differs from the new one, in `tables`.
 
-    `then` is None where SQLite cannot count them. `of_members` are the tables that hold what belongs to members, one of which,
-    `members`, has a row for each member. `findings`: defects of the new database. `fixed`: defects that rebuilding its indexes
-    repaired. `tables` is None, with a `problem`, if the two cannot be compared; `damaged` if the reason is that the live
-    database is no whole database.
+    `now` and `then` are the rows of each table as far as they are known; None where SQLite cannot count them. `of_members` are
+    the tables that hold what belongs to members, one of which, `members`, has a row for each member. `findings`: defects of
+    the new database. `fixed`: defects that rebuilding its indexes repaired. `tables` is None, with a `problem`, if the two
+    cannot be compared; `damaged` if the reason is that the live database is no whole database.
     """
 
     target: Environment
@@ -28,6 +28,7 @@ class Change:
     then: Mapping[str, int | None]
     of_members: frozenset[str]
     members: str
+    now: Mapping[str, int | None] = field(default_factory=dict)
     tables: Sequence[TableChanges] | None = None
     problem: str = ""
     damaged: bool = False
@@ -45,6 +46,8 @@ def describe(change: Change) -> list[str]:
     if change.tables is None:
         kept = "; the file is kept unchanged" if change.damaged and target.database.exists() else ""
         lines.append(f"  {change.problem}{kept}")
+        known = sorted(change.of_members & change.then.keys())
+        lines += [f"  {cell(table)}: {_rows_then(change.then[table])}" for table in known]
     else:
         lines += [f"  {line}" for line in _differences(change, change.tables)]
     lines += _without_rows(change)
@@ -55,6 +58,10 @@ def describe(change: Change) -> list[str]:
 
 def _back(time: datetime) -> str:
     return "to a time in the future" if ago(time) == "in the future" else f"back {ago(time)}"
+
+
+def _rows_then(count: int | None) -> str:
+    return "SQLite cannot count its rows here" if count is None else f"{counted(count, 'row')} then"
 
 
 def _differences(change: Change, tables: Sequence[TableChanges]) -> list[str]:
@@ -74,7 +81,9 @@ def _differences(change: Change, tables: Sequence[TableChanges]) -> list[str]:
             for table in shown
         ]
         lines = columns([("table", "come back", "go", "change", "rows then"), *cells], "<>>>>")
-        same = sum(not (table.differs or table.problem) for table in tables if table not in shown)
+        same = sum(
+            not (table.differs or table.problem or table.notes) for table in tables if table not in shown
+        )
         lines += [f"no difference in {counted(same, 'other table')}"] * bool(same)
     for table in tables:
         if table.problem:
@@ -85,15 +94,11 @@ def _differences(change: Change, tables: Sequence[TableChanges]) -> list[str]:
 
 def _without_rows(change: Change) -> list[str]:
     """What nobody may overlook: that a table of members loses all its rows, or that there is nobody, then as now."""
-    rows_now = {
-        table.table: table.same + table.changed + table.gone
-        for table in change.tables or ()
-        if not table.problem
-    }
     lines = []
-    for table in sorted(change.of_members & {*change.then, *rows_now}):
-        now = rows_now.get(table)
-        if change.then.get(table, 0) == 0 and (now != 0 or table == change.members):
+    for table in sorted(change.of_members):
+        is_there = table in change.then or table in change.now or table == change.members
+        now = change.now.get(table)
+        if is_there and change.then.get(table, 0) == 0 and (now != 0 or table == change.members):
             known = "how many it has now is not known" if now is None else f"it has {now or 'none'} now"
             lines.append(f"{cell(table)} HAS NO ROWS in {change.origin.shown}; {known}.")
     return lines

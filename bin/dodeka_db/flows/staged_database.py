@@ -57,17 +57,15 @@ def _compared(settings: Settings, change: Change, staged: Path) -> Change:
     try:
         with staging.folder(settings.main) as folder:
             live = changes.source_of_live(change.target.live, folder / "live.sqlite")
-            return replace(change, tables=compare(live, Source(staged, change.origin.shown)))
+            tables = compare(live, Source(staged, change.origin.shown))
+        now = {table.table: table.same + table.changed + table.gone for table in tables if not table.problem}
+        return replace(change, tables=tables, now=now)
     except BackupError as error:  # a damaged or missing live database is what a restore is for
-        return replace(change, problem=error.message, damaged=_is_damaged(change.target.live))
-
-
-def _is_damaged(live: Path) -> bool:
+        change = replace(change, problem=error.message)
     try:
-        row_counts(live)
-    except BackupError as error:
-        return isinstance(error, NotWholeError)
-    return False
+        return replace(change, now=row_counts(change.target.live))
+    except DatabaseError as error:
+        return replace(change, damaged=isinstance(error, NotWholeError))
 
 
 def _tables_of_members() -> tuple[frozenset[str], str]:
