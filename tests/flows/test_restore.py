@@ -511,6 +511,7 @@ class TestTheQuestion:
     def test_what_would_change(self, stored):
         with closing(sqlite3.connect(stored.database())) as connection, connection:
             connection.execute("CREATE TABLE later (a)")
+            connection.execute("CREATE TABLE later_and_empty (a)")
             connection.execute("INSERT INTO later VALUES (1)")
             connection.execute("DROP TABLE birthdays")
             connection.execute("INSERT INTO outbox VALUES ('1', 0, 0, x''), ('2', 0, 0, x'')")
@@ -537,6 +538,7 @@ class TestTheQuestion:
             "  no difference in 7 other tables",
             f"  birthdays: only snapshot {latest['short_id']} has this table",
             f"  later: only database {stored.database()} has this table",
+            f"  later_and_empty: only database {stored.database()} has this table",
             "Type 'yes' to go on: ",
         ]
 
