@@ -782,7 +782,7 @@ class TestTwoStateFolders:
         server.sh(f"rm -rf {state}; mv /tmp/moved-state {state}")
         assert (code, stderr) == (0, "") and "tagged pre-restore" in output
 
-    @pytest.mark.slow("one more way", keep=["[rm {kept}]"])
+    @pytest.mark.slow("each way")
     @pytest.mark.parametrize("other", ["rm {kept}", "rm {kept}; echo x > {kept}"])
     def test_nothing_is_replaced_where_the_kept_file_is_gone_all_the_same(self, server, restoring, other):
         (kept,) = server.path(DEMO.parent).glob("*.pre-restore-*")
