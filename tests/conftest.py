@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # the fixtures that make a repository or a server
-MACHINES = {"empty_site", "site", "server", "machine"}
+MACHINES = {"empty_site", "empty_twin", "site", "server", "machine"}
 
 
 def needs_a_machine(item: pytest.Item) -> bool:
@@ -100,6 +100,12 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 def empty_site(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The site that each test copies."""
     return made_once("site", site_folder.make)
+
+
+@pytest.fixture(scope="session")
+def empty_twin(made_once: Callable[[str, Callable[[Path], object]], Path], empty_site: Path) -> Path:
+    """The site with an off-site repository that each test copies."""
+    return made_once("twin", lambda folder: site_folder.make_twin(empty_site, folder))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,63 +15,16 @@ from pathlib import Path
 import pytest
 
 import console_blocks
-from cheap_key import reseal
 from dodeka_db.restic import retention_policy, server_watch
 from dodeka_db.sqlite import sample_data
 from remote_servers import AppendOnly, Rest, execute, fill, impatient
-from site_folder import RESTIC, ROOT, Site, run_first
+from site_folder import RESTIC, ROOT, Site, Twin, run_first
 from waiting import wait_for
 
 
-class Twin(Site):
-    """A site that has an off-site repository: a folder, if a test does not put a server in its place."""
-
-    @property
-    def there(self) -> Path:
-        return self.folder / "there"
-
-    @property
-    def there_password(self) -> Path:
-        return self.folder / "there-password"
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {
-            **super().variables,
-            "OFFSITE_REPOSITORY": str(self.there),
-            "OFFSITE_PASSWORD_FILE": str(self.there_password),
-        }
-
-    def restic_there(self, *arguments: str) -> str:
-        """restic itself on the off-site folder."""
-        environ = {"RESTIC_REPOSITORY": str(self.there), "RESTIC_PASSWORD_FILE": str(self.there_password)}
-        environ = {**self.environ, **environ, "RESTIC_CACHE_DIR": str(self.folder / "cache")}
-        return subprocess.run(
-            [RESTIC, *arguments], env=environ, capture_output=True, text=True, check=True
-        ).stdout
-
-    def listed_there(self, environment: str = "production", **variables: str) -> list[dict]:
-        return json.loads(self.ok("snapshots", environment, "--offsite", "--json", **variables))
-
-
-@pytest.fixture(scope="module")
-def made(empty_site: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """Made by `make init OFFSITE=1` and copied; the repositories' keys are cheap."""
-
-    def make(folder: Path) -> None:
-        shutil.copytree(empty_site, folder)
-        twin = Twin(folder)
-        said = twin.ok("init", "--yes", "--offsite")
-        assert f"repository {twin.there}: made, with the chunking of {twin.repository}\n" in said
-        assert f"made password file {twin.there_password}\n" in said
-        reseal(twin.there, twin.there_password.read_text().strip())
-
-    return made_once("twin", make)
-
-
 @pytest.fixture
-def twin(made: Path, tmp_path: Path) -> Twin:
-    shutil.copytree(made, tmp_path / "twin")
+def twin(empty_twin: Path, tmp_path: Path) -> Twin:
+    shutil.copytree(empty_twin, tmp_path / "twin")
     return Twin(tmp_path / "twin")
 
 

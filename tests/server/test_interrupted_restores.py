@@ -9,14 +9,15 @@ from collections.abc import Iterator
 import pytest
 
 from restore_steps import DEMO, Machine, Step, is_new, steps
+from site_folder import Twin
 
 if os.geteuid() != 0:
     pytest.skip("these tests need root, to start a systemd of their own", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory) -> Iterator[Machine]:
-    machine = Machine(tmp_path_factory.mktemp("server") / "machine")
+def machine(tmp_path_factory, empty_twin) -> Iterator[Machine]:
+    machine = Machine(tmp_path_factory.mktemp("server") / "machine", Twin(empty_twin))
     yield machine
     machine.stop()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from restore_steps import DEMO, UNIT, Machine, Step, is_new, steps
+from site_folder import Twin
 from whole_server import PROJECT
 
 if os.geteuid() != 0:
@@ -21,8 +22,8 @@ NEXT = (
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory) -> Iterator[Machine]:
-    machine = Machine(tmp_path_factory.mktemp("server") / "machine")
+def machine(tmp_path_factory, empty_twin) -> Iterator[Machine]:
+    machine = Machine(tmp_path_factory.mktemp("server") / "machine", Twin(empty_twin))
     yield machine
     machine.stop()
 

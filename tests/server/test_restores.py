@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from cheap_key import reseal
 from dodeka_db.host import installed
 from free_ports import free_port
+from site_folder import Twin
 from terminal import Terminal
 from whole_server import HOME, PROJECT, ROOT, Server
 
@@ -31,18 +31,14 @@ MARK = "db.sqlite.stopped"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, empty_twin):
     server = Server(tmp_path_factory.mktemp("server") / "machine")
     try:
-        server.run("make", "-C", str(PROJECT), "init", "YES=1")
-        repository = server.path("/mnt/backup/restic")
-        reseal(repository, server.path("/mnt/backup/.restic-password").read_text().strip())
-        server.run("chown", "-R", "backend:", "/mnt/backup", user="root")
+        server.put_repositories(Twin(empty_twin))
         allow_sudo(server)
         # the default of five would make every restore that long
         there = "OFFSITE_REPOSITORY=/home/backend/offsite"
         server.sh(f"umask 077; printf '{there}\\nDODEKA_START_WAIT_S=1\\n' > {PROJECT}/deploy/backup.env")
-        server.run("make", "-C", str(PROJECT), "init", "OFFSITE=1", "YES=1")
         server.run("systemctl", "start", "dodeka-backend-production", UNIT, user="root")
         server.sh("mkdir /home/backend/log")
         for environment in ("production", "demo"):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cheap_key import reseal
 from dodeka_db.host import staging
+from site_folder import Twin
 from whole_server import HOME, PROJECT, Server
 
 DEMO = PROJECT / "backend/envs/demo/db.sqlite"
@@ -55,13 +55,11 @@ class Step:
 class Machine:
     """A server with a snapshot of demo with 30 users, and a service that writes to demo all the time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, twin: Twin) -> None:
         self.server = Server(folder)
         server = self.server
-        server.run("make", "-C", str(PROJECT), "init", "YES=1")
-        self.password = server.path("/mnt/backup/.restic-password").read_text().strip()
-        reseal(server.path("/mnt/backup/restic"), self.password)
-        server.run("chown", "-R", "backend:", "/mnt/backup", user="root")
+        server.put_repositories(twin)
+        self.password = twin.password
         sudoers = server.path("/etc/sudoers.d/dodeka")
         sudoers.write_text("backend ALL=(ALL) NOPASSWD: ALL\n")
         sudoers.chmod(0o440)

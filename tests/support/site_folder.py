@@ -126,6 +126,37 @@ class Site:
         return json.loads(self.ok("snapshots", *([environment] if environment else []), "--json"))
 
 
+class Twin(Site):
+    """A site that has an off-site repository: a folder, if a test does not put a server in its place."""
+
+    @property
+    def there(self) -> Path:
+        return self.folder / "there"
+
+    @property
+    def there_password(self) -> Path:
+        return self.folder / "there-password"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {
+            **super().variables,
+            "OFFSITE_REPOSITORY": str(self.there),
+            "OFFSITE_PASSWORD_FILE": str(self.there_password),
+        }
+
+    def restic_there(self, *arguments: str) -> str:
+        """restic itself on the off-site folder."""
+        environ = {"RESTIC_REPOSITORY": str(self.there), "RESTIC_PASSWORD_FILE": str(self.there_password)}
+        environ = {**self.environ, **environ, "RESTIC_CACHE_DIR": str(self.folder / "cache")}
+        return subprocess.run(
+            [RESTIC, *arguments], env=environ, capture_output=True, text=True, check=True
+        ).stdout
+
+    def listed_there(self, environment: str = "production", **variables: str) -> list[dict]:
+        return json.loads(self.ok("snapshots", environment, "--offsite", "--json", **variables))
+
+
 def make(folder: Path) -> Site:
     """A site with an empty repository and two databases, of 400 and 30 members."""
     site = Site(folder)
@@ -139,6 +170,17 @@ def make(folder: Path) -> Site:
     sample_data.create(site.database("production"), members=400)
     sample_data.create(site.database("demo"), members=30, seed=2)
     return site
+
+
+def make_twin(site: Path, folder: Path) -> Twin:
+    """A copy of the empty `site`, with an off-site repository too."""
+    shutil.copytree(site, folder)
+    twin = Twin(folder)
+    said = twin.ok("init", "--yes", "--offsite")
+    assert f"repository {twin.there}: made, with the chunking of {twin.repository}\n" in said
+    assert f"made password file {twin.there_password}\n" in said
+    reseal(twin.there, twin.there_password.read_text().strip())
+    return twin
 
 
 def peak_memory_kb(process: subprocess.Popen) -> int:

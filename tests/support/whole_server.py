@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cheap_key import reseal
 from free_ports import free_port
+from site_folder import Twin
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path("/home/backend")
@@ -199,6 +200,20 @@ class Server:
                 owner = self.run("stat", "-c", "%U", repository, user="root").stdout.strip()
                 reseal(self.path(repository), self.path(password).read_text().strip())
                 self.run("chown", "-R", f"{owner}:", repository, user="root")
+
+    def put_repositories(self, twin: Twin) -> None:
+        """Put an empty repository, an off-site one, and their passwords where the user backend's init would make them.
+
+        restic takes seven seconds to make them.
+        """
+        for source, place in (
+            (twin.repository, "/mnt/backup/restic"),
+            (twin.password_file, "/mnt/backup/.restic-password"),
+            (twin.there, "/home/backend/offsite"),
+            (twin.there_password, "/home/backend/.restic-offsite-password"),
+        ):
+            subprocess.run(["cp", "-a", source, self.path(place)], check=True)
+            self.run("chown", "-R", "backend:", place, user="root")
 
     def start_offsite(self, user: str = "backend") -> None:
         """Start what looks like another server to that user: an account `dodeka` on the ssh host `offsite`, append-only."""
