@@ -36,6 +36,7 @@ def test_a_full_standard_output_is_named(site):
     assert b"error: standard output cannot be written: No space left on device" in done.stderr
 
 
+@pytest.mark.slow("each stream", keep=["[>&-]", "[<&- >&-"])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
 def test_a_backup_without_a_stream(site, closed):
     done = shell(site, f"BACKUP demo {closed}")

@@ -632,6 +632,7 @@ def test_a_frame_that_wants_a_huge_window(site):
     refused(site, "takes more than 8 MiB of memory", "verify")
 
 
+@pytest.mark.slow("each number", keep=["at0", "at4"])
 @pytest.mark.parametrize(
     ("at", "number"),
     [

@@ -503,6 +503,7 @@ class TestARunDidAllItShouldOrFailed:
 
     @pytest.mark.slow("each amount of room", keep=["[0 kB free]"])
     @pytest.mark.parametrize("free_kb", [0, 4, 120, 300], ids="{} kB free".format)
+    @pytest.mark.long
     def test_a_volume_that_the_snapshots_have_filled(self, site, small_disk, filled, free_kb):
         """The retention frees some, and removes nothing that the policy keeps."""
         before = self.kept(site, filled)
@@ -673,6 +674,7 @@ def test_a_size_that_is_not_known_fails_no_run(site):
     assert "warning: the stored size is not known: restic stats failed with exit code 1" in output
 
 
+@pytest.mark.slow("each kind of nonsense", keep=["passed"])
 @pytest.mark.parametrize(
     "nonsense", ["", "[]", '{"passed": "2026-01-01T00:00:00", "failed": null, "error": 5, "details": []}']
 )

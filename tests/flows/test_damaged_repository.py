@@ -124,6 +124,7 @@ def soon(site: Site, *words: str, **variables: str) -> subprocess.CompletedProce
         *[(snapshot_file, how) for how in (flipped, gone)],
     ],
 )
+@pytest.mark.long
 def test_what_is_whole_is_listed_and_restored_and_what_is_not_is_named(site, part, how):
     before = site.snapshots("demo")
     damaged = harm(site, part, how)
@@ -319,7 +320,9 @@ class TestAQuota:
         assert done.returncode == 1
         assert "demo has the data of snapshot" in done.stderr and "is not saved" in done.stderr
 
+    @pytest.mark.slow("each script", keep=["backup"])
     @pytest.mark.parametrize("script", ["backup", "cron"])
+    @pytest.mark.long
     def test_what_writes_calls_it_full(self, site, variables, script):
         done = soon(site, script, "demo", **variables)
         assert done.returncode == 1

@@ -48,6 +48,7 @@ def chunker(config: str) -> str:
     return json.loads(config)["chunker_polynomial"]
 
 
+@pytest.mark.long
 def test_what_is_missing_is_copied_and_no_more(twin):
     for environment in ("production", "demo"):
         twin.ok("backup", environment)
@@ -311,6 +312,7 @@ def test_trouble_with_what_is_copied_is_not_blamed_on_the_copy(twin, tmp_path):
         server.stop()
 
 
+@pytest.mark.long
 def test_what_does_not_read_back_fails_the_run(twin):
     twin.ok("backup", "production")
     twin.ok("offsite")
@@ -737,6 +739,7 @@ def test_one_that_finds_a_copy_at_work_leaves_the_record_to_it(twin):
     assert json.loads((twin.state / "records/offsite.json").read_text())["failed"] is None
 
 
+@pytest.mark.long
 def test_the_page_s_prune_keeps_what_is_honest(twin):
     """By the page's own commands, in a repository to which an intruder has added snapshots with chosen times.
 

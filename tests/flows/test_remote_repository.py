@@ -38,6 +38,7 @@ def served(server: Remote, site: Site) -> Iterator[Remote]:
 
 
 @pytest.mark.slow("each kind of server", keep=["[rest]"])
+@pytest.mark.long
 def test_every_command(site, remote):
     """From init to undo, as on a local repository; what only that has is left out of the status."""
 
@@ -170,6 +171,7 @@ def test_no_secret_is_in_a_process_list(site, remote):
 
 
 @pytest.mark.slow("each kind of server", keep=["[rest]"])
+@pytest.mark.long
 def test_the_server_is_killed_in_the_middle_of_a_backup(site, remote):
     fill(site)
     remote.kill_after(3_000_000)
@@ -208,6 +210,7 @@ def test_the_server_is_killed_in_the_middle_of_a_restore(site, remote):
 @pytest.mark.parametrize(
     "script", [["cron", "production"], ["restore", "production", "--snapshot=latest", "--yes"]]
 )
+@pytest.mark.long
 def test_the_server_hangs_in_the_middle(site, remote, script):
     """Nothing comes any more, and nothing ends it: for ever, if restic were asked."""
     fill(site)

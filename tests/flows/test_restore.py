@@ -113,6 +113,7 @@ def test_answers_from_a_pipe(stored):
     assert f"{short_id}  " in output and f"It puts snapshot {short_id} in the place of" in output
 
 
+@pytest.mark.slow("each answer", keep=["arguments0", "arguments4", "arguments6"])
 @pytest.mark.parametrize(
     ("arguments", "answers"),
     [
@@ -467,6 +468,7 @@ def until(file: Path) -> str:
     return f'until [ -e "{file}" ]; do sleep 0.05; done'
 
 
+@pytest.mark.slow("each signal", keep=["stop-2", "start-15", "start-1]"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize("during", ["stop", "start"])
 def test_a_signal_while_the_service_is_down_starts_it_again(stored, systemctl, signum, during):
@@ -947,6 +949,7 @@ def test_nobody_reads_the_question(stored):
     assert beside(stored) == ["db.sqlite"]
 
 
+@pytest.mark.slow("each damage", keep=["[0]", "[3]"])
 @pytest.mark.parametrize("seed", range(6))
 def test_a_live_database_with_a_damaged_first_page_is_replaced(stored, seed):
     """Some of them make sqlite3 fail to decode SQLite's own words."""

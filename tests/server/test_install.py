@@ -110,6 +110,7 @@ class TestInstall:
         assert server.run("crontab", "-l").stdout.strip().splitlines()[-1] == "0 4 * * * true"
         assert "dodeka-db" not in server.run("crontab", "-l").stdout
 
+    @pytest.mark.long
     def test_what_belongs_to_whom(self, server):
         assert mode(server, DATABASES / "demo") == "backend:backend 2770"
         assert mode(server, DEMO) == "dbackup:backend 660"
@@ -511,7 +512,7 @@ class TestTimers:
             server.sh("cd /mnt/backup; mv away .restic-password", user="dbackup")
         install(server, "TIMERS=1")
 
-    @pytest.mark.slow("each job", keep=["cron", "offsite"])
+    @pytest.mark.slow("each job", keep=["cron"])
     @pytest.mark.parametrize("job", JOBS)
     def test_each_of_them(self, timers, job):
         server, _ = timers

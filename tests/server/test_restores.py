@@ -1122,7 +1122,7 @@ class TestCron:
         for line in LINES:
             assert line.endswith(" >> /home/backend/log/backup.log 2>&1")
 
-    @pytest.mark.slow("each line", keep=["cron", "offsite"])
+    @pytest.mark.slow("each line", keep=["[cron]"])
     @pytest.mark.parametrize("job", ENDS)
     def test_each_line_under_cron_s_own_environment(self, server, job):
         server.run("crontab", str(PROJECT / "deploy/dodeka_crontab"))
@@ -1254,7 +1254,7 @@ class TestTheBackendWritesElsewhere:
         )
         server.sh("rm -r /tmp/copy")
 
-    @pytest.mark.slow("each content", keep=["None"])
+    @pytest.mark.slow("each content")
     @pytest.mark.parametrize("content", [None, b"SQLite format 3\0" + b"\xff" * 9000])
     def test_one_that_has_nothing_it_could_open_is_helped_by_a_restore(self, server, content):
         """It stays up without its database, as a server with other pages would."""

@@ -264,6 +264,7 @@ class TestFold:
         assert not Path(f"{path}-journal").exists()
         assert rows(path, "SELECT count(*) FROM t") == [(0,)]
 
+    @pytest.mark.slow("each mode", keep=["reading-WAL", "writing-DELETE"])
     @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
     @pytest.mark.parametrize("doing", ["reading", "writing"])
     def test_a_transaction_is_enough_to_refuse(self, db, mode, doing):
