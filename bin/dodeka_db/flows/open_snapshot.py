@@ -34,7 +34,8 @@ def with_sqlite3(settings: RepositorySettings, environment: Environment, wanted:
     Raises SnapshotError, SetupError or BackupError; also if a script fails.
     """
     if not shutil.which("sqlite3"):
-        raise SetupError("sqlite3 is not installed", "apt-get install sqlite3, or make open FILE=copy.sqlite")
+        kept = settings.make(f"open ENV={environment.name} FILE=copy.sqlite")
+        raise SetupError("sqlite3 is not installed", f"apt-get install sqlite3, or keep the copy: {kept}")
     with ExitStack() as stack:
         with _locked(settings, environment):
             file = stack.enter_context(staging.for_a_reader(settings))
