@@ -20,21 +20,16 @@ from typing import Any
 
 from dodeka_db.errors import BackupError, SnapshotError
 from dodeka_db.sqlite import failures
-from dodeka_db.sqlite.connection import TABLES, opened, quoted
+from dodeka_db.sqlite.connection import opened, quoted
 from dodeka_db.sqlite.failures import RESTORE, NotWholeError, is_beyond_us, one_line
 from dodeka_db.sqlite.header import read_header
+from dodeka_db.sqlite.table_shape import NotComparableError, Shape, shape, tables, virtual_tables
 
 # a value as SQLite stores it. Bytes of a text that are not UTF-8 are lone surrogates (Python's "surrogateescape")
 Value = None | int | float | str | bytes
 Row = tuple[Value, ...]
 # a longer value is not looked into for JSON
 MAX_JSON_BYTES = 1_000_000
-# what the modules of SQLite add to the name of a virtual table, for tables of their own
-# (https://www.sqlite.org/vtab.html#the_xshadowname_method)
-_SHADOWS = (
-    *("config", "content", "data", "docsize", "idx", "node", "parent", "rowid"),
-    *("segdir", "segments", "stat"),
-)
 _SCRATCH = """
     CREATE TABLE rows (id INTEGER PRIMARY KEY, sort BLOB, key BLOB, is_new INTEGER, digest BLOB, packed BLOB)
 """
@@ -126,19 +121,6 @@ def compare(old: Source, new: Source, each: Callable[[RowChange], None] | None =
         return [_compare_table(table, sides, each) for table in sorted({*sides[0].tables, *sides[1].tables})]
 
 
-class _NotComparableError(Exception):
-    """Why a table cannot be compared."""
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """The columns of a table that are stored and not computed, its key with the collations, and a name of its rowid."""
-
-    columns: tuple[str, ...] = ()
-    key: tuple[tuple[str, str], ...] = ()
-    rowid: str = ""
-
-
 class _Side:
     """One of the two databases, in one read transaction until `stack` ends it."""
 
@@ -149,50 +131,21 @@ class _Side:
             self._connection = stack.enter_context(opened(source.path, "mode=ro", source.shown))
             self._connection.execute("BEGIN")
             # each row takes a byte at least: in a damaged file, pages can lead to each other for ever
-            self._most_rows = int(self._all("PRAGMA page_count")[0][0]) * header.page_bytes
-            plain = [name for (name,) in self._all(f"{TABLES} AND name NOT GLOB 'sqlite_*'")]
-            self._virtual = [
-                name
-                for (name,) in self._all(
-                    "SELECT name FROM sqlite_master WHERE type = 'table' AND coalesce(rootpage, 0) = 0"
-                )
-            ]
-            self.tables = {*plain, *self._virtual}
+            self._most_rows = (
+                int(self._connection.execute("PRAGMA page_count").fetchone()[0]) * header.page_bytes
+            )
+            self._virtual = virtual_tables(self._connection)
+            self.tables = {*tables(self._connection), *self._virtual}
 
     @property
     def shown(self) -> str:
         return self._source.shown
 
-    def shape(self, table: str) -> _Shape:
-        """Raises _NotComparableError, or what compare() raises."""
-        if table in self._virtual:
-            raise _NotComparableError("a virtual table")
-        for name in self._virtual:
-            if table.startswith(f"{name}_") and table.removeprefix(f"{name}_") in _SHADOWS:
-                raise _NotComparableError(f"part of the virtual table {name}")
+    def shape(self, table: str) -> Shape:
+        """Raises NotComparableError, or what compare() raises."""
         with self._failures():
-            # not pragma_table_list, which prepares every view
-            columns = self._all(f"PRAGMA main.table_xinfo({quoted(table)})")
-            keys = self._all(f"PRAGMA main.index_list({quoted(table)})")
-            # only a table WITHOUT ROWID is an index too (https://www.sqlite.org/pragma.html#pragma_index_info)
-            has_rowid = not self._all(f"PRAGMA main.index_info({quoted(table)})")
-            collations = {
-                column: str(collation).upper()
-                for _, index, _, origin, _ in keys
-                if origin == "pk"
-                for _, _, column, _, collation, is_key in self._all(
-                    f"PRAGMA main.index_xinfo({quoted(index)})"
-                )
-                if is_key
-            }
-        taken = {name.lower() for _, name, *_ in columns}
-        names = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
-        key = sorted((place, name) for _, name, _, _, _, place, _ in columns if place)
-        return _Shape(
-            columns=tuple(name for *_, name, _, _, _, _, hidden in columns if not hidden),
-            key=tuple((name, collations.get(name, "BINARY")) for _, name in key),
-            rowid=names[0] if has_rowid and names else "",
-        )
+            self._connection.text_factory = str
+            return shape(self._connection, table, self._virtual)
 
     def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """The values of `columns`, which are SQL, of each row in the order in which they are stored; texts are bytearrays."""
@@ -208,22 +161,18 @@ class _Side:
                     f"{self.shown} is damaged: it has more rows than it has room for", RESTORE
                 )
 
-    def _all(self, sql: str) -> list[tuple[Any, ...]]:
-        self._connection.text_factory = str
-        return self._connection.execute(sql).fetchall()
-
     @contextmanager
     def _failures(self, of_a_table: bool = True) -> Iterator[None]:
         """Failures that name this database: opened() does not know which of the two has failed.
 
-        What this SQLite lacks is a _NotComparableError if it is `of_a_table`.
+        What this SQLite lacks is a NotComparableError if it is `of_a_table`.
         """
         try:
             try:
                 yield
             except sqlite3.Error as error:
                 if of_a_table and is_beyond_us(error):
-                    raise _NotComparableError(one_line(error)) from error
+                    raise NotComparableError(one_line(error)) from error
                 raise failures.failure_of_sqlite(
                     self._source.path, self.shown, error, is_alone=False
                 ) from error
@@ -244,7 +193,7 @@ def _compare_table(
         shapes = [side.shape(table) if table in side.tables else None for side in sides]
         with closing(sqlite3.connect("", isolation_level=None)) as scratch:
             return _Comparison(table, sides, *shapes).run(scratch, each)
-    except _NotComparableError as reason:
+    except NotComparableError as reason:
         return TableChanges(table, problem=str(reason))
     except MemoryError as error:
         return TableChanges(table, problem=one_line(error))
@@ -258,17 +207,15 @@ def _compare_table(
 class _Comparison:
     """The comparison of one table."""
 
-    def __init__(
-        self, table: str, sides: tuple[_Side, _Side], old: _Shape | None, new: _Shape | None
-    ) -> None:
+    def __init__(self, table: str, sides: tuple[_Side, _Side], old: Shape | None, new: Shape | None) -> None:
         self._table = table
-        one = old or new or _Shape()
+        one = old or new or Shape()
         other = new or one
         self._columns = tuple(name for name in one.columns if name in other.columns)
         if not self._columns:
-            raise _NotComparableError("the two have no column in common")
+            raise NotComparableError("the two have no column in common")
         if [name for name, _ in one.key] != [name for name, _ in other.key]:
-            raise _NotComparableError(
+            raise NotComparableError(
                 f"its primary key is {_key_shown(one)} in {sides[0].shown}, and {_key_shown(other)} in {sides[1].shown}"
             )
         self._notes = [
@@ -408,7 +355,7 @@ def _sort(row: Row) -> bytes:
     )
 
 
-def _key_shown(shape: _Shape) -> str:
+def _key_shown(shape: Shape) -> str:
     return ", ".join(name for name, _ in shape.key) or "missing"
 
 

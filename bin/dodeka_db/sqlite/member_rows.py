@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from dodeka_db.data_description import DataDescription, Kind, Row, Table
-from dodeka_db.sqlite.connection import TABLES, quoted
+from dodeka_db.sqlite.connection import quoted
+from dodeka_db.sqlite.table_shape import tables
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class MemberRows:
 
 def findings(connection: sqlite3.Connection, description: DataDescription) -> list[Finding]:
     """Each table that only the description or only the database has, and each sort of key and field that only the database has."""
-    there = _tables(connection)
+    there = tables(connection)
     found = [
         Finding(name, "described, but not in the database")
         for name in description.tables
@@ -80,13 +81,13 @@ def member_rows(
     for address in found:
         fresh.setdefault((known_by, known_by.normal(address)), set()).add(address)
     known: dict[tuple[Kind, str], set[str]] = {}
-    tables = list(enumerate(_described(connection, description)))
+    described = list(enumerate(_described(connection, description)))
     while fresh:
         for one, owners in fresh.items():
             known.setdefault(one, set()).update(owners)
         told: dict[tuple[Kind, str], set[str]] = {}
         kinds = {kind for kind, _ in fresh}
-        for position, table in tables:
+        for position, table in described:
             if kinds.isdisjoint(table.found_by):
                 continue
             for number, (key, row) in enumerate(_rows(connection, table)):
@@ -110,10 +111,6 @@ def member_rows(
     return MemberRows({address: names for address, names in rows.items() if address not in nobody}, nobody)
 
 
-def _tables(connection: sqlite3.Connection) -> list[str]:
-    return [name for (name,) in connection.execute(f"{TABLES} AND name NOT GLOB 'sqlite_*' ORDER BY rowid")]
-
-
 def _has_keys_and_values(connection: sqlite3.Connection, table: str) -> bool:
     columns = {column[1] for column in connection.execute(f"PRAGMA main.table_info({quoted(table)})")}
     return {"key", "value"} <= columns
@@ -121,7 +118,7 @@ def _has_keys_and_values(connection: sqlite3.Connection, table: str) -> bool:
 
 def _described(connection: sqlite3.Connection, description: DataDescription) -> list[Table]:
     """The described tables that are there, in the order of the description."""
-    there = _tables(connection)
+    there = tables(connection)
     return [
         table
         for table in description.tables.values()
