@@ -6,12 +6,16 @@ CONFIG ?=
 # which environment a command is about, and whose snapshot a restore takes
 ENV ?=
 FROM ?=
-# which snapshot restore, verify, changes and open take: an ID, latest, latest~2; or the newest of a time or before
+# which snapshot restore, verify, changes, open and bring-back take: an ID, latest, latest~2; or the newest of a time or before
 SNAPSHOT ?=
 AT ?=
-# with which snapshot changes compares it, and 1 for the rows that differ
+# with which snapshot changes compares it
 TO ?=
+# 1 for the rows that differ or come back
 ROWS ?=
+# whose rows bring-back brings back, by address, and of which tables; those of all if left out
+WHO ?=
+TABLES ?=
 # where open leaves its copy
 FILE ?=
 # 1 for the off-site repository in the place of the first
@@ -29,20 +33,20 @@ SUITE ?= trixie
 AS ?=
 # 1 for systemd's timers in place of the crontab
 TIMERS ?=
-# the answer to the questions of init, restore, undo and install, given beforehand
+# the answer to the questions of init, bring-back, restore, undo and install, given beforehand
 YES ?=
 
 # make would expand a value that it was given, and run a $(shell ...) in it. So each is taken as it is, those that are
 # exported without being read here too; and recipes read them from their shell's environment, so that no shell parses one.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
+VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
 $(foreach name,$(VALUES),$(eval override export $(name) := $$(value $(name))))
 
 override SHELL := /bin/sh
 override ENVIRONMENTS := production demo
-override NEED_ENV := backup changes open restore undo verify
+override NEED_ENV := backup changes open bring-back restore undo verify
 override NEED_NAME := key-add key-remove
-override KNOW_OFFSITE := init snapshots changes open restore verify keys key-add key-remove restic
+override KNOW_OFFSITE := init snapshots changes open bring-back restore verify keys key-add key-remove restic
 override GOALS := $(value MAKECMDGOALS)
 
 ifneq ($(filter $(NEED_ENV),$(GOALS)),)
@@ -80,7 +84,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, AT=<time>, TO=<id>|latest, ROWS=1,'
-	@echo '  FILE=<new file>, OFFSITE=1, NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
+	@echo '  WHO=<address>, TABLES=<names>, FILE=<new file>, OFFSITE=1, NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
 
 ##@ every day
 
@@ -121,6 +125,10 @@ changes: ## what differs between a snapshot and the live database, or the snapsh
 .PHONY: open
 open: ## look into a snapshot with sqlite3, which reads a copy; FILE=copy.sqlite: keep the copy instead
 	@bin/dodeka-db-open.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${FILE:+--file="$$FILE"} $(OFFSITE_FLAG)
+
+.PHONY: bring-back
+bring-back: ## put back the rows of a snapshot that are missing now, of WHO or of all; nothing else changes
+	@bin/dodeka-db-bring-back.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${WHO:+--who="$$WHO"} $${TABLES:+--tables="$$TABLES"} $(if $(filter 1,$(ROWS)),--rows) $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: restore
 restore: ## put a snapshot (of FROM) in the place of ENV's database

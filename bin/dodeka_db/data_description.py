@@ -19,11 +19,13 @@ from dodeka_db.settings import ROOT
 FILE = ROOT / "deploy" / "data.toml"
 # how personal a kind can be: "no" is not at all; a "text" may be anything that JSON can hold
 PERSONAL = ("no", "user ID", "address", "name", "number", "date", "secret", "text")
+# so many characters of a token tell which one it is, and open nothing
+SECRET_CHARACTERS = 8
 _KIND = re.compile(r"<([^<>]*)>")
 # in the order in which a message lists them
 _WORDS = ("kinds", "members", "tables")
 _WORDS_OF_MEMBERS = ("table", "known_by")
-_WORDS_OF_A_TABLE = ("moment", "found_by", "tells", "rows")
+_WORDS_OF_A_TABLE = ("moment", "bring_back", "found_by", "tells", "rows")
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,15 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its sorts of rows, by which kinds a row is found for a member, and which kinds such a row tells."""
+    """A table: its sorts of rows, by which kinds a row is found for a member, and which kinds such a row tells.
+
+    `can_come_back`: whether single rows that are missing may be brought back; never those of the moment.
+    """
 
     name: str
     patterns: tuple[Pattern, ...]
     is_of_the_moment: bool = False
+    can_come_back: bool = True
     found_by: tuple[Kind, ...] = ()
     tells: tuple[Kind, ...] = ()
 
@@ -146,6 +152,19 @@ class DataDescription:
     tables: Mapping[str, Table]
     members: Table
     known_by: Kind
+
+    def shown_key(self, table: str, key: str) -> str:
+        """The key of a row of `table` for a message: of one that opens something, only its beginning."""
+        return f"{key[:SECRET_CHARACTERS]}..." if table in self._with_secret_keys else key
+
+    @cached_property
+    def _with_secret_keys(self) -> frozenset[str]:
+        return frozenset(
+            table.name
+            for table in self.tables.values()
+            for pattern in table.patterns
+            if any(place == "key" and kind.personal == "secret" for place, kind in pattern.places())
+        )
 
 
 def read(file: Path = FILE) -> DataDescription:
@@ -231,9 +250,10 @@ class _Place:
 def _table(at: _Place, found: object, kinds: Mapping[str, Kind]) -> Table:
     words = at.table(found)
     at.check_words(words, _WORDS_OF_A_TABLE, needed=("rows",))
-    is_of_the_moment = words.get("moment", False)
-    if not isinstance(is_of_the_moment, bool):
-        raise at.of("moment").wrong("it must be true or false")
+    switches = {"moment": False, "bring_back": True, **words}
+    for word in ("moment", "bring_back"):
+        if not isinstance(switches[word], bool):
+            raise at.of(word).wrong("it must be true or false")
     rows = at.of("rows").table(words["rows"])
     if not rows:
         raise at.of("rows").wrong("it describes no row")
@@ -250,7 +270,9 @@ def _table(at: _Place, found: object, kinds: Mapping[str, Kind]) -> Table:
                 raise at.of(word).wrong(f"no row of the table has a <{kind.name}>")
     if lists["tells"] and not lists["found_by"]:
         raise at.of("tells").wrong("without found_by no row belongs to a member")
-    return Table(at.in_table, patterns, is_of_the_moment, lists["found_by"], lists["tells"])
+    is_of_the_moment = switches["moment"]
+    can_come_back = switches["bring_back"] and not is_of_the_moment
+    return Table(at.in_table, patterns, is_of_the_moment, can_come_back, lists["found_by"], lists["tells"])
 
 
 def _parts(at: _Place, key: str, kinds: Mapping[str, Kind]) -> tuple[str | Kind, ...]:

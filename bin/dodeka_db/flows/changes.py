@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dodeka_db import data_description
+from dodeka_db.data_description import DataDescription
 from dodeka_db.flows.download import Incoming, download
 from dodeka_db.formatting import cell, columns, counted, when
 from dodeka_db.host import disks, run_lock, staging
@@ -22,8 +23,6 @@ log = logging.getLogger("dodeka_db")
 # so many rows are named at most, and so many characters of a key and of a list of fields
 MAX_ROWS = 10_000
 MAX_CHARACTERS = 200
-# so many characters of a session's token tell which one it is, and open nothing
-SECRET_CHARACTERS = 8
 _LARGER_DISK = "set DODEKA_STATE to another disk"
 
 
@@ -48,7 +47,7 @@ def run(
     live database is only read, and no writer waits for that, except where it is not in WAL mode: then as long as for a backup.
     Raises SnapshotError, DatabaseError, SetupError or BackupError.
     """
-    rows = _Rows(_tables_with_secret_keys() if name_rows else frozenset())
+    rows = _Rows(data_description.read()) if name_rows else None
     with staging.locked(settings, f"comparison of {environment.name}"):
         repository = Repository(settings)
         snapshots = repository.snapshots()
@@ -63,10 +62,10 @@ def run(
                     stack.enter_context(run_lock.beside(environment.live, settings.lock_wait_s))
                     sources.append(source_of_live(environment.live, folder / "live.sqlite"))
                 log.info("comparing")
-                tables = compare(sources[0], sources[1], rows.add if name_rows else None)
+                tables = compare(sources[0], sources[1], rows.add if rows else None)
     names = [f"snapshot {snapshot.short_id} of {when(snapshot.time)}" for snapshot in chosen]
     names += [] if other else ["the live database"]
-    return Report([*rows.lines(), *_counts(tables)], f"from {names[0]} to {names[1]}")
+    return Report([*(rows.lines() if rows else []), *_counts(tables)], f"from {names[0]} to {names[1]}")
 
 
 def _of_snapshot(repository: Repository, snapshot: Snapshot, copy: Path) -> Source:
@@ -90,21 +89,11 @@ def source_of_live(live: Path, copy: Path) -> Source:
     return Source(copy, shown)
 
 
-def _tables_with_secret_keys() -> frozenset[str]:
-    """The tables with a key that opens something. Raises SetupError if deploy/data.toml is not right."""
-    return frozenset(
-        table.name
-        for table in data_description.read().tables.values()
-        for pattern in table.patterns
-        if any(place == "key" and kind.personal == "secret" for place, kind in pattern.places())
-    )
-
-
 class _Rows:
     """The rows that differ, in lines, as far as somebody would read them."""
 
-    def __init__(self, with_secret_keys: frozenset[str]) -> None:
-        self._with_secret_keys = with_secret_keys
+    def __init__(self, description: DataDescription) -> None:
+        self._description = description
         self._lines: list[str] = []
         self._left_out = 0
 
@@ -113,8 +102,7 @@ class _Rows:
             self._left_out += 1
             return
         key = ", ".join(map(_shown, change.key_values)) or "a row without a key"
-        if change.table in self._with_secret_keys:
-            key = f"{key[:SECRET_CHARACTERS]}..."
+        key = self._description.shown_key(change.table, key)
         self._lines.append(
             f"{change.kind:7}  {cell(change.table)}  {_cut(key)}  {_cut(', '.join(change.fields()))}".rstrip()
         )

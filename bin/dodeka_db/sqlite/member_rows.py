@@ -111,6 +111,20 @@ def member_rows(
     return MemberRows({address: names for address, names in rows.items() if address not in nobody}, nobody)
 
 
+def addresses(connection: sqlite3.Connection, description: DataDescription) -> list[str]:
+    """What members are known by: all that stands in a key of a table whose rows last and are found by it."""
+    found: dict[str, None] = {}
+    for table in _described(connection, description):
+        if description.known_by in table.found_by and not table.is_of_the_moment:
+            for _, row in _rows(connection, table):
+                found.update(
+                    (description.known_by.normal(one.text), None)
+                    for one in row.contents
+                    if one.place == "key" and description.known_by in one.kinds
+                )
+    return list(found)
+
+
 def _has_keys_and_values(connection: sqlite3.Connection, table: str) -> bool:
     columns = {column[1] for column in connection.execute(f"PRAGMA main.table_info({quoted(table)})")}
     return {"key", "value"} <= columns

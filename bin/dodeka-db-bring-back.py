@@ -1,0 +1,42 @@
+#!/usr/bin/python3
+"""Put rows that a snapshot has and the live database lacks back, while its service runs (make bring-back)."""
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, settings
+from dodeka_db.flows import bring_back
+from dodeka_db.flows.bring_back_plan import Asked
+from dodeka_db.restic.snapshots import LATEST
+
+
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, 3, 4, 5, 7, opens_repository=True)
+    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    console.snapshot_options(parser, left_out="latest if left out")
+    parser.add_argument(
+        "--who",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="only the rows of this member; also several addresses with commas, a file of addresses, or --who again",
+    )
+    parser.add_argument("--tables", metavar="NAMES", default="", help="only these tables, with commas")
+    parser.add_argument("--rows", action="store_true", help="name every row, member and conflict")
+    console.offsite_option(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
+    arguments = parser.parse_args(argv)
+    console.begin(arguments.environment)
+
+    found = settings.load()
+    tables = tuple(arguments.tables.replace(",", " ").split())
+    asked = Asked(bring_back.addresses(arguments.who), tables, name_all=arguments.rows)
+    done = bring_back.run(
+        *(found, found.repository(arguments.offsite), found.environment(arguments.environment)),
+        *(console.wanted_snapshot(arguments, LATEST), asked),
+        lambda preview: console.confirm(preview, arguments.yes),
+    )
+    console.done(done)
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,336 @@
+"""Find the rows that an older database has and the live one lacks, by primary key, and put them into the live one.
+
+Between the two stands the plan: an SQLite file that holds the missing rows, one table for each table of theirs. What is taken
+out of the plan is not put in.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dodeka_db import safe_open
+from dodeka_db.errors import DatabaseError
+from dodeka_db.sqlite.connection import opened, quoted
+from dodeka_db.sqlite.failures import is_beyond_us, one_line
+from dodeka_db.sqlite.header import read_header
+from dodeka_db.sqlite.table_shape import NotComparableError, Shape, shape, tables, virtual_tables
+
+# a transaction puts in so many rows at most, and so many bytes: the backend gives up after 500 ms of waiting for it
+BATCH_ROWS = 10_000
+BATCH_BYTES = 8_000_000
+# the names of the databases on the connection: the live one, the older one, the plan
+LIVE, THEN, PLAN = "main", "older", "planned"
+
+
+@dataclass(frozen=True)
+class MissingRows:
+    """The `count` missing rows of `table`, which are in the table `planned` of the plan, with names of columns of its own."""
+
+    table: str
+    planned: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    count: int
+
+    def column(self, name: str) -> str:
+        """The name in the plan of a column: `rowid` must be no column there."""
+        return f"c{self.columns.index(name)}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A table whose missing rows cannot be brought back, or some of them cannot, and why."""
+
+    table: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A query that counts what must not come between the plan and the moment of putting in; and the count at the plan."""
+
+    sql: str
+    count: int
+
+
+@contextmanager
+def planning(live: Path, then: Path, plan: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to LIVE, which is only read, at one moment; to the older database THEN; and to the empty file `plan`.
+
+    Raises DatabaseError, also if the live database is not in WAL mode: then its backend would have to wait.
+    """
+    with _with_plan(live, plan, "mode=ro") as connection:
+        connection.execute(f"ATTACH ? AS {THEN}", (f"{then.as_uri()}?mode=ro",))
+        connection.execute("BEGIN")
+        yield connection
+        connection.execute("COMMIT")
+
+
+@contextmanager
+def putting_in(live: Path, plan: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to LIVE, which can be written, and to the `plan` that planning() has filled. Raises DatabaseError."""
+    with _with_plan(live, plan, "mode=rw") as connection:
+        # an index that this SQLite cannot parse is an error here: rows that are put in would be missing in it
+        connection.execute("PRAGMA writable_schema=RESET")
+        yield connection
+
+
+@contextmanager
+def _with_plan(live: Path, plan: Path, query: str) -> Iterator[sqlite3.Connection]:
+    shown = f"database {live}"
+    if not read_header(live).wal:
+        raise DatabaseError(
+            f"{shown} is not in WAL mode, the backend's own", "start its service once, which sets that mode"
+        )
+    with opened(live, query, shown) as connection:
+        connection.text_factory = _text
+        connection.execute(f"ATTACH ? AS {PLAN}", (f"{plan.as_uri()}?mode=rw",))
+        connection.execute(f"PRAGMA {PLAN}.journal_mode=OFF")
+        connection.execute(f"PRAGMA {PLAN}.synchronous=OFF")
+        yield connection
+
+
+def _text(data: bytes) -> str:
+    """A text for a message: in the database it need not be UTF-8."""
+    return data.decode(errors="replace")
+
+
+def find(connection: sqlite3.Connection, names: Iterable[str]) -> tuple[list[MissingRows], list[LeftOut]]:
+    """Write the rows of THEN's tables of these names that LIVE lacks into the plan, by primary key.
+
+    No index is read, so that a damaged one changes nothing. A row with a NULL in its key is never missing: it equals nothing.
+    """
+    found: list[MissingRows] = []
+    left_out: list[LeftOut] = []
+    virtual = {*virtual_tables(connection, LIVE), *virtual_tables(connection, THEN)}
+    for number, name in enumerate(names):
+        try:
+            _refuse_if_changed(connection, name)
+            its_shape = shape(connection, name, virtual)
+            missing = _find(connection, name, its_shape, f"t{number}")
+        except NotComparableError as error:
+            left_out.append(LeftOut(name, str(error)))
+            continue
+        except sqlite3.Error as error:
+            if not is_beyond_us(error):
+                raise
+            left_out.append(LeftOut(name, one_line(error)))
+            continue
+        if missing.count:
+            found.append(missing)
+        if nameless := _count_with_null(connection, name, its_shape):
+            left_out.append(LeftOut(name, f"rows with a NULL in the primary key: {nameless}"))
+    return found, left_out
+
+
+def _refuse_if_changed(connection: sqlite3.Connection, table: str) -> None:
+    """Raise NotComparableError if the table is not the same in both, or a trigger would change more than the table."""
+    if _schema(connection, LIVE, table) != _schema(connection, THEN, table):
+        is_gone = table not in tables(connection)
+        raise NotComparableError("the table is gone now" if is_gone else "the table has other columns now")
+    triggers = "SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = lower(?)"
+    if connection.execute(triggers, (table,)).fetchone():
+        raise NotComparableError("it has a trigger, which would change other rows too")
+
+
+def _schema(connection: sqlite3.Connection, database: str, table: str) -> str:
+    found = connection.execute(
+        f"SELECT sql FROM {database}.sqlite_master WHERE type = 'table' AND name = ?", (table,)
+    ).fetchone()
+    return str(found[0]) if found else ""
+
+
+def _find(connection: sqlite3.Connection, table: str, its_shape: Shape, planned: str) -> MissingRows:
+    if not its_shape.key:
+        raise NotComparableError("it has no primary key, by which its rows could be told apart")
+    keys = [quoted(name) for name, _ in its_shape.key]
+    names = [f"k{number}" for number in range(len(keys))]
+    collated = ", ".join(
+        f"{name} COLLATE {quoted(collation)}"
+        for name, (_, collation) in zip(names, its_shape.key, strict=True)
+    )
+    connection.execute(
+        f"CREATE TEMP TABLE live_{planned} ({collated}, PRIMARY KEY ({', '.join(names)})) WITHOUT ROWID"
+    )
+    connection.execute(  # IGNORE: rows with a NULL in the key
+        f"INSERT OR IGNORE INTO live_{planned} SELECT {', '.join(keys)} FROM {LIVE}.{quoted(table)} NOT INDEXED"
+    )
+    columns = ", ".join(f"t.{quoted(name)} AS c{number}" for number, name in enumerate(its_shape.columns))
+    has_key = " AND ".join(f"t.{key} IS NOT NULL" for key in keys)
+    is_same = " AND ".join(f"n.{name} = t.{key}" for name, key in zip(names, keys, strict=True))
+    connection.execute(
+        f"CREATE TABLE {PLAN}.{planned} AS SELECT {columns} FROM {THEN}.{quoted(table)} AS t NOT INDEXED"
+        f" WHERE {has_key} AND NOT EXISTS (SELECT 1 FROM live_{planned} AS n WHERE {is_same})"
+    )
+    connection.execute(f"DROP TABLE live_{planned}")
+    key = tuple(name for name, _ in its_shape.key)
+    return MissingRows(table, planned, its_shape.columns, key, _count(connection, planned))
+
+
+def _count_with_null(connection: sqlite3.Connection, table: str, its_shape: Shape) -> int:
+    is_null = " OR ".join(f"{quoted(name)} IS NULL" for name, _ in its_shape.key)
+    sql = f"SELECT count(*) FROM {THEN}.{quoted(table)} NOT INDEXED WHERE {is_null}"
+    return int(connection.execute(sql).fetchone()[0])
+
+
+def _count(connection: sqlite3.Connection, planned: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM {PLAN}.{planned}").fetchone()[0])
+
+
+def keys(connection: sqlite3.Connection, missing: MissingRows) -> Iterator[tuple[int, str]]:
+    """The rowid in the plan of each missing row, and its key as a text; several columns with commas between them."""
+    columns = " || ', ' || ".join(f"CAST({missing.column(name)} AS TEXT)" for name in missing.key)
+    yield from connection.execute(f"SELECT rowid, {columns} FROM {PLAN}.{missing.planned} ORDER BY rowid")
+
+
+def take_out(connection: sqlite3.Connection, missing: MissingRows, rows: Collection[int]) -> MissingRows:
+    """Take the rows with these rowids in the plan out of it; returns what is left."""
+    connection.executemany(f"DELETE FROM {PLAN}.{missing.planned} WHERE rowid = ?", ((row,) for row in rows))
+    return replace(missing, count=missing.count - len(rows))
+
+
+def taken_values(connection: sqlite3.Connection, missing: MissingRows) -> list[int]:
+    """The rowids in the plan of the rows with a value that must be unique, and that another row of LIVE has by now.
+
+    An index on what is computed, or on a part of the table, is not looked at: put_in() fails at such a row.
+    """
+    found: set[int] = set()
+    for _, index, is_unique, origin, is_partial in connection.execute(
+        f"PRAGMA {LIVE}.index_list({quoted(missing.table)})"
+    ).fetchall():
+        columns = [
+            row[2] for row in connection.execute(f"PRAGMA {LIVE}.index_info({quoted(index)})").fetchall()
+        ]
+        if not is_unique or is_partial or origin == "pk" or not {*columns} <= {*missing.columns}:
+            continue
+        is_same = " AND ".join(f"m.{quoted(column)} = p.{missing.column(column)}" for column in columns)
+        sql = (
+            f"SELECT p.rowid FROM {PLAN}.{missing.planned} AS p"
+            f" WHERE EXISTS (SELECT 1 FROM {LIVE}.{quoted(missing.table)} AS m WHERE {is_same})"
+        )
+        found.update(row for (row,) in connection.execute(sql))
+    return sorted(found)
+
+
+def changed_keys(connection: sqlite3.Connection, table: str, column: str, content: str) -> Iterator[str]:
+    """The keys, in `column`, of the rows that THEN and LIVE both have, with another `content` in each."""
+    sql = (
+        f"SELECT t.{quoted(column)} FROM {THEN}.{quoted(table)} AS t JOIN {LIVE}.{quoted(table)} AS m"
+        f" ON m.{quoted(column)} = t.{quoted(column)} WHERE m.{quoted(content)} IS NOT t.{quoted(content)}"
+    )
+    return (str(key) for (key,) in connection.execute(sql))
+
+
+def guard(connection: sqlite3.Connection, sql: str) -> Guard:
+    """A Guard with what `sql` counts now."""
+    return Guard(sql, int(connection.execute(sql).fetchone()[0]))
+
+
+def put_in(
+    connection: sqlite3.Connection, plan: Path, missing: Sequence[MissingRows], guards: Sequence[Guard]
+) -> float:
+    """Put the rows of the plan into LIVE; returns for how many seconds at most the backend had to wait.
+
+    One transaction if it is a short one. More than BATCH_ROWS or BATCH_BYTES are several, of which each is there whole or not
+    at all. A row that is there is never changed. Raises DatabaseError, with the transaction rolled back, if a guard counts
+    something else than at the plan, or a row has come meanwhile or breaks a rule of the schema.
+    """
+    live = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+    connection.execute("PRAGMA wal_autocheckpoint=0")  # the backend does that, and must not wait for ours
+    connection.execute(
+        "PRAGMA synchronous=NORMAL"
+    )  # no wait for the disk while we hold the lock, but after that
+    rows = sum(one.count for one in missing)
+    of_a_batch = max(1, min(BATCH_ROWS, BATCH_BYTES * rows // plan.stat().st_size))
+    longest_s, done = 0.0, 0
+    for batch in _batches(connection, missing, of_a_batch):
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            if not done:
+                _check(connection, guards, live)
+            for part in batch:
+                _insert(connection, part, live)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if done and isinstance(error, DatabaseError):
+                raise DatabaseError(
+                    f"{error.message}; {done} of {rows} rows are back", "run this again for the others"
+                ) from error
+            raise
+        longest_s = max(longest_s, time.monotonic() - began)
+        done += sum(part.count for part in batch)
+        _sync(Path(f"{live}-wal"))
+    return longest_s
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of the plan that one statement puts in: those from one rowid to another."""
+
+    missing: MissingRows
+    first: int
+    last: int
+    count: int
+
+
+def _batches(
+    connection: sqlite3.Connection, missing: Iterable[MissingRows], of_a_batch: int
+) -> Iterator[list[_Part]]:
+    batch: list[_Part] = []
+    room = of_a_batch
+    for one in missing:
+        after = 0
+        while True:
+            first, last, count = connection.execute(
+                "SELECT min(rowid), max(rowid), count(*) FROM"
+                f" (SELECT rowid FROM {PLAN}.{one.planned} WHERE rowid > ? ORDER BY rowid LIMIT ?)",
+                (after, room),
+            ).fetchone()
+            if not count:
+                break
+            batch.append(_Part(one, first, last, count))
+            room, after = room - count, last
+            if not room:
+                yield batch
+                batch, room = [], of_a_batch
+    if batch:
+        yield batch
+
+
+def _check(connection: sqlite3.Connection, guards: Iterable[Guard], live: Path) -> None:
+    for one in guards:
+        if connection.execute(one.sql).fetchone()[0] != one.count:
+            raise DatabaseError(f"database {live} has changed since the question", _AGAIN)
+
+
+def _insert(connection: sqlite3.Connection, part: _Part, live: Path) -> None:
+    missing = part.missing
+    columns = ", ".join(map(quoted, missing.columns))
+    planned = ", ".join(map(missing.column, missing.columns))
+    done = connection.execute(
+        f"INSERT OR IGNORE INTO {LIVE}.{quoted(missing.table)} ({columns})"
+        f" SELECT {planned} FROM {PLAN}.{missing.planned} WHERE rowid BETWEEN ? AND ?",
+        (part.first, part.last),
+    )
+    if done.rowcount != part.count:
+        refused = part.count - done.rowcount
+        raise DatabaseError(
+            f"table {missing.table} of database {live} takes {done.rowcount} of {part.count} rows:"
+            f" {refused} have come back since the question, or break a rule of the table",
+            _AGAIN,
+        )
+
+
+def _sync(wal: Path) -> None:
+    with safe_open.closed_at_end(safe_open.no_link(wal, os.O_RDONLY)) as descriptor:
+        os.fsync(descriptor)
+
+
+_AGAIN = "nothing was changed; run this again"

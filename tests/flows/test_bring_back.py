@@ -1,0 +1,401 @@
+"""make bring-back: rows that were lost come back into the running database, and nothing else changes."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from dodeka_db import data_description
+from dodeka_db.sqlite import header, sample_data
+from site_folder import ROOT, Site, Twin
+from sqlite_files import rows
+
+SCRIPT = ROOT / "bin" / "dodeka-db-bring-back.py"
+OF_A_MEMBER = {"users": 6, "users_by_email": 1, "users_by_bondsnummer": 1, "volta_data": 1, "birthdays": 1}
+
+
+@contextmanager
+def backend(site: Site) -> Iterator[sqlite3.Connection]:
+    """A connection as the backend's: open all the time, with writes in the WAL."""
+    with closing(sqlite3.connect(site.database(), isolation_level=None, timeout=0.5)) as connection:
+        yield connection
+
+
+def insert(site: Site, table: str, key: str, value: object) -> None:
+    with backend(site) as connection:
+        sample_data.insert(connection, table, key, value)
+
+
+def address(site: Site, number: int) -> str:
+    (key,) = [
+        key for (key,) in rows(site.database(), "SELECT key FROM users_by_email") if f".{number}@" in key
+    ]
+    return key
+
+
+def user(site: Site, number: int) -> str:
+    value = "SELECT CAST(value AS TEXT) FROM users_by_email"
+    (found,) = [user for (user,) in rows(site.database(), value) if user.startswith(f"{number}_")]
+    return found
+
+
+def delete(site: Site, *numbers: int) -> None:
+    """Delete members as the backend does when a member list without them is imported."""
+    with backend(site) as connection:
+        for number in numbers:
+            connection.execute("DELETE FROM users WHERE key GLOB ?", (f"{number}_*",))
+            connection.execute("DELETE FROM birthdays WHERE key GLOB ?", (f"{number}_*",))
+            connection.execute(
+                "DELETE FROM users_by_email WHERE CAST(value AS TEXT) GLOB ?", (f"{number}_*",)
+            )
+            by_number = "CAST(value AS TEXT) GLOB ?"
+            connection.execute(
+                "DELETE FROM volta_data WHERE key IN"
+                f" (SELECT key FROM users_by_bondsnummer WHERE {by_number})",
+                (f"{number}_*",),
+            )
+            connection.execute(f"DELETE FROM users_by_bondsnummer WHERE {by_number}", (f"{number}_*",))
+
+
+def content(site: Site) -> dict[str, set]:
+    """All rows by table, without those of the moment."""
+    described = data_description.read().tables
+    return {
+        table: set(rows(site.database(), f"SELECT * FROM {table}"))
+        for table in sample_data.TABLES
+        if described[table].can_come_back
+    }
+
+
+def bring_back(site: Site, *arguments: str, answer: str = "yes\n") -> str:
+    """What it says, in lines with one space between two words."""
+    output = site.ok("bring-back", "production", *arguments, stdin=answer)
+    return "\n".join(" ".join(line.split()) for line in output.splitlines())
+
+
+@pytest.fixture
+def saved(site) -> Site:
+    """A site with a snapshot of 400 members, and what was in it in `site.then`."""
+    site.ok("backup", "production")
+    return site
+
+
+def test_members_come_back_with_all_their_rows_and_those_who_came_since_stay(saved):
+    before = content(saved)
+    delete(saved, *range(20, 400))
+    with backend(saved) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        new, _ = sample_data.add_member(connection, random.Random(9), 900)
+        connection.execute("UPDATE users SET value = x'39' WHERE key GLOB '3_*:sessions_counter'")
+        since = content(saved)
+        output = bring_back(saved)
+    for table, count in OF_A_MEMBER.items():
+        assert f"\n{table} {380 * count}\n" in output
+    assert "It is about 380 members:\n" in output and "and 360 more; ROWS=1 names all" in output
+    assert "Left alone" not in output
+    assert "its service goes on" in output
+    assert re.search(
+        r"done: 3800 rows of 380 members back in production, which could not write for \d+ ms", output
+    )
+    after = content(saved)
+    for table in after:
+        assert after[table] == since[table] | before[table] - changed(before[table], since[table]), table
+    assert new in {value.decode() for *_, value in after["users_by_email"]}
+    assert rows(saved.database(), "PRAGMA integrity_check") == [("ok",)]
+    assert saved.staged() == []
+
+
+def changed(before: set, since: set) -> set:
+    """The rows of `before` whose keys are in `since` too."""
+    keys = {key for key, *_ in since}
+    return {row for row in before if row[0] in keys}
+
+
+def test_the_database_as_it_was_is_a_snapshot_and_undo_says_what_it_would_lose(saved):
+    delete(saved, 7)
+    lost = content(saved)
+    output = bring_back(saved)
+    (kept,) = re.findall(r"as it was before: snapshot ([0-9a-f]{8}), tagged pre-restore", output)
+    newest = saved.snapshots("production")[-1]
+    assert (newest["short_id"], "pre-restore" in newest["tags"]) == (kept, True)
+    done = saved.run("undo", "production", stdin="no\n")
+    assert re.search(r"users_by_email +0 +1 +0 +399\n", done.stdout), "one row goes"
+    saved.ok("undo", "production", "--yes")
+    assert content(saved) == lost
+
+
+def test_nothing_is_touched_without_a_yes(saved):
+    delete(saved, 7)
+    before, snapshots = saved.database().read_bytes(), saved.snapshots()
+    done = saved.run("bring-back", "production", stdin="y\n")
+    assert done.returncode == 7 and "not confirmed; nothing was changed" in done.stderr
+    assert saved.database().read_bytes() == before and saved.snapshots() == snapshots
+    assert saved.staged() == []
+
+
+def test_nothing_is_missing(saved):
+    insert(saved, "private", "new", {"role": "member", "value": "since"})
+    before = saved.database().read_bytes()
+    output = bring_back(saved, answer="")
+    assert "has no missing row that can come back" in output and "done: nothing to bring back from" in output
+    assert saved.database().read_bytes() == before and len(saved.snapshots()) == 1
+
+
+def test_one_member_two_members_a_file_of_members(saved, tmp_path):
+    delete(saved, 7, 8, 9, 10, 11)
+    names = {number: then(saved, number) for number in (7, 8, 9, 10)}
+    assert "done: 10 rows of 1 member back" in bring_back(saved, "--who", names[7].upper())
+    file = tmp_path / "who.txt"
+    file.write_text(f"{names[9]}\n{names[10]}\n")
+    output = bring_back(saved, "--who", f"{names[8]}, {names[7]}", "--who", str(file))
+    assert "done: 30 rows of 3 members back" in output
+    here = {key for (key,) in rows(saved.database(), "SELECT key FROM users_by_email")}
+    assert {*names.values()} <= here and len(here) == 399, "the fifth is still gone"
+
+
+def then(site: Site, number: int) -> str:
+    """The address of a member in the newest snapshot."""
+    script = f"SELECT key FROM users_by_email WHERE key GLOB '*.{number}@*';"
+    return site.run("open", "production", stdin=script).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--who", "nobody@example.org"], 4, "belongs to nobody@example.org; leave them out"),
+        (["--who", "anna"], 2, "'anna' is neither an address nor a readable file of addresses"),
+        (["--who", "anna@example.org,ben"], 2, "'anna@example.org,ben' is neither an address nor"),
+        (["--who", "/dev/zero"], 2, "'/dev/zero' is neither an address nor a readable file"),
+        (["--who", ""], 2, "'' is neither an address"),
+        (["--tables", "user"], 4, "has no table user; see its tables with make open"),
+        (["--tables", "users,outbox"], 2, "rows of outbox are never brought back; the reason is in "),
+        (["--tables", "metadata"], 2, "rows of metadata are never brought back"),
+        (["--at", "25:00"], 4, "'25:00' is not a time"),
+        (["--snapshot", "deadbeef"], 4, "there is no snapshot deadbeef of production"),
+    ],
+)
+def test_what_cannot_be_asked_for(saved, options, code, said):
+    delete(saved, 7)
+    before = saved.database().read_bytes()
+    done = saved.run("bring-back", "production", *options, stdin="yes\n")
+    assert (done.returncode, said in done.stderr) == (code, True), done
+    assert len(done.stderr.splitlines()) == 1
+    assert saved.database().read_bytes() == before and len(saved.snapshots()) == 1
+
+
+def test_a_file_with_something_else_in_it(saved, tmp_path):
+    file = tmp_path / "who"
+    file.write_text("anna@example.org\nname,address\n")
+    done = saved.run("bring-back", "production", "--who", str(file))
+    assert done.returncode == 2 and done.stderr.endswith(f"file {file}: 'name' is not an address\n")
+
+
+def test_tables_alone(saved):
+    delete(saved, 7)
+    output = bring_back(saved, "--tables", "birthdays,volta_data")
+    assert "done: 2 rows of 1 member back" in output and "Never brought back" not in output
+    assert rows(saved.database(), "SELECT count(*) FROM users_by_email") == [(399,)]
+
+
+def test_a_table_that_nobody_has_described(site):
+    with backend(site) as connection:
+        connection.execute(
+            "CREATE TABLE trophies (year INTEGER, place INTEGER, who TEXT, PRIMARY KEY (year, place))"
+        )
+        connection.execute("INSERT INTO trophies VALUES (2025, 1, 'Anna'), (2025, 2, 'Ben')")
+    site.ok("backup", "production")
+    with backend(site) as connection:
+        connection.execute("DELETE FROM trophies")
+    output = bring_back(site)
+    assert "trophies: not described in data.toml (2 of the rows that are missing)" in output
+    assert rows(site.database(), "SELECT count(*) FROM trophies") == [(0,)]
+    output = bring_back(site, "--tables", "trophies", "--rows")
+    assert "\ntrophies 2025, 1\ntrophies 2025, 2\n" in output and "done: 2 rows of 0 members back" in output
+    assert rows(site.database(), "SELECT count(*) FROM trophies") == [(2,)]
+
+
+def test_what_is_of_the_moment_stays_away_and_the_counter_does_not_go_back(saved):
+    with backend(saved) as connection:
+        for table in (
+            "outbox",
+            "session_cache",
+            "tokens",
+            "sync",
+            "sync_state",
+            "sync_decisions",
+            "metadata",
+        ):
+            connection.execute(f"DELETE FROM {table}")
+    delete(saved, 7)
+    output = bring_back(saved)
+    never = "sync, sync_state, sync_decisions, outbox, session_cache, tokens, metadata."
+    assert f"Never brought back: the rows of {never}" in " ".join(output.split())
+    for table in ("outbox", "session_cache", "tokens", "sync", "sync_state", "sync_decisions", "metadata"):
+        assert rows(saved.database(), f"SELECT count(*) FROM {table}") == [(0,)]
+    assert rows(saved.database(), "SELECT count(*) FROM users_by_email") == [(400,)]
+
+
+class TestConflicts:
+    """Somebody came back in another way, or changed, since the snapshot."""
+
+    def test_the_address_is_of_somebody_else_by_now(self, saved):
+        lost, other = address(saved, 7), address(saved, 8)
+        delete(saved, 7, 8)
+        insert(saved, "users_by_email", lost, "500_else_voorbeeld")
+        output = bring_back(saved)
+        assert (
+            f"\n{lost}: {lost} is in users_by_email by now, for 500_else_voorbeeld (9 of the rows" in output
+        )
+        assert "done: 10 rows of 1 member back" in output
+        assert rows(saved.database(), "SELECT 1 FROM users WHERE key GLOB '7_*'") == []
+        assert rows(saved.database(), f"SELECT 1 FROM users_by_email WHERE key = '{other}'") == [(1,)]
+
+    def test_somebody_with_the_address_asks_to_become_a_member(self, saved):
+        lost = address(saved, 7)
+        delete(saved, 7)
+        insert(saved, "registrations_by_email", lost, "a-token-that-opens-something")
+        output = bring_back(saved, answer="")
+        assert (
+            f"{lost}: {lost} is in registrations_by_email by now (10 of the rows that are missing)" in output
+        )
+        assert "a-token" not in output
+        assert "done: nothing to bring back" in output
+
+    def test_the_number_is_of_somebody_else_by_now(self, saved):
+        lost, number = address(saved, 7), sample_data._FIRST_NUMBER + 7
+        delete(saved, 7)
+        insert(saved, "users_by_bondsnummer", str(number), "500_else_voorbeeld")
+        output = bring_back(saved, answer="")
+        assert f"{lost}: {number} is in users_by_bondsnummer by now, for 500_else_voorbeeld" in output
+
+    def test_somebody_who_is_there_has_another_address_by_now(self, saved):
+        """The old address must not open the account again."""
+        name, old = user(saved, 7), address(saved, 7)
+        with backend(saved) as connection:
+            connection.execute("UPDATE users_by_email SET key = 'new@example.org' WHERE key = ?", (old,))
+            connection.execute("DELETE FROM birthdays WHERE key = ?", (name,))
+        output = bring_back(saved)
+        assert f"users_by_email {old}: {name} has new@example.org in users_by_email by now" in output
+        assert "done: 1 row of 1 member back" in output
+        assert rows(saved.database(), f"SELECT 1 FROM birthdays WHERE key = '{name}'") == [(1,)]
+        assert rows(saved.database(), f"SELECT 1 FROM users_by_email WHERE key = '{old}'") == []
+
+    def test_an_applicant_who_is_a_member_by_now(self, saved):
+        with backend(saved) as connection:
+            connection.execute("DELETE FROM registrations")
+            connection.execute("DELETE FROM registrations_by_email")
+            connection.execute("DELETE FROM registrations_by_bondsnummer")
+            sample_data.insert(connection, "users_by_email", "applicant.0@example.org", "500_is_lid")
+        output = bring_back(saved)
+        assert "applicant.0@example.org is in users_by_email by now, for 500_is_lid (3 of the rows" in output
+        assert "done: 57 rows of 19 members back" in output
+        keys = rows(saved.database(), "SELECT key FROM registrations_by_email")
+        assert len(keys) == 19 and ("applicant.0@example.org",) not in keys
+
+    def test_a_row_that_is_there_again_with_other_content(self, saved):
+        name = user(saved, 7)
+        delete(saved, 7)
+        insert(saved, "birthdays", name, {"user_id": name, "geboortedatum": "1999-09-09"})
+        output = bring_back(saved)
+        assert f"Left alone:\nbirthdays {name}: it is there, with other content" in output
+        (value,) = rows(saved.database(), f"SELECT CAST(value AS TEXT) FROM birthdays WHERE key = '{name}'")
+        assert json.loads(value[0])["geboortedatum"] == "1999-09-09"
+        assert "done: 9 rows of 1 member back" in output
+
+    def test_somebody_came_while_the_operator_thought(self, saved):
+        lost = address(saved, 7)
+        delete(saved, 7)
+        before = content(saved)
+        asking = subprocess.Popen(
+            [SCRIPT, "production"],
+            env=saved.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until_the_question(asking)
+        insert(saved, "registrations_by_email", lost, "token")
+        _, said = asking.communicate("yes\n", timeout=60)
+        assert asking.returncode == 3
+        assert said.endswith("has changed since the question; nothing was changed; run this again\n")
+        before["registrations_by_email"] = content(saved)["registrations_by_email"]
+        assert content(saved) == before
+
+
+def until_the_question(asking: subprocess.Popen) -> None:
+    shown = ""
+    while "Type 'yes'" not in shown:
+        shown += asking.stdout.read(1)
+
+
+def test_backups_go_on_while_the_operator_thinks(saved):
+    delete(saved, 7)
+    asking = subprocess.Popen(
+        [SCRIPT, "production"], env=saved.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    until_the_question(asking)
+    (plan,) = saved.state.glob("staging/open-*")
+    assert plan.stat().st_mode & 0o777 == 0o600
+    saved.ok("backup", "production")
+    assert asking.communicate("yes\n", timeout=60)[0].count("10 rows of 1 member back") == 1
+    assert saved.staged() == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_is_ended_at_the_question(saved, signum):
+    delete(saved, 7)
+    before = content(saved)
+    asking = subprocess.Popen(
+        [SCRIPT, "production"], env=saved.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    until_the_question(asking)
+    asking.send_signal(signum)
+    asking.communicate(timeout=60)
+    assert asking.returncode in (128 + signum, -signum)
+    saved.ok("backup", "production")
+    assert content(saved) == before and saved.staged() == []
+
+
+def test_a_damaged_live_database_is_left_as_it_is(saved):
+    delete(saved, 7)
+    with backend(saved) as connection:  # an index that lacks a row
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute(
+            "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master"
+            " WHERE name = 'sqlite_autoindex_tokens_1') WHERE name = 'sqlite_autoindex_private_1'"
+        )
+    before = content(saved)
+    done = saved.run("bring-back", "production", "--yes")
+    assert done.returncode == 3 and "has defects: " in done.stderr and "nothing was changed" in done.stderr
+    assert content(saved) == before
+
+
+def test_a_database_that_is_not_in_wal_mode(saved):
+    delete(saved, 7)
+    with backend(saved) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    assert not header.read_header(saved.database()).wal
+    done = saved.run("bring-back", "production", "--yes")
+    assert (
+        done.returncode == 3
+        and "is not in WAL mode, the backend's own; start its service once" in done.stderr
+    )
+
+
+def test_the_snapshots_of_the_other_repository(empty_twin, tmp_path):
+    twin = Twin(Path(shutil.copytree(empty_twin, tmp_path / "twin")))
+    twin.ok("backup", "production")
+    twin.ok("offsite")
+    delete(twin, 7)
+    shutil.rmtree(twin.repository / "snapshots")
+    (twin.repository / "snapshots").mkdir()
+    assert "done: 10 rows of 1 member back" in bring_back(twin, "--offsite")
