@@ -17,19 +17,19 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help status snapshots backup cron verify check offsite changes open restore undo try setup init install uninstall settings restic keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
+    [ "$targets" = "help status snapshots backup cron verify check offsite changes open bring-back restore undo try setup init install uninstall settings restic keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
     before=$(state_of_everything)
-    for goal in backup changes open restore undo verify; do
+    for goal in backup changes open bring-back restore undo verify; do
         mk $goal
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
         [[ $stderr == *"$goal needs an environment: ENV=production or ENV=demo"* ]]
         [ -z "$output" ]
     done
-    for goal in backup cron snapshots changes open restore undo verify; do
+    for goal in backup cron snapshots changes open bring-back restore undo verify; do
         mk $goal ENV=staging
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
@@ -52,6 +52,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk snapshots
     [ "${#lines[@]}" -eq 3 ]
 
+    cp "$DB" "$SITE/lost.sqlite"
     sqlite3 "$DB" 'DELETE FROM users_by_email'
     mk changes ENV=production
     succeeds
@@ -61,6 +62,11 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$(grep -c '^gone     users_by_email  ' <<<"$output")" -eq 400 ]
     mk changes ENV=production TO=latest
     [[ $output == *"no difference in 17 tables"* ]]
+    member=$(sqlite3 "$SITE/lost.sqlite" 'SELECT key FROM users_by_email LIMIT 1')
+    mk bring-back ENV=production SNAPSHOT=latest WHO="$member, $member" TABLES="users users_by_email" ROWS=1 YES=1
+    succeeds
+    [[ $output == *"users_by_email  $member"* ]]
+    [ "$(sqlite3 "$DB" 'SELECT key FROM users_by_email')" = "$member" ]
     mk restore ENV=production SNAPSHOT=latest YES=1
     succeeds
     [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
@@ -113,7 +119,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk restore ENV=production SNAPSHOT=latest AT=03:00 YES=1
     [ "$status" -eq 2 ]
     [[ $stderr == *"not allowed with argument --snapshot"* ]]
-    for goal in verify changes open restore; do
+    for goal in verify changes open bring-back restore; do
         mk "$goal" ENV=production AT='2020-01-01 03:00Z' YES=1
         [ "$status" -eq 2 ]
         [[ $stderr == *"no snapshot of production is of Wed 01 Jan 2020 "*" or before; the oldest is "* ]]
@@ -272,7 +278,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     for goal in backup cron undo check status offsite; do
         mk $goal ENV=demo OFFSITE=1
         [ "$status" -eq 2 ]
-        [[ $stderr == *"OFFSITE=1 is for init snapshots changes open restore verify keys key-add key-remove restic"* ]]
+        [[ $stderr == *"OFFSITE=1 is for init snapshots changes open bring-back restore verify keys key-add key-remove restic"* ]]
     done
     mk restore ENV=demo OFFSITE=true SNAPSHOT=latest YES=1
     [ "$status" -eq 2 ]
@@ -306,7 +312,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do
@@ -338,6 +344,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         mk verify ENV=demo SNAPSHOT="$value"
         mk changes ENV=demo SNAPSHOT="$value" TO="$value" ROWS="$value"
         mk open ENV=demo SNAPSHOT="$value" FILE="$value"
+        mk bring-back ENV=demo SNAPSHOT="$value" WHO="$value" TABLES="$value" ROWS="$value"
         mk changes ENV=demo AT="$value"
         mk key-add NAME="$value"
         ARGS=$value mk restic

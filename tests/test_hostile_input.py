@@ -505,6 +505,7 @@ def evil(site: Site) -> Site:
         ("backup", ("production",), True),
         ("changes", ("production", "--rows"), True),
         ("open", ("production",), True),
+        ("bring-back", ("production", "--rows", "--yes"), True),
         ("restore", ("production", "--snapshot=latest"), True),
         ("restore", ("demo", "--from=production", "--snapshot=latest", "--yes"), True),
         ("keys", (), True),

@@ -14,6 +14,7 @@ ARGUMENTS = {
     "cron": ["production"],
     "changes": ["production"],
     "open": ["production"],
+    "bring-back": ["production", "--yes"],
     "restore": ["production", "--snapshot=latest", "--yes"],
     "undo": ["production", "--yes"],
     "verify": ["production"],

@@ -19,7 +19,10 @@ PURE = Path(sysconfig.get_path("purelib"))
 LIB = PURE.relative_to(ROOT / ".venv")
 STAMP = r"[\d-]+T[\d:]+[+-][\d:]+"
 ARGUMENTS = {
-    **{key: ["production"] for key in ("backup", "changes", "open", "restore", "undo", "verify")},
+    **{
+        key: ["production"]
+        for key in ("backup", "bring-back", "changes", "open", "restore", "undo", "verify")
+    },
     **{key: ["anna"] for key in ("key-add", "key-remove")},
 }
 SCRIPTS = sorted(path.stem.removeprefix("dodeka-db-") for path in (ROOT / "bin").glob("dodeka-db-*.py"))

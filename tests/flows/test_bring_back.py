@@ -195,7 +195,7 @@ def test_a_file_with_something_else_in_it(saved, tmp_path):
     file = tmp_path / "who"
     file.write_text("anna@example.org\nname,address\n")
     done = saved.run("bring-back", "production", "--who", str(file))
-    assert done.returncode == 2 and done.stderr.endswith(f"file {file}: 'name' is not an address\n")
+    assert done.returncode == 2 and done.stderr.endswith(f"file {file} has 'name', which is not an address\n")
 
 
 def test_tables_alone(saved):

@@ -103,6 +103,24 @@ def test_killed_at_every_step_while_the_old_database_is_put_back(machine, sample
 
 
 @pytest.mark.slow("every step")
+def test_killed_at_every_step_of_a_bring_back(machine, sampled):
+    """All rows are back, or none is; and the database as it was is then a snapshot."""
+    bring_back = [str(PROJECT / "bin/dodeka-db-bring-back.py"), *machine.script[1:]]
+
+    def are_back(users: list[str]) -> bool:
+        return is_new([user for user in users if not user.startswith("mark-")])
+
+    machine.prepare()
+    machine.trace(bring_back)  # the first run makes Python's compiled files
+    machine.prepare()
+    found = steps(machine.trace(bring_back))
+    assert are_back(machine.users()) and len(found) > 20
+    assert not wrong_ones(
+        sampled(found), lambda step: killed(machine, step, machine.prepare, bring_back, are_back)
+    )
+
+
+@pytest.mark.slow("every step")
 def test_killed_at_every_step_of_an_undo_from_a_kept_file(machine, sampled):
     undo = [str(PROJECT / "bin/dodeka-db-undo.py"), "demo", "--yes"]
 

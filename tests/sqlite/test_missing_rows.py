@@ -1,5 +1,6 @@
 """The rows that an older database has and the live one lacks: which they are, for every sort of table, and putting them in."""
 
+import os
 import shutil
 import sqlite3
 import threading
@@ -11,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from dodeka_db.errors import DatabaseError
-from dodeka_db.sqlite import missing_rows
+from dodeka_db.sqlite import header, missing_rows
 from dodeka_db.sqlite.connection import quoted
 from dodeka_db.sqlite.missing_rows import PLAN
-from sqlite_files import rows
+from sqlite_files import leave_hot_journal, rows
 
 WAL = "PRAGMA journal_mode=WAL"
 
@@ -226,6 +227,33 @@ def test_a_database_whose_backend_would_have_to_wait_is_refused(live):
         bring_back(live, then, "t")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_in_the_folder_of_another_user_beside_its_backend(live):
+    then = older(live, "CREATE TABLE t (k TEXT PRIMARY KEY, v)", "INSERT INTO t VALUES ('a', 1), ('b', 2)")
+    os.chown(live.parent, 12345, 12345)
+    with closing(sqlite3.connect(live, isolation_level=None)) as backend:
+        backend.execute("DELETE FROM t")
+        assert bring_back(live, then, "t") == ({"t": 2}, {})
+        assert backend.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_journal_in_the_folder_of_another_user_is_not_rolled_back(live):
+    """It could name a file of ours, which SQLite would delete."""
+    then = older(live, "CREATE TABLE other (k PRIMARY KEY)")
+    execute(live, "PRAGMA journal_mode=DELETE")
+    leave_hot_journal(live)
+    header.set_journal_mode(live, wal=True)
+    os.chown(live.parent, 12345, 12345)
+    journal = Path(f"{live}-journal").read_bytes()
+    with (
+        pytest.raises(DatabaseError, match=r"unfinished transaction|locked by another"),
+        missing_rows.putting_in(live, then) as connection,
+    ):
+        connection.execute("INSERT INTO other VALUES (1)")
+    assert Path(f"{live}-journal").read_bytes() == journal
+
+
 @pytest.mark.long
 def test_a_hundred_thousand_rows_while_others_write(live):
     """Writers as the backend's, which give up after 500 ms, are never refused; nor do they wait for long."""
@@ -251,6 +279,7 @@ def test_a_hundred_thousand_rows_while_others_write(live):
                 except sqlite3.OperationalError as error:
                     failures.append(error)
                 waits.append(time.monotonic() - began)
+                time.sleep(0.001)
 
     writer = threading.Thread(target=write)
     writer.start()

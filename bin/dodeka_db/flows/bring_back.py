@@ -52,11 +52,11 @@ def _parts(word: str) -> list[str]:
             parts = file.read().replace(",", " ").split()
     except (OSError, ValueError) as error:
         raise UsageError(f"{word!r} is neither an address nor a readable file of addresses") from error
-    wrong = [part for part in parts if "@" not in part]
-    if wrong or not parts:
-        raise UsageError(
-            f"file {word}: {f'{wrong[0]!r} is not an address' if wrong else 'it has no address'}"
-        )
+    for part in parts:
+        if "@" not in part:
+            raise UsageError(f"file {word} has {part!r}, which is not an address")
+    if not parts:
+        raise UsageError(f"file {word} has no address")
     return parts
 
 

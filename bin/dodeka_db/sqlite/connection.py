@@ -28,20 +28,21 @@ TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
 
 
 @contextmanager
-def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
+def opened(path: Path, query: str, shown: str, alone: bool = True) -> Iterator[sqlite3.Connection]:
     """A connection; what fails in the block becomes a BackupError about `shown`, the name of the database in messages.
 
     In another user's folder no journal is rolled back: a journal can name another file
     (https://www.sqlite.org/fileformat2.html#the_rollback_journal), which SQLite deletes after the rollback, with our rights
-    and wherever it is. ("mode=ro" never rolls back.) The block must not change the journal mode there.
+    and wherever it is. ("mode=ro" never rolls back.) The block must not change the journal mode there. With "mode=rw", nobody else
+    may have the database open in such a folder; but with `alone` False, which is for a database in WAL mode.
     """
     _check_journals(Path(os.path.realpath(path)), shown)
-    alone, before = None, 0
+    locked, before = None, 0
     try:
         with ExitStack() as stack:
             if query == "mode=rw" and not safe_open.is_ours(path.parent):
-                alone = stack.enter_context(_alone(path, shown))
-                before = open_files.count_open(alone)
+                locked = stack.enter_context(_locked(path, shown, alone))
+                before = open_files.count_open(locked)
             # as_uri quotes a '?' in the path; isolation_level None: no transaction that we did not begin
             uri = f"{path.as_uri()}?{query}"
             connection = stack.enter_context(
@@ -53,16 +54,16 @@ def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA writable_schema=ON")
             connection.execute("PRAGMA trusted_schema=OFF")
             connection.execute(f"PRAGMA hard_heap_limit={MEMORY_BYTES}")
-            if alone:
-                if open_files.count_open(alone) != before + 1:
+            if locked:
+                if open_files.count_open(locked) != before + 1:
                     raise DatabaseError(f"{shown} was replaced by another file", RETRY)
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 # in WAL mode this connection no longer looks at another journal
                 if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
-                    _lock(alone, fcntl.F_UNLCK)
+                    _lock(locked, fcntl.F_UNLCK)
             yield connection
     except sqlite3.Error as error:
-        raise failures.failure_of_sqlite(path, shown, error, is_alone=alone is not None) from error
+        raise failures.failure_of_sqlite(path, shown, error, is_alone=locked is not None) from error
     except UnicodeDecodeError as error:
         # of sqlite3, where SQLite's message has a damaged name in it
         raise NotWholeError(f"{shown} is damaged: a name in it is not text", RESTORE) from error
@@ -70,15 +71,16 @@ def opened(path: Path, query: str, shown: str) -> Iterator[sqlite3.Connection]:
         raise BackupError(f"{shown}: {one_line(error)}", "see: top") from error
 
 
-def _alone(path: Path, shown: str) -> IO[bytes]:
+def _locked(path: Path, shown: str, alone: bool) -> IO[bytes]:
     """The database file at `path`, with a reader's lock: while we hold it, no SQLite rolls a journal back.
 
-    Raises DatabaseInUseError if another process has a lock, or DatabaseError.
+    Raises DatabaseInUseError if another process has a lock, unless `alone` is False; or DatabaseError.
     """
     try:
         with ExitStack() as stack:
             file = stack.enter_context(open(path, "r+b", opener=safe_open.no_link))
-            _lock(file, fcntl.F_WRLCK)
+            if alone:
+                _lock(file, fcntl.F_WRLCK)
             _lock(file, fcntl.F_RDLCK)
             stack.pop_all()  # closed after the connection, whose locks go with it
             return file

@@ -22,6 +22,8 @@ from dodeka_db.sqlite.table_shape import NotComparableError, Shape, shape, table
 # a transaction puts in so many rows at most, and so many bytes: the backend gives up after 500 ms of waiting for it
 BATCH_ROWS = 10_000
 BATCH_BYTES = 8_000_000
+# how long we wait for the backend, whose turn comes again and again
+WAIT_S = 10
 # the names of the databases on the connection: the live one, the older one, the plan
 LIVE, THEN, PLAN = "main", "older", "planned"
 
@@ -86,7 +88,7 @@ def _with_plan(live: Path, plan: Path, query: str) -> Iterator[sqlite3.Connectio
         raise DatabaseError(
             f"{shown} is not in WAL mode, the backend's own", "start its service once, which sets that mode"
         )
-    with opened(live, query, shown) as connection:
+    with opened(live, query, shown, alone=False) as connection:
         connection.text_factory = _text
         connection.execute(f"ATTACH ? AS {PLAN}", (f"{plan.as_uri()}?mode=rw",))
         connection.execute(f"PRAGMA {PLAN}.journal_mode=OFF")
@@ -240,6 +242,7 @@ def put_in(
     something else than at the plan, or a row has come meanwhile or breaks a rule of the schema.
     """
     live = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+    connection.execute(f"PRAGMA busy_timeout={WAIT_S * 1000}")
     connection.execute("PRAGMA wal_autocheckpoint=0")  # the backend does that, and must not wait for ours
     connection.execute(
         "PRAGMA synchronous=NORMAL"
