@@ -83,7 +83,7 @@ override YES_FLAG := $(if $(filter 1 yes,$(YES)),--yes)
 help: ## print this list
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, AT=<time>, TO=<id>|latest, ROWS=1,'
+	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, AT=<time>, TO=<id>|<time>, ROWS=1,'
 	@echo '  WHO=<address>, TABLES=<names>, FILE=<new file>, OFFSITE=1, NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
 
 ##@ every day

@@ -13,8 +13,9 @@ def main(argv: console.Argv = None) -> int:
     console.snapshot_options(parser, left_out="latest if left out")
     parser.add_argument(
         "--to",
-        metavar="ID",
-        help="the snapshot to compare it with, an ID, 'latest' or 'latest~2'; the live database if left out",
+        metavar="ID|TIME",
+        default="",
+        help="the snapshot to compare it with, an ID, 'latest', 'latest~2' or a time; the live database if left out",
     )
     parser.add_argument("--rows", action="store_true", help="name the rows too, and the fields that differ")
     console.offsite_option(parser)
@@ -24,9 +25,8 @@ def main(argv: console.Argv = None) -> int:
     found = settings.load()
     environment = found.environment(arguments.environment)
     wanted = console.wanted_snapshot(arguments, LATEST)
-    report = changes.run(
-        found.repository(arguments.offsite), environment, wanted, arguments.to, arguments.rows
-    )
+    other = console.snapshot_or_time(arguments.to)
+    report = changes.run(found.repository(arguments.offsite), environment, wanted, other, arguments.rows)
     console.show(*report.lines)
     console.done(report.summary)
     return 0

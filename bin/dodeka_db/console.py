@@ -134,8 +134,17 @@ def wanted_snapshot(arguments: argparse.Namespace, default: Default) -> str | da
     SnapshotError if --at is not a time of the past.
     """
     if arguments.at is not None:
-        return local_time.parse(arguments.at, datetime.now().astimezone())
+        return _time(arguments.at)
     return default if arguments.snapshot is None else str(arguments.snapshot)
+
+
+def snapshot_or_time(value: str) -> str | datetime:
+    """A snapshot's name as it is; a value with a colon is a time. SnapshotError if that is not one of the past."""
+    return _time(value) if ":" in value else value
+
+
+def _time(value: str) -> datetime:
+    return local_time.parse(value, datetime.now().astimezone())
 
 
 def begin(environment: str) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from contextlib import closing
+from datetime import datetime
 
 import pytest
 import zstandard
@@ -273,6 +274,20 @@ def test_a_snapshot_by_its_time_and_by_its_place_in_the_list(site):
     assert (done.returncode, "no snapshot of production is of" in done.stderr) == (4, True)
     done = site.run("changes", "production", "--at", "03:00", "--snapshot", old)
     assert (done.returncode, "not allowed with argument" in done.stderr) == (2, True)
+
+
+def test_with_a_snapshot_that_is_chosen_by_a_time(site):
+    old = backup(site)
+    time.sleep(1.1)  # a time has whole seconds
+    between = datetime.now().astimezone().replace(microsecond=0).isoformat()
+    time.sleep(1.1)
+    change(site, "DELETE FROM birthdays")
+    new = backup(site)
+    output = site.ok("changes", "production", "--snapshot", new, "--to", between)
+    assert "birthdays 0 400 0" in shown(output)
+    assert re.search(rf"done: from snapshot {new} of .* to snapshot {old} of ", output)
+    done = site.run("changes", "production", "--to", "25:00")
+    assert (done.returncode, "'25:00' is not a time" in done.stderr) == (4, True)
 
 
 def test_so_many_rows_are_named_and_no_more(site):

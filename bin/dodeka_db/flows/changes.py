@@ -38,13 +38,14 @@ def run(
     settings: RepositorySettings,
     environment: Environment,
     wanted: str | datetime,
-    other: str | None,
+    other: str | datetime,
     name_rows: bool,
 ) -> Report:
-    """Compare the snapshot `wanted` (as snapshots.resolve() takes it) of `environment` with the snapshot `other`, or else the live database.
+    """Compare the snapshot `wanted` of `environment` with the snapshot `other`, or if that is "" the live database.
 
-    `name_rows`: name the rows too, by their keys; of a key that opens something, by deploy/data.toml, only the beginning. The
-    live database is only read, and no writer waits for that, except where it is not in WAL mode: then as long as for a backup.
+    Both are as snapshots.resolve() takes them. `name_rows`: name the rows too, by their keys; of a key that opens something,
+    by deploy/data.toml, only the beginning. The live database is only read, and no writer waits for that, except where it is
+    not in WAL mode: then as long as for a backup.
     Raises SnapshotError, DatabaseError, SetupError or BackupError.
     """
     rows = _Rows(data_description.read()) if name_rows else None
