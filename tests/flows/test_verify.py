@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from dodeka_db import data_description
+from dodeka_db.flows import verify
 from site_folder import RESTIC, Site
 
 TAGS = "db,db_sqlite,db_dodeka,env_production"
@@ -64,6 +66,43 @@ class TestVerify:
         passed = record(site, "drill-production")
         assert passed["passed"] and passed["failed"] is None and passed["details"] == {"snapshot": newest}
         assert site.staged() == []
+
+    def test_what_the_description_of_the_data_does_not_have_is_a_warning(self, site):
+        with closing(sqlite3.connect(site.database())) as backend, backend:
+            backend.execute("CREATE TABLE trophies (key TEXT PRIMARY KEY, value BLOB)")
+            backend.execute("INSERT INTO trophies VALUES ('12_anna_voorbeeld', x'00')")
+            backend.execute("INSERT INTO private VALUES ('x', 0, 0, CAST('{\"since\": 2020}' AS BLOB))")
+        site.ok("backup", "production")
+        output = site.ok("verify", "production")
+        assert re.findall(r" warning: (.*)", output) == [
+            "deploy/data.toml, table trophies: in the database, but not described",
+            "deploy/data.toml, table private: value.since: a field that is not described (rows: 1)",
+        ]
+        assert record(site, "drill-production")["passed"]
+
+    def test_of_many_differences_the_first_ones_are_named(self, site):
+        with closing(sqlite3.connect(site.database())) as backend, backend:
+            for number in range(13):
+                backend.execute(f"CREATE TABLE new_{number} (a)")
+        site.ok("backup", "production")
+        warnings = re.findall(r" warning: (.*)", site.ok("verify", "production"))
+        assert len(warnings) == 11
+        assert warnings[-1] == "deploy/data.toml: and 3 more"
+
+    def test_a_mistake_in_the_description_of_the_data_fails_no_drill(self, site, monkeypatch, caplog):
+        site.ok("backup", "production")
+        broken = site.folder / "data.toml"
+        broken.write_text("[kinds")
+        monkeypatch.setattr(data_description.read, "__defaults__", (broken,))
+        settings = site.settings
+        assert "is a whole database" in verify.run(
+            settings.main, settings.environment("production"), "latest"
+        )
+        (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
+        assert re.match(
+            rf"the database in snapshot \w{{8}} is not compared with deploy/data.toml: data description {broken}",
+            warning.getMessage(),
+        )
 
     def test_a_snapshot_by_its_id(self, site):
         site.ok("backup", "production")

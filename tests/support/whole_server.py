@@ -91,7 +91,7 @@ connection.execute("PRAGMA journal_mode=WAL")
 connection.execute("PRAGMA busy_timeout=500")  # a write that waits longer was refused
 number = time.time_ns()
 while True:
-    connection.execute("INSERT INTO outbox VALUES (?, 0, 0, x'00')", (f"live-{number}",))
+    connection.execute("INSERT INTO outbox VALUES (?, 0, 0, x'7b7d')", (f"live-{number}",))
     number += 1
     time.sleep(0.1)
 """

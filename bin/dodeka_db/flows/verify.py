@@ -1,29 +1,35 @@
 """make verify, the drill: prove that a snapshot is a whole database, without touching anything that is in use."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
-from dodeka_db.errors import BusyError, DatabaseError, SnapshotError
+from dodeka_db import data_description
+from dodeka_db.errors import BackupError, BusyError, DatabaseError, SnapshotError
 from dodeka_db.flows.download import Incoming, download
-from dodeka_db.formatting import columns, when
+from dodeka_db.formatting import cell, columns, when
 from dodeka_db.host import job_records, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of_environment, resolve
 from dodeka_db.settings import Environment
-from dodeka_db.sqlite import integrity
+from dodeka_db.sqlite import integrity, member_rows
+from dodeka_db.sqlite.connection import opened
 from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.integrity import Findings
 from dodeka_db.sqlite.row_counts import row_counts
 
 log = logging.getLogger("dodeka_db")
+# so many lines at most are about what deploy/data.toml and the database do not share
+MAX_UNDESCRIBED = 10
 
 
 def run(settings: RepositorySettings, environment: Environment, wanted: str | datetime) -> str:
     """Fetch a snapshot into a new folder, check it as a restore would, and return in words what is proven.
+
+    What deploy/data.toml and the database do not share is a warning.
 
     `wanted` is what snapshots.resolve() takes. Logs the rows of each table beside those of the environment's live database,
     which is only read. Only the result for the newest snapshot is recorded: an older one says nothing about today's backups.
@@ -35,7 +41,9 @@ def run(settings: RepositorySettings, environment: Environment, wanted: str | da
             repository = Repository(settings)
             snapshots = repository.snapshots()
             snapshot = resolve(settings, snapshots, environment.name, wanted)
-            rows, findings = prove(repository, snapshot)
+            with _fetched(repository, snapshot) as (copy, findings):
+                rows = row_counts(copy)
+                _warn_of_undescribed(snapshot, copy)
         if snapshot == newest(of_environment(snapshots, environment.name)):
             defects = {"defects": findings.defects_shown} if findings.defects else {}
             job_records.passed(settings.state, job(environment), {"snapshot": snapshot.short_id, **defects})
@@ -61,12 +69,33 @@ def prove(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, int | N
     Returns the rows of each table, and the defects, which are warnings too. To be called under the lock.
     Raises SnapshotError if it is not a database that can be read through.
     """
+    with _fetched(repository, snapshot) as (copy, findings):
+        return row_counts(copy), findings
+
+
+@contextmanager
+def _fetched(repository: Repository, snapshot: Snapshot) -> Iterator[tuple[Path, Findings]]:
     with staging.folder(repository.settings) as folder:
         copy = folder / "drill.sqlite"
         with open(copy, "xb", buffering=0) as file:
             incoming = Incoming(file, copy, shown(snapshot), "set DODEKA_STATE to another disk")
             findings = fetch(repository, snapshot, incoming, copy, cached=False)
-        return row_counts(copy), findings
+        yield copy, findings
+
+
+def _warn_of_undescribed(snapshot: Snapshot, copy: Path) -> None:
+    """Warn of what deploy/data.toml and the database in `copy` do not share. No drill fails because they cannot be compared."""
+    try:
+        description = data_description.read()
+        with opened(copy, "mode=ro", shown(snapshot)) as connection:
+            found = member_rows.findings(connection, description)
+    except BackupError as error:
+        log.warning("%s is not compared with deploy/data.toml: %s", shown(snapshot), error)
+        return
+    for finding in found[:MAX_UNDESCRIBED]:
+        log.warning("deploy/data.toml, table %s: %s", cell(finding.table), cell(finding.problem))
+    if len(found) > MAX_UNDESCRIBED:
+        log.warning("deploy/data.toml: and %s more", len(found) - MAX_UNDESCRIBED)
 
 
 def fetch(
