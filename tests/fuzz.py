@@ -135,6 +135,7 @@ def snapshot(**changed: object) -> Snapshot:
         ("db",),
         "host",
         "/dodeka-production.sqlite",
+        "0" * 64,
     )
     return replace(one, **changed)
 

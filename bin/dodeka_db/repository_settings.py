@@ -57,6 +57,11 @@ class RepositorySettings:
         return Path(self.variables["RESTIC_CACHE_DIR"])
 
     @property
+    def states(self) -> tuple[Path, ...]:
+        """`state`; and for the off-site repository that of the main one, in which it is."""
+        return (self.state, self.state.parent) if self.is_offsite else (self.state,)
+
+    @property
     def staging(self) -> Path:
         """The folder for temporary files, restic's too: not /tmp, which may be in memory."""
         return self.state / "staging"

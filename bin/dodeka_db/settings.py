@@ -235,7 +235,7 @@ def _offsite(main: RepositorySettings, values: Mapping[str, str], home: Path) ->
     return replace(
         main.opened_with(_handed_over("offsite-password", password_file, values)),
         address=address,
-        state=main.state / "offsite",
+        state=main.state / "offsite",  # RepositorySettings.states counts on that
         options=_offsite_options(main, values),
         retains=retention == "same",
         is_offsite=True,

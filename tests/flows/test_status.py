@@ -629,6 +629,7 @@ def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
                 ("env_demo", *tags),
                 f"host {number % 2}",
                 "/dodeka-demo.sqlite.zst",
+                f"{number:064x}",
             )
             for number in reversed(range(count))
         ]
@@ -638,8 +639,9 @@ def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):
 
     assert state(60) is State.WELL
     assert state(100) is State.BAD
-    newest = Snapshot("f" * 64, now, "demo", ("env_demo",), "host", "/x")
-    kept = [Snapshot(f"{n:064x}", now, "demo", ("env_demo", "pre-restore"), "host", "/x") for n in range(200)]
+    newest = Snapshot("f" * 64, now, "demo", ("env_demo",), "host", "/x", "f" * 64)
+    tags = ("env_demo", "pre-restore")
+    kept = [Snapshot(f"{n:064x}", now, "demo", tags, "host", "/x", f"{n:064x}") for n in range(200)]
     demo = site.settings.environment("demo")
     assert status_repository.snapshots(site.settings.main, demo, [*kept, newest]).state is State.WELL
 

@@ -19,7 +19,7 @@ TAGS = ["db", "db_sqlite", "db_dodeka"]
 
 def snapshot(id: str, environment: str = "production", hour: int = 0, tags: tuple[str, ...] = ()) -> Snapshot:
     time = datetime(2026, 11, 22, hour, tzinfo=UTC)
-    return Snapshot(id.ljust(64, "0"), time, environment, tags, "host", "/x")
+    return Snapshot(id.ljust(64, "0"), time, environment, tags, "host", "/x", id.ljust(64, "0"))
 
 
 class TestResolve:

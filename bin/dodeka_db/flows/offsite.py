@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, as_line
 from dodeka_db.flows import retention, verify
 from dodeka_db.formatting import counted
-from dodeka_db.host import job_records, run_lock, staging
+from dodeka_db.host import job_records, row_records, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
 from dodeka_db.restic.repository import Config, Repository
@@ -108,6 +108,11 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
     wanted = [one for one in ordinary(listed) if one not in damaged]
     snapshots = target.snapshots()
     copied = sum(snapshot.id not in before for snapshot in snapshots)
+    stored_as = [snapshot.stored_as for snapshot in snapshots]
+    row_records.carry_over(
+        main.state, offsite.state, stored_as
+    )  # the main repository may keep them for a shorter time
+    row_records.keep_only(offsite.state, stored_as)
     proven = _prove(target, wanted, snapshots)
     removed = _apply_retention(settings, target, copied)
     if damaged:

@@ -3,20 +3,22 @@
 import logging
 
 from dodeka_db.errors import RepositoryFullError
+from dodeka_db.host import row_records
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import Snapshot, of_environment, pre_restore
+from dodeka_db.restic.snapshots import of_environment, pre_restore
 from dodeka_db.settings import Environment
 
 log = logging.getLogger("dodeka_db")
 
 
 def apply(repository: Repository, environment: Environment) -> int:
-    """Forget and prune what the policy does not keep; returns the number of removed snapshots.
+    """Forget and prune what the policy does not keep, and remove its records of rows; returns the number of removed snapshots.
 
     While a snapshot is from the future that is 0, with a warning. Raises the failure of restic.
     """
-    listed = _listed(repository, environment)
+    everything = repository.listed()
+    listed = of_environment(everything, environment.name)
     future = [snapshot for snapshot in listed if snapshot.is_from_the_future]
     if future:
         newest = future[-1]  # it counts as the latest: the policy would remove the true latest
@@ -35,12 +37,11 @@ def apply(repository: Repository, environment: Environment) -> int:
     try:
         if expired:
             repository.forget_these(expired)
-        return len(expired) + repository.forget(environment)
+        removed = {*(one.id for one in expired), *repository.forget(environment)}
+        left = [one for one in everything if one.id not in removed]
     except RepositoryFullError:
         log.warning("no space for a normal prune: only completely unused packs are removed")
         repository.forget_without_room(environment, expired)
-        return len(listed) - len(_listed(repository, environment))
-
-
-def _listed(repository: Repository, environment: Environment) -> list[Snapshot]:
-    return of_environment(repository.listed(), environment.name)
+        left = repository.listed()
+    row_records.keep_only(repository.settings.state, (one.stored_as for one in left))
+    return len(everything) - len(left)

@@ -1,4 +1,4 @@
-"""Take one snapshot of a database: export, check, compress, store, read back."""
+"""Take one snapshot of a database: export, check, count its rows, compress, store, read back."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dodeka_db.errors import BackupError, no_process
 from dodeka_db.formatting import size
-from dodeka_db.host import disks, programs, staging
+from dodeka_db.host import disks, programs, row_records, staging
+from dodeka_db.host.row_records import Rows
 from dodeka_db.restic.read_back import read_back
 from dodeka_db.restic.repository import Repository, Stored
 from dodeka_db.settings import Environment
@@ -17,6 +18,7 @@ from dodeka_db.sqlite.export import copy_pages, export_compacted, size_bytes
 from dodeka_db.sqlite.failures import CannotCompactError
 from dodeka_db.sqlite.header import read_header
 from dodeka_db.sqlite.integrity import Findings
+from dodeka_db.sqlite.row_counts import row_counts
 
 log = logging.getLogger("dodeka_db")
 
@@ -55,9 +57,10 @@ def take_snapshot(
 ) -> Taken:
     """Export the database at `source`, store it as a new snapshot of `environment`, and compare what was stored with the export.
 
-    To be called under the lock. `time` is that of the snapshot, by default now. Defects of a database that can be read through
-    are warnings. Raises DatabaseError if there is no whole database to export, BackupError if there is no room or the export
-    cannot be stored, RepositoryDamagedError if the snapshot does not read back.
+    To be called under the lock. `time` is that of the snapshot, by default now. The number of rows of each table is put on
+    record. Defects of a database that can be read through are warnings. Raises DatabaseError if there is no whole database to
+    export, BackupError if there is no room or the export cannot be stored, RepositoryDamagedError if the snapshot does not
+    read back.
     """
     settings = repository.settings
     programs.preload()
@@ -68,20 +71,22 @@ def take_snapshot(
         log.info("exporting %s", source)
         warnings = _export(source, export, settings.format)
         if settings.format == "pages":
-            finished, findings = export, _verify(export, source)
+            finished, (findings, rows) = export, _verify(export, source)
         else:
-            finished, findings = _check_and_compress(export, source)
+            finished, (findings, rows) = _check_and_compress(export, source)
         for line in (*warnings, *(f"database {source}: {line}" for line in findings.lines())):
             log.warning("%s", line)
-        exported_bytes = export.stat().st_size
+        exported_bytes, stored_bytes = export.stat().st_size, finished.stat().st_size
         if settings.folder:
-            disks.for_snapshot(settings.folder, finished.stat().st_size).check()
+            disks.for_snapshot(settings.folder, stored_bytes).check()
 
         log.info("storing it in %s", settings.shown)
         with open(finished, "rb") as file:
             stored = repository.store(file, environment, extra_tags, time)
             log.info("reading it back")
             read_back(repository, stored, file)
+    if rows is not None:
+        row_records.write(settings.state, stored.snapshot_id, row_records.Record(stored_bytes, rows))
     return Taken(stored, exported_bytes, findings)
 
 
@@ -99,7 +104,7 @@ def _export(source: Path, export: Path, format: str) -> list[str]:
     return []
 
 
-def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
+def _check_and_compress(export: Path, source: Path) -> tuple[Path, tuple[Findings, Rows | None]]:
     from dodeka_db.sqlite import zstd_frames  # it needs zstandard, which pages do not need
 
     log.info("compressing")
@@ -122,6 +127,12 @@ def _check_and_compress(export: Path, source: Path) -> tuple[Path, Findings]:
         return compressed, checking.result()
 
 
-def _verify(export: Path, source: Path) -> Findings:
+def _verify(export: Path, source: Path) -> tuple[Findings, Rows | None]:
+    """The findings, and the rows of each table; None, with a warning, if they cannot be counted: no backup fails for that."""
     is_large = export.stat().st_size > FULL_CHECK_BYTES
-    return integrity.verify(export, f"database {source}", quick=is_large)
+    findings = integrity.verify(export, f"database {source}", quick=is_large)
+    try:
+        return findings, row_counts(export)
+    except BackupError as error:
+        log.warning("the rows of database %s are not counted: %s", source, error)
+        return findings, None

@@ -1,18 +1,14 @@
 """The last success and the last failure of each job: one small JSON file a job in DODEKA_STATE."""
 
-import json
-import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from dodeka_db import safe_open
 from dodeka_db.errors import as_line
-
-log = logging.getLogger("dodeka_db")
+from dodeka_db.host import state_files
 
 
 @dataclass(frozen=True)
@@ -30,13 +26,12 @@ class Record:
 
 def read(state: Path, job: str) -> Record:
     """The record of `job` in the folder `state`; an empty one if it is missing or not readable as one. OSError if unreadable."""
+    found: Any = state_files.read(_file(state, job))
     try:
-        with open(_file(state, job), opener=safe_open.no_link) as file:
-            found = json.load(file)
         return Record(
             _time(found["passed"]), _time(found["failed"]), str(found["error"]), dict(found["details"])
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return Record()
 
 
@@ -59,20 +54,7 @@ def failures(state: Path, job: str) -> Iterator[None]:
 
 
 def _write(state: Path, job: str, record: Record) -> None:
-    file = _file(state, job)
-    text = json.dumps(vars(record), default=datetime.isoformat)
-    new = file.with_suffix(
-        f".{os.getpid()}"
-    )  # a run that gave up waiting may write at the same time as another one
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(new, "w", opener=safe_open.no_link) as opened:
-            opened.write(f"{text}\n")
-        os.replace(new, file)
-    except OSError as error:
-        log.warning("%s cannot be written: %s", file, error.strerror)
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
+    state_files.write(_file(state, job), vars(record))
 
 
 def _file(state: Path, job: str) -> Path:

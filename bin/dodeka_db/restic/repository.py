@@ -311,13 +311,13 @@ class Repository:
             raise SnapshotError(f"snapshot {snapshot.short_id} does not hold {name}", "choose another one")
         return paths[0]
 
-    def forget(self, environment: Environment) -> int:
-        """Apply the retention policy to this environment's ordinary snapshots and prune; how many were removed.
+    def forget(self, environment: Environment) -> list[str]:
+        """Apply the retention policy to this environment's ordinary snapshots and prune; the IDs of the removed ones.
 
         Snapshots of one set of tags are one group, whatever host they are from: a server that gets another name goes on
         with the same group. Pre-restore snapshots stay: forget_these() is for them.
         """
-        return len(self._expired(environment, "--prune"))
+        return self._expired(environment, "--prune")
 
     def forget_these(self, snapshots: Sequence[Snapshot]) -> None:
         """Forget these snapshots and prune."""

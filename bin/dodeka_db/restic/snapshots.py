@@ -29,7 +29,8 @@ _ABOUT_THE_CLOCK = "check the clock (timedatectl), or give the ID of a snapshot"
 class Snapshot:
     """One snapshot of an environment, as restic lists it.
 
-    `path` is that of the database's file, as it was stored; empty if there is no such file in it.
+    `path` is that of the database's file, as it was stored; empty if there is no such file in it. `stored_as` is the ID
+    under which it was stored first: a copy in another repository and a change of the tags give a snapshot a new ID.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Snapshot:
     tags: tuple[str, ...]
     host: str
     path: str
+    stored_as: str
 
     @property
     def short_id(self) -> str:
@@ -88,6 +90,7 @@ def _snapshot(entry: dict[str, Any], environment: str) -> Snapshot:
         tags=tuple(map(str, entry["tags"])),
         host=str(entry["hostname"]),
         path=next(filter(is_database, entry["paths"]), ""),
+        stored_as=json_values.object_id(entry.get("original") or entry["id"]),
     )
 
 
