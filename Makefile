@@ -16,6 +16,8 @@ ROWS ?=
 # whose rows bring-back brings back, by address, and of which tables; those of all if left out
 WHO ?=
 TABLES ?=
+# 1 for snapshots to fetch and count those whose rows are not on record
+ALL ?=
 # where open leaves its copy
 FILE ?=
 # 1 for the off-site repository in the place of the first
@@ -39,7 +41,7 @@ YES ?=
 # make would expand a value that it was given, and run a $(shell ...) in it. So each is taken as it is, those that are
 # exported without being read here too; and recipes read them from their shell's environment, so that no shell parses one.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
+VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
 $(foreach name,$(VALUES),$(eval override export $(name) := $$(value $(name))))
 
 override SHELL := /bin/sh
@@ -84,7 +86,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, AT=<time>, TO=<id>|<time>, ROWS=1,'
-	@echo '  WHO=<address>, TABLES=<names>, FILE=<new file>, OFFSITE=1, NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
+	@echo '  WHO=<address>, TABLES=<names>, ALL=1, FILE=<new file>, OFFSITE=1, NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
 
 ##@ every day
 
@@ -93,8 +95,8 @@ status: ## is all well? the worst first, with what fixes it
 	@bin/dodeka-db-status.py
 
 .PHONY: snapshots
-snapshots: ## list the snapshots of ENV, or of both
-	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"} $(OFFSITE_FLAG)
+snapshots: ## the snapshots of ENV, or of both, and what changed in the number of rows; ALL=1: count all
+	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"} $(if $(filter 1,$(ALL)),--all) $(OFFSITE_FLAG)
 
 .PHONY: backup
 backup: ## take a snapshot of ENV now

@@ -3,7 +3,7 @@
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.flows import snapshots
+from dodeka_db.flows import snapshot_table, snapshots
 
 
 def main(argv: console.Argv = None) -> int:
@@ -12,12 +12,20 @@ def main(argv: console.Argv = None) -> int:
         "environment", type=console.environment_name, nargs="?", help="production or demo; both if left out"
     )
     parser.add_argument("--json", action="store_true", help="for programs: a JSON array, the oldest first")
+    parser.add_argument(
+        "--all", action="store_true", help="fetch the snapshots whose rows are not on record, and count them"
+    )
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.output_is_data()
 
-    found, sizes = snapshots.listed(settings.load().repository(arguments.offsite), arguments.environment)
-    console.show(*(snapshots.as_json if arguments.json else snapshots.as_table)(found, sizes))
+    found, environment = settings.load().repository(arguments.offsite), arguments.environment
+    listing = snapshots.listed(found, environment, arguments.all)
+    if arguments.json:
+        console.show(*snapshots.as_json(listing))
+    else:
+        environments = [environment] if environment else settings.ENVIRONMENTS
+        console.show(*snapshot_table.as_tables(listing, environments))
     return 0
 
 

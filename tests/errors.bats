@@ -190,7 +190,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 
 @test "a snapshot of another environment" {
     "$ROOT/bin/dodeka-db-backup.py" demo
-    id=$("$ROOT/bin/dodeka-db-snapshots.py" demo | tail -1 | cut -d' ' -f1)
+    id=$("$ROOT/bin/dodeka-db-snapshots.py" demo | sed -n 2p | cut -d' ' -f1)
     before=$(state_of_everything)
     script restore production --snapshot "$id" --yes
     fails_with 4 "snapshot $id is of demo, not of production" "use ENV=demo, or in a restore FROM=demo"

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import site_folder
 from dodeka_db import errors, local_time, settings
 from dodeka_db.errors import BackupError, SetupError, SnapshotError
-from dodeka_db.flows import keys, snapshots
+from dodeka_db.flows import keys, snapshot_table, snapshots
 from dodeka_db.flows.download import Incoming
 from dodeka_db.formatting import columns, size
 from dodeka_db.restic import json_values, repository, stale_locks
@@ -339,7 +339,7 @@ def asked(folder: Path, fake: Path, answer: bytes) -> None:
     of_it = repository.Repository(here.main)
     environment = here.environment("production")
     for look in (
-        lambda: snapshots.as_table(of_it.listed(), {"a" * 64: 1}),
+        lambda: snapshot_table.as_tables(snapshots.described(of_it, of_it.listed()), settings.ENVIRONMENTS),
         lambda: [size(count) for count in of_it.sizes([snapshot()]).values()],
         lambda: keys.table(here.main),
         of_it.config,

@@ -50,7 +50,17 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk snapshots ENV=production
     [ "${#lines[@]}" -eq 2 ]
     mk snapshots
-    [ "${#lines[@]}" -eq 3 ]
+    [ "${#lines[@]}" -eq 6 ]
+    [ "${lines[0]} ${lines[3]}" = "production demo" ]
+    rm "$SITE"/state/rows/*
+    mk snapshots ENV=production ALL=2
+    succeeds
+    [[ ${lines[1]} == *" kB  ?" ]]
+    [ "${lines[3]}" = "  make snapshots ENV=production ALL=1 CONFIG=$SITE/backup.env" ]
+    mk snapshots ENV=production ALL=1
+    [[ ${lines[1]} == *" kB  400 members" ]]
+    [ "${#lines[@]}" -eq 2 ]
+    [[ $stderr == *"counted 1 of 1"* ]]
 
     cp "$DB" "$SITE/lost.sqlite"
     sqlite3 "$DB" 'DELETE FROM users_by_email'
@@ -137,7 +147,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     DODEKA_FORMAT=pages mk backup ENV=demo
     succeeds
     mk snapshots ENV=demo
-    [[ ${lines[1]} == *"  pages  "* ]]
+    [[ ${lines[1]} == *" kB  pages: 30 members" ]]
     before=$(state_of_everything)
     export RESTIC_REPOSITORY=$SITE/elsewhere
     for words in "init YES=1" "backup ENV=demo" "snapshots" "restic ARGS=snapshots" "settings" "status"; do
@@ -251,7 +261,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk offsite
     succeeds
     [[ $output == *"done: 1 snapshot copied, "* ]]
-    mk snapshots OFFSITE=1
+    mk snapshots ENV=demo OFFSITE=1
     [ "${#lines[@]}" -eq 2 ]
     mk verify ENV=demo OFFSITE=1
     [ "$status" -eq 0 ]
@@ -312,7 +322,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do
@@ -339,7 +349,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     for value in "${hostile[@]}"; do
         make PYTHON="$value" venv >/dev/null 2>&1 || true
         PYTHON=$value make packages >/dev/null 2>&1 || true
-        mk snapshots ENV="$value"
+        mk snapshots ENV="$value" ALL="$value"
         mk restore ENV=demo FROM="$value" YES=1
         mk verify ENV=demo SNAPSHOT="$value"
         mk changes ENV=demo SNAPSHOT="$value" TO="$value" ROWS="$value"

@@ -50,17 +50,19 @@ setup() { copy_site; }
     "$ROOT/.venv/bin/python" -c '
 import datetime, json, sys
 (entry,) = json.load(sys.stdin)
-assert set(entry) == {"id", "short_id", "time", "environment", "tags", "host", "path", "stored_bytes", "format"}, entry
+assert set(entry) == {"id", "short_id", "time", "environment", "tags", "host", "path", "stored_as", "stored_bytes", "format", "rows"}, entry
 assert entry["environment"] == "production" and entry["format"] == "zst" and entry["path"] == "/dodeka-production.sqlite.zst"
 assert datetime.datetime.fromisoformat(entry["time"]).tzinfo and entry["stored_bytes"] > 1000
+assert entry["rows"]["users_by_email"] == 400 and len(entry["rows"]) == 17
 ' <<<"$output"
 }
 
 @test "the table" {
     "$ROOT/bin/dodeka-db-backup.py" production
-    script snapshots
-    [[ ${lines[0]} =~ ^ID\ +When\ +Ago\ +Size\ +Format\ +Tags$ ]]
-    [[ ${lines[1]} =~ ^[0-9a-f]{8}\ \ [A-Z][a-z]{2}\ .*\ [0-9]+\ (seconds?|minutes)\ +[0-9.]+\ kB\ \ zst\ +db,db_sqlite,db_dodeka,env_production$ ]]
+    script snapshots production
+    [[ ${lines[0]} =~ ^ID\ +When\ +Ago\ +Size\ +Number\ of\ rows$ ]]
+    [[ ${lines[1]} =~ ^[0-9a-f]{8}\ \ [A-Z][a-z]{2}\ .*\ [0-9]+\ (seconds?|minutes)\ +[0-9.]+\ kB\ \ 400\ members$ ]]
+    [ "${#lines[@]}" -eq 2 ]
 }
 
 @test "a reader that goes away is no failure" {

@@ -499,7 +499,7 @@ def evil(site: Site) -> Site:
 @pytest.mark.parametrize(
     ("script", "arguments", "says"),
     [
-        ("snapshots", (), True),
+        ("snapshots", ("--all",), False),
         ("snapshots", ("--json",), True),
         ("verify", ("production",), True),
         ("backup", ("production",), True),
@@ -525,6 +525,16 @@ def test_no_name_does_anything_to_a_terminal_or_a_log(evil, script, arguments, s
     assert (r"x\u001b[2J" in printed) is says, printed
     if "--json" in arguments:
         json.loads(done.stdout)
+
+
+def test_a_table_in_the_list_of_snapshots(evil):
+    """Its number of rows was counted once by fetching a snapshot, once by a backup, and is on record as it is."""
+    evil.run("backup", "production")
+    done = evil.run("snapshots", "production", "--all")
+    assert done.returncode == 0
+    assert [line for line in done.stdout.split("\n") if not line.isprintable() or len(line) > 80] == []
+    assert f"{SHOWN} +1".replace(" ", "") in re.sub(r"\s", "", done.stdout)
+    assert [one["rows"][EVIL] for one in evil.snapshots()] == [1, 2]
 
 
 def test_a_failure_on_record_is_shown_in_one_line(site):

@@ -130,6 +130,11 @@ class Table:
     found_by: tuple[Kind, ...] = ()
     tells: tuple[Kind, ...] = ()
 
+    @property
+    def is_of_members(self) -> bool:
+        """Whether its rows belong to members, and not just for the moment."""
+        return bool(self.found_by) and not self.is_of_the_moment
+
     def read(self, key: str, value: bytes) -> Row:
         """The row by the first pattern that its key fits."""
         for pattern in self.patterns:

@@ -1,5 +1,6 @@
 """Values as an operator reads them: sizes, times, and rows in columns."""
 
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -31,6 +32,12 @@ def when(time: datetime) -> str:
     return time.astimezone().strftime("%a %d %b %Y %H:%M")
 
 
+def when_briefly(time: datetime) -> str:
+    """As when(), without the year if it is this one: 'Tue 24 Nov 12:00'."""
+    is_of_this_year = time.astimezone().year == datetime.now().astimezone().year
+    return time.astimezone().strftime("%a %d %b %H:%M") if is_of_this_year else when(time)
+
+
 def ago(time: datetime) -> str:
     """The time since `time` in the largest unit that gives at least two of it: '26 hours'."""
     age = datetime.now().astimezone() - time
@@ -54,6 +61,17 @@ def columns(rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
         for row in shown
     )
     return [line.rstrip() for line in lines]
+
+
+def wrapped(pieces: Sequence[str], width: int) -> list[str]:
+    """`pieces` in lines of up to `width` characters, with a space between two; only a longer piece is broken."""
+    lines: list[str] = []
+    for piece in pieces:
+        if lines and len(lines[-1]) + 1 + len(piece) <= width:
+            lines[-1] += f" {piece}"
+        else:
+            lines += textwrap.wrap(piece, width, break_on_hyphens=False)
+    return lines
 
 
 def cell(text: str) -> str:

@@ -803,3 +803,56 @@ def test_the_page_s_prune_keeps_what_is_honest(twin):
     assert honest <= left()
     assert old not in left(), "it does prune"
     twin.restic_there("check", "--read-data")
+
+
+def rows_on_record(twin: Twin, state: Path) -> set[str]:
+    return {file.stem for file in (state / "rows").glob("*")}
+
+
+def test_a_copy_finds_the_rows_of_its_original_and_keeps_them_when_that_is_gone(twin):
+    twin.ok("backup", "production")
+    execute(twin.database(), "DELETE FROM tokens")
+    twin.ok("backup", "production")
+    here = twin.snapshots()
+    twin.ok("offsite")
+    there = twin.listed_there()
+    assert [one["stored_as"] for one in there] == [one["id"] for one in here]
+    assert [one["rows"] for one in there] == [one["rows"] for one in here]
+    assert "400 members" in twin.ok("snapshots", "production", "--offsite")
+    assert "tokens -8" in twin.ok("snapshots", "production", "--offsite")
+
+    twin.restic("forget", here[0]["id"])
+    twin.ok("cron", "demo")  # whose retention removes the records of what is gone
+    gone = here[0]["short_id"]
+    assert gone not in rows_on_record(twin, twin.state)
+    assert gone in rows_on_record(twin, twin.state / "offsite")
+    assert [one["rows"] for one in twin.listed_there()] == [one["rows"] for one in here]
+    twin.restic_there("forget", there[0]["id"])
+    twin.ok("offsite")
+    assert gone not in rows_on_record(twin, twin.state / "offsite")
+
+
+def test_records_are_trimmed_there_without_a_retention_too(twin):
+    twin.ok("backup", "production")
+    twin.ok("offsite", OFFSITE_RETENTION="none")
+    assert rows_on_record(twin, twin.state / "offsite") == {twin.snapshots()[0]["short_id"]}
+    twin.restic_there("forget", twin.listed_there()[0]["id"])
+    twin.ok("backup", "production")
+    second = twin.snapshots()[1]
+    twin.restic("forget", twin.snapshots()[0]["id"])
+    twin.ok("offsite", OFFSITE_RETENTION="none")
+    assert rows_on_record(twin, twin.state / "offsite") == {second["short_id"]}
+
+
+def test_after_the_loss_of_this_server_the_copies_are_counted(twin):
+    twin.ok("backup", "production")
+    twin.ok("offsite")
+    (before,) = twin.listed_there()
+    shutil.rmtree(twin.state)
+    listed = twin.ok("snapshots", "production", "--offsite")
+    assert listed.splitlines()[-1] == "  make snapshots ENV=production ALL=1 OFFSITE=1"
+    assert [one["rows"] for one in twin.listed_there()] == [None]
+    assert twin.run("snapshots", "--offsite", "--all").returncode == 0
+    assert twin.listed_there() == [before]
+    assert rows_on_record(twin, twin.state / "offsite") == {before["stored_as"][:8]}
+    assert not (twin.state / "rows").exists()

@@ -115,7 +115,9 @@ def test_the_pre_restore_snapshot_has_what_was_written_last(server):
     server.python(f"__import__('sqlite3').connect('{DEMO}', isolation_level=None).execute(\"{sql}\")")
     make(server, "restore", "ENV=demo", "SNAPSHOT=latest", "YES=1")
     assert users(server, DEMO) == 30
-    undo = server.sh(f"{PROJECT}/bin/dodeka-db-snapshots.py demo | tail -1 | cut -d' ' -f1").strip()
+    undo = server.sh(
+        f"{PROJECT}/bin/dodeka-db-snapshots.py demo | grep pre-restore: | tail -1 | cut -d' ' -f1"
+    ).strip()
     make(server, "restore", "ENV=demo", f"SNAPSHOT={undo}", "YES=1")
     assert users(server, DEMO) == 31
     make(server, "undo", "ENV=demo", "YES=1")

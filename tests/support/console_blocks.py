@@ -29,7 +29,7 @@ def masked(line: str) -> str:
     line = re.sub(r"^[\d-]+T[\d:+-]+ (production |demo |both )?", "", line)
     for pattern, name in (
         (ID, "ID"),
-        (r"\w{3} \d\d \w{3} \d{4} \d\d:\d\d", "WHEN"),
+        (r"\w{3} \d\d \w{3} (\d{4} )?\d\d:\d\d", "WHEN"),
         (r"\d+ (second|minute)s?", "AGE"),
         (r"\d+(\.\d+)? (B|kB|MB|GB)", "SIZE"),
         ("grew by at most", "grew by"),  # of restic before 0.17
@@ -37,10 +37,21 @@ def masked(line: str) -> str:
         (r"\d+\.\d s\b", "SECONDS"),
         (r"pre-restore-\d{8}T\d{6}Z", "pre-restore-TIME"),
         (r"\w+day \d\d \w+ \d{4} \d\d:\d\d", "WHEN"),
-        (r"outbox( +\d+)+", "outbox ROWS"),  # the backend writes there all the time
+        (r"outbox( +[+-]?\d+)+", "outbox ROWS"),  # the backend writes there all the time
     ):
         line = re.sub(pattern, name, line)
     return " ".join(line.split())
+
+
+def joined(lines: list[str]) -> list[str]:
+    """`lines` with the end of a cell that goes on in further lines behind its beginning."""
+    found: list[str] = []
+    for line in lines:
+        if line.startswith(" " * 40):
+            found[-1] += f" {line.strip()}"
+        else:
+            found.append(line)
+    return found
 
 
 def section(page: str, title: str) -> str:
@@ -76,7 +87,7 @@ def run(
             server.start_offsite("dbackup")  # the user has a home only now
         if command.startswith(("make init", "make key-add")):
             server.make_keys_cheap()  # hundreds of starts of restic are to come
-        printed = done.stdout.splitlines()
+        printed, expected = joined(done.stdout.splitlines()), joined(expected)
         if expected[:1] == ["..."]:
             expected = expected[1:]
             printed = printed[len(printed) - len(expected) :]

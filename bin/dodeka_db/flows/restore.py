@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dodeka_db import safe_open
 from dodeka_db.errors import DatabaseError, ServiceError
-from dodeka_db.flows import leftovers, restore_origin, snapshots, stray_writes
+from dodeka_db.flows import leftovers, restore_origin, snapshot_table, snapshots, stray_writes
 from dodeka_db.flows.exchange_databases import exchange
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.flows.restore_question import Change
@@ -43,8 +43,8 @@ def choose(
     repository = Repository(settings)
     found = repository.snapshots()
     if wanted is None:
-        candidates = of_environment(found, source)
-        shown = snapshots.as_table(candidates, repository.sizes(candidates))
+        candidates = snapshots.described(repository, of_environment(found, source))
+        shown = snapshot_table.as_tables(candidates, [source])
         wanted = ask([*shown, f"Snapshot of {source} to restore (an ID, or '{LATEST}'):"])
     return Choice(repository, resolve(settings, found, source, wanted))  # once, before anything is changed
 

@@ -1,50 +1,61 @@
-"""make snapshots: list the snapshots of one environment or of all."""
+"""make snapshots: the snapshots of one environment or of all, and how many rows are in them."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from dodeka_db.formatting import ago, columns, size, when
+from dodeka_db.flows import snapshot_rows
+from dodeka_db.host.row_records import Rows
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, of_environment
 
 
-def listed(settings: RepositorySettings, environment: str | None) -> tuple[list[Snapshot], dict[str, int]]:
-    """The snapshots of `environment`, of all if that is None, the oldest first; and the bytes of each file by ID."""
+@dataclass(frozen=True)
+class Listing:
+    """Snapshots of a repository, the oldest first.
+
+    By the snapshot's ID: `sizes`, the bytes of each file; a damaged one has none. `rows`, the rows of each table; a snapshot
+    that is not counted has none. `uncounted` are those that can be counted.
+    """
+
+    settings: RepositorySettings
+    snapshots: Sequence[Snapshot]
+    sizes: Mapping[str, int]
+    rows: Mapping[str, Rows]
+    uncounted: Sequence[Snapshot]
+
+
+def listed(settings: RepositorySettings, environment: str | None, count_all: bool) -> Listing:
+    """The snapshots of `environment`, of all if that is None. `count_all`: those that are not on record are counted."""
     repository = Repository(settings)
     found = repository.snapshots()
-    if environment:
-        found = of_environment(found, environment)
-    return found, repository.sizes(found)
+    listing = described(repository, of_environment(found, environment) if environment else found)
+    if not count_all:
+        return listing
+    counted = snapshot_rows.count(repository, listing.uncounted, listing.sizes)
+    return Listing(settings, listing.snapshots, listing.sizes, {**listing.rows, **counted}, ())
 
 
-def as_table(snapshots: Sequence[Snapshot], sizes: Mapping[str, int]) -> list[str]:
-    """A table: ID, when, how long ago, size by ID (a damaged one has none), format, tags."""
-    rows = [("ID", "When", "Ago", "Size", "Format", "Tags")]
-    rows += [
-        (
-            snapshot.short_id,
-            when(snapshot.time),
-            ago(snapshot.time),
-            size(sizes[snapshot.id]) if snapshot.id in sizes else "?",
-            snapshot.format,
-            ",".join(snapshot.tags),
-        )
-        for snapshot in snapshots
-    ]
-    return columns(rows, "<<>><<")
+def described(repository: Repository, snapshots: Sequence[Snapshot]) -> Listing:
+    """These snapshots with their sizes and rows, as far as those are known without fetching anything."""
+    sizes = repository.sizes(snapshots)
+    rows = snapshot_rows.on_record(repository.settings, snapshots, sizes)
+    uncounted = [one for one in snapshots if one.id in sizes and one.id not in rows]
+    return Listing(repository.settings, snapshots, sizes, rows, uncounted)
 
 
-def as_json(snapshots: Sequence[Snapshot], sizes: Mapping[str, int]) -> list[str]:
-    """A JSON array with an object for each snapshot."""
+def as_json(listing: Listing) -> list[str]:
+    """A JSON array with an object for each snapshot; its rows are null where they are not known."""
     described = [
         {
             **vars(snapshot),
-            "stored_bytes": sizes.get(snapshot.id),
+            "stored_bytes": listing.sizes.get(snapshot.id),
             "short_id": snapshot.short_id,
             "format": snapshot.format,
             "time": snapshot.time.isoformat(),
+            "rows": listing.rows.get(snapshot.id),
         }
-        for snapshot in snapshots
+        for snapshot in listing.snapshots
     ]
     return json.dumps(described, indent=2).splitlines()

@@ -78,7 +78,7 @@ def _tables_of_members() -> tuple[frozenset[str], str]:
     except SetupError as error:
         log.warning("the tables of members are not known: %s", error)
         return frozenset(), ""
-    lasting = (table for table in found.tables.values() if table.found_by and not table.is_of_the_moment)
+    lasting = (table for table in found.tables.values() if table.is_of_members)
     return frozenset(table.name for table in lasting), found.members.name
 
 
