@@ -346,15 +346,15 @@ def test_an_unfinished_transaction_in_a_folder_of_another_user_is_left_to_the_se
 @of_another_user
 def test_another_file_under_the_name_when_sqlite_opens_it(theirs, victim, monkeypatch):
     with_journal_of(theirs, victim)
-    alone = connections._alone
+    locked = connections._locked
 
-    def and_then(path: Path, shown: str):
-        file = alone(path, shown)
+    def and_then(path: Path, *others):
+        file = locked(path, *others)
         path.rename(path.with_name("other"))
         path.write_bytes(path.with_name("other").read_bytes())
         return file
 
-    monkeypatch.setattr(connections, "_alone", and_then)
+    monkeypatch.setattr(connections, "_locked", and_then)
     with pytest.raises(DatabaseError, match="was replaced by another file"):
         checkpoint_and_close(theirs)
     assert victim.exists()
