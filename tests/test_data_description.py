@@ -33,6 +33,11 @@ rows = { "<email>" = "<user>" }
 [tables.people]
 found_by = ["user"]
 rows = { "<user>:a" = { mail = "<email>", more = { since = "<word>" } }, "<user>:b" = "" }
+
+[tables.mails]
+moment = true
+backend = { will = "send", each = "mail", if = { "state.now" = "waits", tries = "0" } }
+rows = { "<word>" = { state = { now = "<word>" }, tries = "<word>" } }
 """
 
 
@@ -90,6 +95,21 @@ MISTAKES = [
     ('= "<user>" }', '= ["<user>", 1] }', ", table by_email, 'rows.<email>': it must be "),
     ('= "<user>" }', '= "<usr>" }', ", table by_email, 'rows.<email>': <usr> is not described in [kinds]"),
     ('since = "<word>"', "since = 1", ", table people, 'rows.<user>:a.more.since': it must be "),
+    ("moment = true", "", ", table mails, 'backend': only a table with moment = true can have it"),
+    ('{ will = "send",', "{", ", table mails, 'backend.will': it is missing"),
+    ('will = "send"', "will = 1", ", table mails, 'backend.will': it must be a text in quotes"),
+    (
+        'each = "mail"',
+        'all = "mails"',
+        ", table mails, 'backend.all': it is none of the words that can stand",
+    ),
+    ('tries = "0"', "tries = 0", ", table mails, 'backend.if.tries': it must be a text in quotes"),
+    ('tries = "0"', 'try = "0"', ", table mails, 'backend.if.try': no row of the table has this field"),
+    (
+        '{ will = "send", each = "mail", if',
+        '"mails" # ',
+        ", table mails, 'backend': it must be a table of TOML",
+    ),
     ("[tables.people]", "[tables.people", ": this is not TOML: "),
     ("[tables.people]", "[tables.by_email]", ": this is not TOML: "),
 ]
@@ -160,6 +180,29 @@ def test_what_a_row_holds_and_the_description_does_not_know(file, key, value, sa
     assert data_description.read(file).tables["people"].read(key, value).unknown == (said,)
 
 
+@pytest.mark.parametrize(
+    ("value", "acts"),
+    [
+        (b'{"state": {"now": "waits"}, "tries": 0}', True),
+        (b'{"state": {"now": "waits"}, "tries": "0", "more": 1}', True),
+        (b'{"state": {"now": "waits"}, "tries": 1}', False),
+        (b'{"state": {"now": "sent"}, "tries": 0}', False),
+        (b'{"tries": 0}', False),
+        (b'{"state": "waits", "tries": 0}', False),
+        (b"waits", False),
+        (b"\xff", False),
+    ],
+)
+def test_which_rows_the_backend_acts_on(file, value, acts):
+    tables = data_description.read(file).tables
+    assert tables["mails"].is_acted_on("1", value) is acts
+    assert not tables["people"].is_acted_on("1_x:b", b"")
+    file.write_text(file.read_text().replace(', if = { "state.now" = "waits", tries = "0" }', ""))
+    assert data_description.read(file).tables["mails"].is_acted_on("1", value), (
+        "without a condition, each row"
+    )
+
+
 def test_the_shipped_file_describes_the_database_of_the_backend_completely(db):
     description = data_description.read()
     assert findings(db, description) == []
@@ -169,6 +212,10 @@ def test_the_shipped_file_describes_the_database_of_the_backend_completely(db):
         *("outbox", "session_cache", "tokens"),
         *("sync", "sync_state", "sync_decisions"),
     }
+    acted_on = {name: table for name, table in description.tables.items() if table.action}
+    assert set(acted_on) == {"outbox", "session_cache"}
+    for name, table in acted_on.items():
+        assert all(table.is_acted_on(*row) for row in db.execute(f"SELECT key, value FROM {name}")), name
     # and nothing besides: each sort of rows and each field is in the sample
     for table in description.tables.values():
         rows = [table.read(*row) for row in db.execute(f"SELECT key, value FROM {table.name}")]
@@ -294,5 +341,13 @@ def test_the_head_of_the_file_explains_each_word_of_it():
     assert all(line.startswith("#") or not line for line in head.splitlines())
     for word in ("kinds", "members", "tables.NAME", "tables.NAME.rows"):
         assert f"#   [{word}]" in head
-    for word in ("table", "known_by", "moment", "found_by", "tells", *(f'"{word}"' for word in PERSONAL)):
+    for word in (
+        "table",
+        "known_by",
+        "moment",
+        "backend",
+        "found_by",
+        "tells",
+        *(f'"{word}"' for word in PERSONAL),
+    ):
         assert f" {word}" in head

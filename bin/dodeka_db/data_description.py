@@ -6,7 +6,7 @@ The words of the file are explained at its head and in docs/data.md. Whatever ne
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,8 @@ _KIND = re.compile(r"<([^<>]*)>")
 # in the order in which a message lists them
 _WORDS = ("kinds", "members", "tables")
 _WORDS_OF_MEMBERS = ("table", "known_by")
-_WORDS_OF_A_TABLE = ("moment", "bring_back", "found_by", "tells", "rows")
+_WORDS_OF_A_TABLE = ("moment", "backend", "bring_back", "found_by", "tells", "rows")
+_WORDS_OF_THE_BACKEND = ("will", "each", "if")
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,26 @@ class Pattern:
 
 
 @dataclass(frozen=True)
+class Action:
+    """What the backend does with the rows of a table: it `will` "send" `each` "mail" whose fields have the texts of `condition`."""
+
+    will: str
+    each: str
+    condition: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Table:
     """A table: its sorts of rows, by which kinds a row is found for a member, and which kinds such a row tells.
 
     `can_come_back`: whether single rows that are missing may be brought back; never those of the moment.
+    `action` is what the backend does with its rows by itself, if it does anything.
     """
 
     name: str
     patterns: tuple[Pattern, ...]
     is_of_the_moment: bool = False
+    action: Action | None = None
     can_come_back: bool = True
     found_by: tuple[Kind, ...] = ()
     tells: tuple[Kind, ...] = ()
@@ -141,6 +153,13 @@ class Table:
             if row := pattern.read(key, value):
                 return row
         return Row((), ("a key that fits no line of the description",))
+
+    def is_acted_on(self, key: str, value: bytes) -> bool:
+        """Whether the backend acts on this row by itself, if the row has not expired."""
+        if not self.action or not self.action.condition:
+            return bool(self.action)
+        held = {one.place: one.text for one in self.read(key, value).contents}
+        return all(held.get(f"value.{field}") == text for field, text in self.action.condition.items())
 
     def personal(self) -> Iterator[tuple[str, str, Kind]]:
         """What is personal in the table: the key of the sort of rows, the place in the row, the kind."""
@@ -266,6 +285,10 @@ def _table(at: _Place, found: object, kinds: Mapping[str, Kind]) -> Table:
         Pattern(key, _parts(at.of("rows", key), key, kinds), _shape(at.of("rows", key), value, kinds))
         for key, value in rows.items()
     )
+    action = _action(at.of("backend"), words["backend"], patterns) if "backend" in words else None
+    is_of_the_moment = switches["moment"]
+    if action and not is_of_the_moment:
+        raise at.of("backend").wrong("only a table with moment = true can have it")
     there = {kind for pattern in patterns for _, kind in pattern.places()}
     lists = {}
     for word in ("found_by", "tells"):
@@ -275,9 +298,24 @@ def _table(at: _Place, found: object, kinds: Mapping[str, Kind]) -> Table:
                 raise at.of(word).wrong(f"no row of the table has a <{kind.name}>")
     if lists["tells"] and not lists["found_by"]:
         raise at.of("tells").wrong("without found_by no row belongs to a member")
-    is_of_the_moment = switches["moment"]
     can_come_back = switches["bring_back"] and not is_of_the_moment
-    return Table(at.in_table, patterns, is_of_the_moment, can_come_back, lists["found_by"], lists["tells"])
+    return Table(
+        at.in_table, patterns, is_of_the_moment, action, can_come_back, lists["found_by"], lists["tells"]
+    )
+
+
+def _action(at: _Place, found: object, patterns: Sequence[Pattern]) -> Action:
+    words = at.table(found)
+    at.check_words(words, _WORDS_OF_THE_BACKEND, needed=("will", "each"))
+    at_if = at.of("if")
+    condition = {
+        field: at_if.of(field).text(text) for field, text in at_if.table(words.get("if", {})).items()
+    }
+    places = {place for pattern in patterns for place, _ in pattern.places()}
+    for field in condition:
+        if f"value.{field}" not in places:
+            raise at_if.of(field).wrong("no row of the table has this field")
+    return Action(at.of("will").text(words["will"]), at.of("each").text(words["each"]), condition)
 
 
 def _parts(at: _Place, key: str, kinds: Mapping[str, Kind]) -> tuple[str | Kind, ...]:
