@@ -19,12 +19,19 @@ def main(argv: console.Argv = None) -> int:
         help="the environment whose snapshot is restored (default: the same one)",
     )
     console.snapshot_options(parser, left_out="asked for if left out")
+    parser.add_argument(
+        "--without",
+        default="",
+        metavar="TABLES",
+        help="tables whose rows are left out, such as outbox,session_cache: only those of the moment, by deploy/data.toml",
+    )
     console.offsite_option(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
     found = settings.load()
+    without = restore.tables_to_leave_out(arguments.without)
     repository = found.repository(arguments.offsite)
     source = arguments.source or arguments.environment
     wanted = console.wanted_snapshot(arguments, None)
@@ -32,6 +39,7 @@ def main(argv: console.Argv = None) -> int:
     restore.restore(
         *(found, found.environment(arguments.environment), choice),
         lambda change: console.confirm(restore_question.describe(change), arguments.yes),
+        without,
     )
     return 0
 

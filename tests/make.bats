@@ -81,6 +81,12 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     succeeds
     [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
 
+    mk restore ENV=production SNAPSHOT=latest WITHOUT="outbox, session_cache" YES=1
+    succeeds
+    [[ $output == *", without the rows of outbox, session_cache, in the place of "* ]]
+    [ "$(sqlite3 "$DB" 'SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM session_cache)')" -eq 0 ]
+    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
+
     mk restore ENV=demo FROM=production SNAPSHOT=latest YES=1
     succeeds
     [[ $output == *"PRODUCTION'S DATA GOES TO DEMO."* ]]
@@ -284,7 +290,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [[ $output == "<!doctype html>"* ]]
 }
 
-@test "OFFSITE where it means nothing, and keys of nobody" {
+@test "OFFSITE and WITHOUT where they mean nothing, and keys of nobody" {
     for goal in backup cron undo check status offsite; do
         mk $goal ENV=demo OFFSITE=1
         [ "$status" -eq 2 ]
@@ -292,6 +298,14 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     done
     mk restore ENV=demo OFFSITE=true SNAPSHOT=latest YES=1
     [ "$status" -eq 2 ]
+    for goal in backup cron changes open undo verify; do
+        mk $goal ENV=demo WITHOUT=outbox
+        [ "$status" -eq 2 ]
+        [[ $stderr == *"WITHOUT is for restore"* ]]
+    done
+    mk restore ENV=demo SNAPSHOT=latest WITHOUT=users YES=1
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"'users' is not a table that a restore can leave out; choose of: outbox, session_cache, sync, sync_decisions, sync_state, tokens"* ]]
     for goal in key-add key-remove; do
         mk $goal
         [ "$status" -eq 2 ]
@@ -322,7 +336,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do
@@ -356,6 +370,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         mk open ENV=demo SNAPSHOT="$value" FILE="$value"
         mk bring-back ENV=demo SNAPSHOT="$value" WHO="$value" TABLES="$value" ROWS="$value"
         mk changes ENV=demo AT="$value"
+        mk restore ENV=demo SNAPSHOT=latest WITHOUT="$value" YES=1
         mk key-add NAME="$value"
         ARGS=$value mk restic
         run make --no-print-directory settings CONFIG="$value"

@@ -541,6 +541,9 @@ class TestTheQuestion:
             f"  birthdays: only snapshot {latest['short_id']} has this table",
             f"  later: only database {stored.database()} has this table",
             f"  later_and_empty: only database {stored.database()} has this table",
+            "outbox has 20 mails that the backend will send.",
+            "  Of these in the live database: 20 still with status pending.",
+            "WITHOUT=outbox leaves such rows out.",
             "Type 'yes' to go on: ",
         ]
 
@@ -611,7 +614,10 @@ class TestTheQuestion:
             text=True,
         )
         assert done.returncode == 7
-        assert "warning: the tables of members are not known: data description " in done.stdout
+        assert (
+            "warning: the tables of members, and of the moment, are not known: data description "
+            in done.stdout
+        )
         assert re.search(r"\n  users_by_email +390 ", done.stdout)
 
     def test_when_no_table_differs(self, stored):

@@ -54,7 +54,7 @@ class _Outcome:
 
 
 def exchange(settings: Settings, service: Service, change: Change, staged: BufferedRandom) -> None:
-    target, origin = change.target, change.origin
+    target = change.target
     outcome = None
     try:
         with shielded():  # signals wait, except where interruptible() lets them in
@@ -62,7 +62,7 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
             answered = service.answers(target.health_url)
             kept, began = _exchange(settings, service, change, Path(staged.name))
             staged.close()  # otherwise we ourselves would have the live database open
-            done = f"{target.name} has the data of {origin.shown}{_stays_stopped(service)}"
+            done = f"{target.name} has the data of {change.shown}{_stays_stopped(service)}"
             outcome = _Outcome(done, kept)
             outcome = _start(settings, service, target, outcome, answered, began)
         where = _save(settings, target, outcome)

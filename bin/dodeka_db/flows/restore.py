@@ -1,14 +1,15 @@
 """make restore, make undo: replace an environment's database, after a yes."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dodeka_db import safe_open
-from dodeka_db.errors import DatabaseError, ServiceError
+from dodeka_db import data_description, safe_open
+from dodeka_db.errors import DatabaseError, ServiceError, UsageError
 from dodeka_db.flows import leftovers, restore_origin, snapshot_table, snapshots, stray_writes
 from dodeka_db.flows.exchange_databases import exchange
 from dodeka_db.flows.restore_origin import Origin
@@ -49,8 +50,34 @@ def choose(
     return Choice(repository, resolve(settings, found, source, wanted))  # once, before anything is changed
 
 
-def restore(settings: Settings, target: Environment, choice: Choice, confirm: Confirm) -> None:
+def tables_to_leave_out(names: str) -> tuple[str, ...]:
+    """The tables in `names`, separated by commas or spaces, each once.
+
+    Raises UsageError if one of them is not of the moment, by deploy/data.toml; SetupError if that file is not right.
+    """
+    wanted = tuple(dict.fromkeys(filter(None, re.split(r"[,\s]+", names))))
+    if not wanted:
+        return ()
+    tables = data_description.read().tables.values()
+    possible = sorted(table.name for table in tables if table.is_of_the_moment)
+    for name in wanted:
+        if name not in possible:
+            raise UsageError(
+                f"'{name}' is not a table that a restore can leave out", f"choose of: {', '.join(possible)}"
+            )
+    return wanted
+
+
+def restore(
+    settings: Settings,
+    target: Environment,
+    choice: Choice,
+    confirm: Confirm,
+    without: Sequence[str] = (),
+) -> None:
     """Replace the database of `target` by the one in the chosen snapshot, unless `confirm` raises.
+
+    The tables `without`, from tables_to_leave_out(), have no rows then.
 
     Everything slow, and every check of the snapshot, is done before the question, while the service runs. Raises
     BackupError or Interrupted with either the old or the new database in place, whole, the service as it was found, and the
@@ -60,15 +87,22 @@ def restore(settings: Settings, target: Environment, choice: Choice, confirm: Co
         *(settings, target),
         lambda: restore_origin.of_snapshot(choice.repository, target, choice.snapshot),
         confirm,
+        without,
     )
 
 
 def undo(settings: Settings, target: Environment, confirm: Confirm) -> None:
     """Put back the database that the last restore of `target` replaced, the same way. Raises as restore() does."""
-    _restore(settings, target, lambda: restore_origin.of_last_restore(settings, target), confirm)
+    _restore(settings, target, lambda: restore_origin.of_last_restore(settings, target), confirm, None)
 
 
-def _restore(settings: Settings, target: Environment, choose: Callable[[], Origin], confirm: Confirm) -> None:
+def _restore(
+    settings: Settings,
+    target: Environment,
+    choose: Callable[[], Origin],
+    confirm: Confirm,
+    without: Sequence[str] | None,
+) -> None:
     service = services.of_environment(settings, target)
     service.check()
     live = target.live
@@ -81,7 +115,7 @@ def _restore(settings: Settings, target: Environment, choose: Callable[[], Origi
             down = leftovers.recover(settings, saving=False)
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
-            change = stage(settings, target, origin, staged)
+            change = stage(settings, target, origin, staged, without)
             before = _identity(live)
         confirm(change)  # without the lock: backups go on while somebody thinks
         with staging.locked(settings.main, doing), run_lock.beside(live, settings.main.lock_wait_s):

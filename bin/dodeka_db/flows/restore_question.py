@@ -7,6 +7,7 @@ from datetime import datetime
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.formatting import ago, cell, columns, counted
 from dodeka_db.settings import Environment
+from dodeka_db.sqlite.acting_rows import ActingRows
 from dodeka_db.sqlite.compare import TableChanges
 from dodeka_db.sqlite.integrity import Findings
 
@@ -17,8 +18,9 @@ class Change:
 
     `now` and `then` are the rows of each table as far as they are known; None where SQLite cannot count them. `of_members` are
     the tables that hold what belongs to members, one of which, `members`, has a row for each member. `findings`: defects of
-    the new database. `fixed`: defects that rebuilding its indexes repaired. `tables` is None, with a `problem`, if the two
-    cannot be compared; `damaged` if the reason is that the live database is no whole database.
+    the new database. `fixed`: defects that rebuilding its indexes repaired. `without` are the tables whose rows are left out;
+    None where that is not possible. `acting` are the rows on which the backend will act. `tables` is None, with a `problem`, if
+    the two cannot be compared; `damaged` if the reason is that the live database is no whole database.
     """
 
     target: Environment
@@ -28,10 +30,21 @@ class Change:
     then: Mapping[str, int | None]
     of_members: frozenset[str]
     members: str
+    without: Sequence[str] | None = None
+    acting: Sequence[ActingRows] = ()
     now: Mapping[str, int | None] = field(default_factory=dict)
     tables: Sequence[TableChanges] | None = None
     problem: str = ""
     damaged: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The new data: "snapshot 9d31c5a8, without the rows of outbox"."""
+        return (
+            f"{self.origin.shown}, without the rows of {', '.join(self.without)}"
+            if self.without
+            else self.origin.shown
+        )
 
 
 def describe(change: Change) -> list[str]:
@@ -42,7 +55,7 @@ def describe(change: Change) -> list[str]:
         lines.append(f"{origin.environment.upper()}'S DATA GOES TO {target.name.upper()}.")
     lines.append(f"This goes {_back(origin.time)} ({origin.time.astimezone():%A %d %B %Y %H:%M}).")
     link = f", to which {target.database} links" if target.live != target.database else ""
-    lines.append(f"It puts {origin.shown} in the place of {target.live}{link}:")
+    lines.append(f"It puts {change.shown}{',' * bool(change.without)} in the place of {target.live}{link}:")
     if change.tables is None:
         kept = "; the file is kept unchanged" if change.damaged and target.database.exists() else ""
         lines.append(f"  {change.problem}{kept}")
@@ -51,6 +64,7 @@ def describe(change: Change) -> list[str]:
     else:
         lines += [f"  {line}" for line in _differences(change, change.tables)]
     lines += _without_rows(change)
+    lines += _acting(change)
     if change.fixed:
         lines.append(f"Its indexes were damaged, and are rebuilt: {change.fixed}")
     return lines + [f"Warning about the new database: {line}" for line in change.findings.lines()]
@@ -101,4 +115,29 @@ def _without_rows(change: Change) -> list[str]:
         if is_there and change.then.get(table, 0) == 0 and (now != 0 or table == change.members):
             known = "how many it has now is not known" if now is None else f"it has {now or 'none'} now"
             lines.append(f"{cell(table)} HAS NO ROWS in {change.origin.shown}; {known}.")
+    return lines
+
+
+def _acting(change: Change) -> list[str]:
+    """The rows on which the backend will act by itself: how many, what became of them since, and how to leave them out."""
+    lines = []
+    for rows in change.acting:
+        lines.append(
+            f"{cell(rows.table)} has {counted(rows.count, rows.action.each)} that the backend will {rows.action.will}."
+        )
+        condition = " and ".join(f"{field} {text}" for field, text in rows.action.condition.items())
+        live = [
+            f"{number} {what}"
+            for number, what in (
+                (rows.still, f"still with {condition}" if condition else "still there"),
+                (rows.otherwise, f"no longer with {condition}"),
+                (rows.missing, "not there"),
+            )
+            if number
+        ]
+        if live:
+            lines.append(f"  Of these in the live database: {', '.join(live)}.")
+    if lines and change.without is not None:
+        names = dict.fromkeys([*change.without, *(rows.table for rows in change.acting)])
+        lines.append(f"WITHOUT={','.join(names)} leaves such rows out.")
     return lines

@@ -1,12 +1,14 @@
-"""Prepare the new database beside the live one: write it, prove that it is whole, compare it with the live one."""
+"""Prepare the new database beside the live one: write it, prove that it is whole, leave rows out, compare it with the live one."""
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from io import BufferedRandom
 from pathlib import Path
 
 from dodeka_db import data_description
+from dodeka_db.data_description import DataDescription
 from dodeka_db.errors import WHO, BackupError, DatabaseError, SetupError, SnapshotError
 from dodeka_db.flows import changes
 from dodeka_db.flows.download import Incoming
@@ -16,7 +18,9 @@ from dodeka_db.host import disks, file_rights, staging
 from dodeka_db.host.file_rights import Rights
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import integrity, swap
+from dodeka_db.sqlite.acting_rows import ActingRows, acting_rows
 from dodeka_db.sqlite.compare import Source, compare
+from dodeka_db.sqlite.empty_tables import empty_tables
 from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.header import match_journal_mode
 from dodeka_db.sqlite.row_counts import row_counts
@@ -24,8 +28,16 @@ from dodeka_db.sqlite.row_counts import row_counts
 log = logging.getLogger("dodeka_db")
 
 
-def stage(settings: Settings, target: Environment, origin: Origin, file: BufferedRandom) -> Change:
+def stage(
+    settings: Settings,
+    target: Environment,
+    origin: Origin,
+    file: BufferedRandom,
+    without: Sequence[str] | None,
+) -> Change:
     """Write the new database to `file`, prove that it is whole, and compare it with the live one.
+
+    The rows of the tables `without` are left out. None: that is not possible here, and the question will not offer it.
 
     The data is written by the descriptor. All checks, and what changes the file after that, go by its name.
     """
@@ -40,57 +52,107 @@ def stage(settings: Settings, target: Environment, origin: Origin, file: Buffere
         if found.defects:
             _reindex(staged, shown)
             findings = integrity.verify(staged, shown)
+        fixed = replace(found, defects=tuple(line for line in found.defects if line not in findings.defects))
+        if without:
+            without = _leave_out(without, staged, origin)
+            findings = integrity.verify(staged, shown)
     except NotWholeError as error:
         raise SnapshotError(error.message, "choose another snapshot; nothing was changed") from error
-    fixed = replace(found, defects=tuple(line for line in found.defects if line not in findings.defects))
-    change = Change(target, origin, findings, fixed.defects_shown, row_counts(staged), *_tables_of_members())
-    change = _compared(settings, change, staged)
+    description = _description()
+    change = Change(
+        *(target, origin, findings, fixed.defects_shown, row_counts(staged)),
+        *_tables_of_members(description),
+        without,
+    )
+    change = _compared(settings, change, staged, description)
     match_journal_mode(staged, live)
     rights_of_new(settings, target, origin, staged)
     os.fsync(file.fileno())
     return change
 
 
-def _compared(settings: Settings, change: Change, staged: Path) -> Change:
+def _leave_out(tables: Sequence[str], staged: Path, origin: Origin) -> list[str]:
+    """Remove the rows of those `tables` that there are; returns their names."""
+    there = row_counts(staged)
+    for name in tables:
+        if name not in there:
+            log.warning("%s has no table %s", origin.shown, name)
+    found = [name for name in tables if name in there]
+    _check_room_for_journal(staged)
+    empty_tables(staged, f"the database in {origin.shown}", found)
+    return found
+
+
+def _compared(
+    settings: Settings, change: Change, staged: Path, description: DataDescription | None
+) -> Change:
     """`change` with what differs from the live database. Where that cannot be told, a restore goes on without it."""
     log.info("comparing")
     try:
         with staging.folder(settings.main) as folder:
             live = changes.source_of_live(change.target.live, folder / "live.sqlite")
             tables = compare(live, Source(staged, change.origin.shown))
+            # another environment's database knows nothing of these rows
+            is_clone = change.origin.environment != change.target.name
+            acting = _acting(change, staged, description, None if is_clone else live.path)
         now = {table.table: table.same + table.changed + table.gone for table in tables if not table.problem}
-        return replace(change, tables=tables, now=now)
+        return replace(change, tables=tables, now=now, acting=acting)
     except BackupError as error:  # a damaged or missing live database is what a restore is for
-        change = replace(change, problem=error.message)
+        change = replace(change, problem=error.message, acting=_acting(change, staged, description, None))
     try:
         return replace(change, now=row_counts(change.target.live))
     except DatabaseError as error:
         return replace(change, damaged=isinstance(error, NotWholeError))
 
 
-def _tables_of_members() -> tuple[frozenset[str], str]:
-    """The tables whose rows belong to members, and not just for the moment; and the one that has a row for each of them.
+def _acting(
+    change: Change, staged: Path, description: DataDescription | None, live: Path | None
+) -> list[ActingRows]:
+    """The rows of `staged` on which the backend will act. What cannot be read is only a warning."""
+    found = []
+    for table in description.tables.values() if description else ():
+        if not table.action or change.then.get(table.name, 0) == 0:
+            continue
+        for beside in dict.fromkeys((live, None)):
+            try:
+                found.append(acting_rows(staged, table, table.action, beside))
+                break
+            except BackupError as error:
+                if not beside:
+                    does = f"{table.name} that the backend will {table.action.will}"
+                    log.warning("the rows of %s are not counted: %s", does, error.message)
+    return [rows for rows in found if rows.count]
 
-    A mistake in deploy/data.toml is only a warning: a restore must not wait for that.
-    """
+
+def _description() -> DataDescription | None:
+    """The description of the data. A mistake in the file is only a warning: a restore must not wait for that."""
     try:
-        found = data_description.read()
+        return data_description.read()
     except SetupError as error:
-        log.warning("the tables of members are not known: %s", error)
+        log.warning("the tables of members, and of the moment, are not known: %s", error)
+        return None
+
+
+def _tables_of_members(description: DataDescription | None) -> tuple[frozenset[str], str]:
+    """The tables whose rows belong to members, and not just for the moment; and the one that has a row for each of them."""
+    if not description:
         return frozenset(), ""
-    lasting = (table for table in found.tables.values() if table.is_of_members)
-    return frozenset(table.name for table in lasting), found.members.name
+    lasting = (table for table in description.tables.values() if table.is_of_members)
+    return frozenset(table.name for table in lasting), description.members.name
 
 
 def _reindex(staged: Path, shown: str) -> None:
     log.info("rebuilding its indexes")
     try:
-        disks.for_database(
-            staged.parent, staged.stat().st_size, swap.LARGER_DISK
-        ).check()  # room for the journal of REINDEX
+        _check_room_for_journal(staged)
         integrity.reindex(staged, shown)
     except BackupError as error:  # if the database is not whole, the next check says so
         log.warning("the indexes could not be rebuilt: %s", error.message)
+
+
+def _check_room_for_journal(staged: Path) -> None:
+    """Raise BackupError unless the disk has room for a journal with every page of `staged`."""
+    disks.for_database(staged.parent, staged.stat().st_size, swap.LARGER_DISK).check()
 
 
 def rights_of_new(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Rights:
