@@ -13,13 +13,15 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import bench_backup
+import bench_changes
 import bench_restore
 from bench_backup import PIPELINES, SNAPSHOTS, Costs
+from bench_changes import Comparison
 from bench_restore import Downtime
 from dodeka_db.formatting import size
 from site_folder import RESTIC, ROOT
@@ -38,6 +40,8 @@ BOUNDS = {
 }
 DOWNTIME_BOUND_MS = 50
 RESTORE_BOUND_MB = 150
+CHANGES_BOUND_S = 20
+CHANGES_BOUND_MB = 150
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Result:
     costs: dict[str, Costs]
     idle_ms: float
     downtime: Downtime | None
+    comparison: Comparison
 
 
 def main() -> int:
@@ -60,6 +65,7 @@ def main() -> int:
     for label in labels:
         results.append(measure(label))
         print(table(results[-1]), flush=True)
+        print("\n".join(comparisons({label: results[-1].comparison})), flush=True)
     DOCS.mkdir(exist_ok=True)
     (DOCS / "bench.md").write_text(page(results))
     plot(results, DOCS / "bench.svg")
@@ -78,9 +84,12 @@ def measure(label: str) -> Result:
         shutil.rmtree(folder)
         folder.mkdir()
         downtime = bench_restore.measure(folder, MEMBERS[label]) if os.geteuid() == 0 else None
+        shutil.rmtree(folder)
+        folder.mkdir()
+        comparison = bench_changes.measure(folder, MEMBERS[label])
     finally:
         shutil.rmtree(folder)
-    return Result(label, database_bytes, costs, idle_ms, downtime)
+    return Result(label, database_bytes, costs, idle_ms, downtime, comparison)
 
 
 def ratio(result: Result, name: str, figures: Callable[[Costs], Sequence[float]]) -> float:
@@ -138,6 +147,15 @@ def table(result: Result) -> str:
     return f"## {result.label}\n\nThe database has {size(result.database_bytes)}.\n\n" + "\n".join(lines)
 
 
+def comparisons(measured: Mapping[str, Comparison]) -> list[str]:
+    """The table of what `make changes` costs, by the label of the database, in Markdown."""
+    lines = ["| `make changes` | database | wall time | peak memory, our own process |", f"|{'---|' * 4}"]
+    return lines + [
+        f"| {label} | {size(one.database_bytes)} | {seconds(statistics.median(one.wall_s))} | {mb(one.own_memory_kb)} |"
+        for label, one in measured.items()
+    ]
+
+
 def page(results: Sequence[Result]) -> str:
     """docs/bench.md."""
     version = subprocess.check_output([RESTIC, "version"], text=True).split()[1]
@@ -163,10 +181,18 @@ def page(results: Sequence[Result]) -> str:
             f"The downtime of the service is the median of {bench_restore.ROUNDS} restores of *zst* snapshots, without the"
             " time that the service itself takes to stop and start."
         )
+    of_changes = (
+        f"`make changes` compares a *zst* snapshot with the live database, in which one member in"
+        f" {bench_changes.ONE_IN} is gone, as many have other permissions, and half as many are new. The time is the median of"
+        f" {bench_changes.ROUNDS} runs, and includes getting the snapshot out of the repository. The bounds are"
+        f" {CHANGES_BOUND_S} s and {CHANGES_BOUND_MB} MB."
+    )
     parts = [
         "# Beside the documented pipeline",
         *(textwrap.fill(text, 120) for text in about),
         "![Repository size over snapshots](bench.svg)",
+        textwrap.fill(of_changes, 120),
+        "\n".join(comparisons({result.label: result.comparison for result in results})),
         *(table(result) for result in results),
     ]
     return "\n\n".join(parts) + "\n"
@@ -225,6 +251,12 @@ def too_much(result: Result) -> Iterator[str]:
         memory_mb = result.downtime.own_memory_kb * 1024 / 1e6
         if memory_mb > RESTORE_BOUND_MB:
             yield f"{result.label}: {memory_mb:.0f} MB for a restore, more than {RESTORE_BOUND_MB}"
+    changes_s = statistics.median(result.comparison.wall_s)
+    if changes_s > CHANGES_BOUND_S:
+        yield f"{result.label}: {changes_s:.1f} s for make changes, more than {CHANGES_BOUND_S}"
+    memory_mb = result.comparison.own_memory_kb * 1024 / 1e6
+    if memory_mb > CHANGES_BOUND_MB:
+        yield f"{result.label}: {memory_mb:.0f} MB for make changes, more than {CHANGES_BOUND_MB}"
 
 
 def shown_ratio(value: float) -> str:

@@ -9,7 +9,9 @@ import pytest
 
 import bench
 import bench_backup
+import bench_changes
 from bench_backup import Costs
+from bench_changes import Comparison
 from bench_restore import Downtime
 from dodeka_db.sqlite import sample_data
 
@@ -55,7 +57,7 @@ def test_a_small_one_from_end_to_end(tmp_path, monkeypatch):
         assert (len(cost.wall_s), len(cost.cpu_s), len(cost.growth), len(cost.waits_ms)) == (2, 2, 2, 1)
         assert min(*cost.wall_s, *cost.cpu_s, *cost.growth, cost.written) > 0
     assert costs["documented"].largest_memory_kb > 10_000 and 10_000 < costs["zst"].own_memory_kb < 80_000
-    table = bench.table(bench.Result("1.3 MB", size, costs, idle_ms, None))
+    table = bench.table(bench.Result("1.3 MB", size, costs, idle_ms, None, Comparison(size)))
     assert [line.split(" | ")[0] for line in table.splitlines()[4:]][:4] == [
         "| ",
         "|---|---|---|---|",
@@ -71,7 +73,9 @@ def result(**figures) -> bench.Result:
     }
     for name, value in figures.items():
         setattr(costs["zst"], name, value)
-    return bench.Result("1.3 MB", 1_300_000, costs, 1.0, None)
+    return bench.Result(
+        "1.3 MB", 1_300_000, costs, 1.0, None, Comparison(1_300_000, [0.5, 0.6, 30.0], 30_000)
+    )
 
 
 def test_a_ratio_is_the_median_of_the_ratios():
@@ -98,6 +102,25 @@ def test_a_restore_that_costs_too_much_is_said():
     assert restored(0.05, 146_000) == []
     assert restored(0.06, 1000) == ["1.3 MB: 60 ms down, more than 50"]
     assert restored(0.01, 147_000) == ["1.3 MB: 151 MB for a restore, more than 150"]
+
+
+def test_make_changes_is_measured_on_a_database_that_has_changed(tmp_path):
+    found = bench_changes.measure(tmp_path, 400)
+    assert len(found.wall_s) == bench_changes.ROUNDS and min(found.wall_s) > 0
+    assert 10_000 < found.own_memory_kb < 80_000
+    path = tmp_path / "backend/envs/production/db.sqlite"
+    assert found.database_bytes == path.stat().st_size
+    assert len(rows(path, "users_by_email")) == 400 - 4 + 2
+
+
+def test_a_make_changes_that_costs_too_much_is_said():
+    def compared(wall_s: list[float], memory_kb: int) -> list[str]:
+        return list(bench.too_much(replace(result(), comparison=Comparison(1, wall_s, memory_kb))))
+
+    assert compared([1.0, 20.0, 99.0], 146_000) == []
+    assert compared([1.0, 20.5, 99.0], 1000) == ["1.3 MB: 20.5 s for make changes, more than 20"]
+    assert compared([1.0], 147_000) == ["1.3 MB: 151 MB for make changes, more than 150"]
+    assert bench.comparisons({"1.3 MB": result().comparison})[2] == "| 1.3 MB | 1.3 MB | 0.60 s | 31 MB |"
 
 
 def test_backup_md_gets_the_figures_and_nothing_else_of_it_changes():
