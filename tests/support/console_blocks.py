@@ -35,6 +35,7 @@ def masked(line: str) -> str:
         ("grew by at most", "grew by"),  # of restic before 0.17
         (r"(restic +)[\d.]+, \S+", r"\1VERSION"),
         (r"\d+\.\d s\b", "SECONDS"),
+        (r"\d+ ms\b", "MILLISECONDS"),
         (r"pre-restore-\d{8}T\d{6}Z", "pre-restore-TIME"),
         (r"\w+day \d\d \w+ \d{4} \d\d:\d\d", "WHEN"),
         (r"outbox( +[+-]?\d+)+", "outbox ROWS"),  # the backend writes there all the time

@@ -1,6 +1,7 @@
 """make bring-back: put rows that a snapshot has and the live database lacks back, while its service runs."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -127,9 +128,10 @@ def _put_in(settings: Settings, environment: Environment, plan: Plan, planned: P
     # a signal waits: it is over soon
     with shielded(), missing_rows.putting_in(live, planned) as connection:
         waited_s = missing_rows.put_in(connection, planned, plan.missing, plan.guards)
+    log.info("the backend waited for %d ms at most", math.ceil(waited_s * 1000))
+    members = f" of {counted(len(plan.members), 'member')}" if plan.members else ""
     return (
-        f"{counted(plan.count, 'row')} of {counted(len(plan.members), 'member')} back in {environment.name},"
-        f" which could not write for {waited_s * 1000:.0f} ms;"
+        f"{counted(plan.count, 'row')}{members} brought back to {environment.name};"
         f" as it was before: snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
     )
 
@@ -146,7 +148,7 @@ def _preview(
             *_indented(
                 columns([("table", "rows"), *((one.table, str(one.count)) for one in plan.missing)], "<>")
             ),
-            f"Nothing that is in {environment.live} is changed, and its service goes on.",
+            "Nothing that is there changes, and the backend keeps running.",
         ]
     if plan.members:
         lines.append(f"It is about {counted(len(plan.members), 'member')}:")
