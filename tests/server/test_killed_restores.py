@@ -102,7 +102,7 @@ def test_killed_at_every_step_while_the_old_database_is_put_back(machine, sample
     assert not wrong_ones(sampled(found[swapped + 1 :]), kill)
 
 
-@pytest.mark.slow("every step")
+@pytest.mark.long
 def test_killed_at_every_step_of_a_bring_back(machine, sampled):
     """All rows are back, or none is; and the database as it was is then a snapshot."""
     bring_back = [str(PROJECT / "bin/dodeka-db-bring-back.py"), *machine.script[1:]]
