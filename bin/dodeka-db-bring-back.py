@@ -19,7 +19,7 @@ def main(argv: console.Argv = None) -> int:
         metavar="ADDRESS",
         help="only the rows of this member; also several addresses with commas, a file of addresses, or --who again",
     )
-    parser.add_argument("--tables", metavar="NAMES", default="", help="only these tables, with commas")
+    parser.add_argument("--tables", metavar="NAMES", help="only these tables, with commas")
     parser.add_argument("--rows", action="store_true", help="name every row, member and conflict")
     console.offsite_option(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
@@ -27,11 +27,10 @@ def main(argv: console.Argv = None) -> int:
     console.begin(arguments.environment)
 
     found = settings.load()
-    tables = tuple(arguments.tables.replace(",", " ").split())
-    asked = Asked(bring_back.addresses(arguments.who), tables, name_all=arguments.rows)
+    asked = Asked(bring_back.addresses(arguments.who), bring_back.table_names(arguments.tables))
     done = bring_back.run(
         *(found, found.repository(arguments.offsite), found.environment(arguments.environment)),
-        *(console.wanted_snapshot(arguments, LATEST), asked),
+        *(console.wanted_snapshot(arguments, LATEST), asked, arguments.rows),
         lambda preview: console.confirm(preview, arguments.yes),
     )
     console.done(done)

@@ -107,8 +107,8 @@ def test_found_seen_looked_at_and_brought_back(site):
         assert site.run("open", "production", "--at", at, stdin=count).stdout == f"{MEMBERS}\n"
         # brought back
         done = site.ok("bring-back", "production", "--at", at, stdin="yes\n")
-        assert f"It is about {DELETED} members:" in done and "Left alone" not in done
-        assert re.search(rf"done: \d+ rows of {DELETED} members brought back to production", done)
+        assert f"With them {DELETED} people come back:" in done and "Left alone" not in done
+        assert re.search(rf"done: \d+ rows of {DELETED} people brought back to production", done)
 
     after = of_members(site)
     assert all(before[table] <= after[table] for table in OF_A_MEMBER), "all of them, with all their rows"

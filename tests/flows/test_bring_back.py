@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from dodeka_db import data_description
 from dodeka_db.sqlite import header, sample_data
 from site_folder import ROOT, Site, Twin
 from sqlite_files import rows
+from waiting import wait_for
 
 SCRIPT = ROOT / "bin" / "dodeka-db-bring-back.py"
 OF_A_MEMBER = {"users": 6, "users_by_email": 1, "users_by_bondsnummer": 1, "volta_data": 1, "birthdays": 1}
@@ -99,9 +101,9 @@ def test_members_come_back_with_all_their_rows_and_those_who_came_since_stay(sav
         output = bring_back(saved)
     for table, count in OF_A_MEMBER.items():
         assert f"\n{table} {380 * count}\n" in output
-    assert "It is about 380 members:\n" in output and "and 360 more; ROWS=1 names all" in output
+    assert "With them 380 people come back:\n" in output and "and 360 more; ROWS=1 names all" in output
     assert "Left alone" not in output
-    assert "done: 3800 rows of 380 members brought back to production; as it was before: snapshot" in output
+    assert "done: 3800 rows of 380 people brought back to production; as it was before: snapshot" in output
     (waited_ms,) = re.findall(r"the backend waited for (\d+) ms at most", output)
     assert int(waited_ms) < 500
     after = content(saved)
@@ -151,11 +153,11 @@ def test_nothing_is_missing(saved):
 def test_one_member_two_members_a_file_of_members(saved, tmp_path):
     delete(saved, 7, 8, 9, 10, 11)
     names = {number: then(saved, number) for number in (7, 8, 9, 10)}
-    assert "done: 10 rows of 1 member brought back" in bring_back(saved, "--who", names[7].upper())
+    assert "done: 10 rows of 1 person brought back" in bring_back(saved, "--who", names[7].upper())
     file = tmp_path / "who.txt"
-    file.write_text(f"{names[9]}\n{names[10]}\n")
+    file.write_text(f'\ufeff"{names[9]}";"x <{names[10].upper()}>"\n'.replace("x ", ""))
     output = bring_back(saved, "--who", f"{names[8]}, {names[7]}", "--who", str(file))
-    assert "done: 30 rows of 3 members brought back" in output
+    assert "done: 30 rows of 3 people brought back" in output
     here = {key for (key,) in rows(saved.database(), "SELECT key FROM users_by_email")}
     assert {*names.values()} <= here and len(here) == 399, "the fifth is still gone"
 
@@ -174,6 +176,7 @@ def then(site: Site, number: int) -> str:
         (["--who", "anna@example.org,ben"], 2, "'anna@example.org,ben' is neither an address nor"),
         (["--who", "/dev/zero"], 2, "'/dev/zero' is neither an address nor a readable file"),
         (["--who", ""], 2, "'' is neither an address"),
+        (["--tables", " ,"], 2, "TABLES names no table; leave it out for all tables"),
         (["--tables", "user"], 4, "has no table user; see its tables with make open"),
         (["--tables", "users,outbox"], 2, "rows of outbox are never brought back; the reason is in "),
         (["--tables", "metadata"], 2, "rows of metadata are never brought back"),
@@ -200,7 +203,7 @@ def test_a_file_with_something_else_in_it(saved, tmp_path):
 def test_tables_alone(saved):
     delete(saved, 7)
     output = bring_back(saved, "--tables", "birthdays,volta_data")
-    assert "done: 2 rows of 1 member brought back" in output and "Never brought back" not in output
+    assert "done: 2 rows of 1 person brought back" in output and "Never brought back" not in output
     assert rows(saved.database(), "SELECT count(*) FROM users_by_email") == [(399,)]
 
 
@@ -214,7 +217,10 @@ def test_a_table_that_nobody_has_described(site):
     with backend(site) as connection:
         connection.execute("DELETE FROM trophies")
     output = bring_back(site)
-    assert "trophies: not described in data.toml (2 of the rows that are missing)" in output
+    assert (
+        "trophies: not described in data.toml; with TABLES=trophies its rows come back (2 of the rows"
+        in output
+    )
     assert rows(site.database(), "SELECT count(*) FROM trophies") == [(0,)]
     output = bring_back(site, "--tables", "trophies", "--rows")
     assert "\ntrophies 2025, 1\ntrophies 2025, 2\n" in output and "done: 2 rows brought back" in output
@@ -253,7 +259,7 @@ class TestConflicts:
         assert (
             f"\n{lost}: {lost} is in users_by_email by now, for 500_else_voorbeeld (9 of the rows" in output
         )
-        assert "done: 10 rows of 1 member brought back" in output
+        assert "done: 10 rows of 1 person brought back" in output
         assert rows(saved.database(), "SELECT 1 FROM users WHERE key GLOB '7_*'") == []
         assert rows(saved.database(), f"SELECT 1 FROM users_by_email WHERE key = '{other}'") == [(1,)]
 
@@ -281,11 +287,91 @@ class TestConflicts:
         with backend(saved) as connection:
             connection.execute("UPDATE users_by_email SET key = 'new@example.org' WHERE key = ?", (old,))
             connection.execute("DELETE FROM birthdays WHERE key = ?", (name,))
-        output = bring_back(saved)
+        output = bring_back(saved, answer="")
         assert f"users_by_email {old}: {name} has new@example.org in users_by_email by now" in output
-        assert "done: 1 row of 1 member brought back" in output
+        assert (
+            "birthdays: of people who are still there; with WHO or TABLES=birthdays they come back" in output
+        )
+        output = bring_back(saved, "--who", old)
+        assert f"Rows of people who are still there come back:\nbirthdays {name}\n" in output
         assert rows(saved.database(), f"SELECT 1 FROM birthdays WHERE key = '{name}'") == [(1,)]
         assert rows(saved.database(), f"SELECT 1 FROM users_by_email WHERE key = '{old}'") == []
+
+    def test_a_permission_that_was_taken_away_stays_away(self, saved):
+        administrator = user(saved, 0)
+        with backend(saved) as connection:
+            connection.execute("DELETE FROM users WHERE key = ?", (f"{administrator}:perm:admin",))
+            connection.execute("DELETE FROM system_users")
+        delete(saved, 7)
+        output = bring_back(saved)
+        assert "users: of people who are still there; with WHO or TABLES=users they come back" in output
+        assert "system_users: of people who are still there" in output
+        assert "done: 10 rows of 1 person brought back" in output
+        assert rows(saved.database(), "SELECT 1 FROM users WHERE key GLOB '*:perm:admin'") == []
+
+    def test_the_user_id_is_of_somebody_else_by_now(self, saved):
+        """Whoever got it must not get the old password."""
+        name, old = user(saved, 7), address(saved, 7)
+        delete(saved, 7)
+        insert(saved, "users_by_email", "else@example.org", name)
+        output = bring_back(saved, answer="")
+        assert f"users_by_email {old}: {name} has else@example.org in users_by_email by now" in output
+        assert rows(saved.database(), "SELECT 1 FROM users WHERE key GLOB '7_*'") == []
+
+    def test_somebody_with_two_addresses_of_which_one_is_taken(self, site):
+        name, old = user(site, 7), address(site, 7)
+        insert(site, "users_by_email", "second@example.org", name)
+        site.ok("backup", "production")
+        delete(site, 7)
+        insert(site, "users_by_email", old, "500_else")
+        output = bring_back(site, answer="")
+        assert f"{old}: {old} is in users_by_email by now, for 500_else (10 of the rows" in output
+        assert rows(site.database(), "SELECT 1 FROM users_by_email WHERE key = 'second@example.org'") == []
+
+    def test_what_has_expired_is_not_missing(self, site):
+        name = user(site, 7)
+        with backend(site) as connection:
+            connection.execute("UPDATE users SET expiration = 1000 WHERE key = ?", (f"{name}:perm:member",))
+        site.ok("backup", "production")
+        delete(site, 7)
+        assert "done: 9 rows of 1 person brought back" in bring_back(site)
+
+    def test_half_a_member_does_not_come_back(self, saved):
+        delete(saved, 7)
+        with backend(saved) as connection:
+            connection.execute("CREATE TRIGGER t AFTER INSERT ON users BEGIN DELETE FROM outbox; END")
+        before = content(saved)
+        done = saved.run("bring-back", "production", "--yes")
+        assert done.returncode == 3
+        assert "table users cannot be brought back (it has a trigger, which would change other" in done.stderr
+        assert (
+            "so people would be incomplete; name the other tables: TABLES=...; or make restore" in done.stderr
+        )
+        assert content(saved) == before and len(saved.snapshots()) == 1
+        assert "done: 1 row of 1 person brought back" in bring_back(saved, "--tables", "birthdays")
+
+    @pytest.mark.parametrize("table", ["private", "birthdays"])
+    def test_a_table_that_was_defined_in_another_way(self, saved, table):
+        delete(saved, 7)
+        with backend(saved) as connection:
+            connection.execute(f"ALTER TABLE {table} RENAME COLUMN value TO content")
+        done = saved.run("bring-back", "production", stdin="yes\n")
+        if table == "private":
+            assert (
+                done.returncode == 0 and "private: the table was defined in another way then" in done.stdout
+            )
+        else:
+            assert done.returncode == 3 and "birthdays cannot be brought back" in done.stderr
+
+    def test_a_table_of_pointers_that_was_defined_in_another_way(self, saved):
+        delete(saved, 7)
+        with backend(saved) as connection:
+            connection.execute("ALTER TABLE users_by_bondsnummer RENAME COLUMN value TO content")
+        done = saved.run("bring-back", "production", "--tables", "birthdays", "--yes")
+        assert done.returncode == 3
+        assert (
+            "users_by_bondsnummer does not have the columns key and value, so it is not known" in done.stderr
+        )
 
     def test_an_applicant_who_is_a_member_by_now(self, saved):
         with backend(saved) as connection:
@@ -295,7 +381,7 @@ class TestConflicts:
             sample_data.insert(connection, "users_by_email", "applicant.0@example.org", "500_is_lid")
         output = bring_back(saved)
         assert "applicant.0@example.org is in users_by_email by now, for 500_is_lid (3 of the rows" in output
-        assert "done: 57 rows of 19 members brought back" in output
+        assert "done: 57 rows of 19 people brought back" in output
         keys = rows(saved.database(), "SELECT key FROM registrations_by_email")
         assert len(keys) == 19 and ("applicant.0@example.org",) not in keys
 
@@ -307,14 +393,15 @@ class TestConflicts:
         assert f"Left alone:\nbirthdays {name}: it is there, with other content" in output
         (value,) = rows(saved.database(), f"SELECT CAST(value AS TEXT) FROM birthdays WHERE key = '{name}'")
         assert json.loads(value[0])["geboortedatum"] == "1999-09-09"
-        assert "done: 9 rows of 1 member brought back" in output
+        assert "done: 9 rows of 1 person brought back" in output
 
-    def test_somebody_came_while_the_operator_thought(self, saved):
+    @pytest.mark.parametrize("options", [[], ["--tables", "users"]])
+    def test_somebody_came_while_the_operator_thought(self, saved, options):
         lost = address(saved, 7)
         delete(saved, 7)
         before = content(saved)
         asking = subprocess.Popen(
-            [SCRIPT, "production"],
+            [SCRIPT, "production", *options],
             env=saved.environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -336,6 +423,82 @@ def until_the_question(asking: subprocess.Popen) -> None:
         shown += asking.stdout.read(1)
 
 
+def test_the_database_was_replaced_while_the_operator_thought(saved):
+    delete(saved, 7)
+    asking = subprocess.Popen(
+        [SCRIPT, "production"],
+        env=saved.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until_the_question(asking)
+    saved.ok("restore", "production", "--snapshot=latest", "--yes")
+    before = content(saved)
+    _, said = asking.communicate("yes\n", timeout=60)
+    assert asking.returncode == 3 and "was replaced by something else meanwhile; nothing was changed" in said
+    assert content(saved) == before
+
+
+def test_a_signal_while_the_rows_go_in_says_that_they_are_back(saved):
+    delete(saved, 7)
+    with backend(saved) as connection:
+        running = subprocess.Popen(
+            [SCRIPT, "production", "--yes"],
+            env=saved.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        lines = iter(running.stdout.readline, "")
+        assert any("saving the database" in line for line in lines)
+        connection.execute("BEGIN IMMEDIATE")  # the rows have to wait
+        assert any("reading it back" in line for line in lines)
+        wait_for(lambda: len(saved.snapshots()) == 2)
+        time.sleep(1)
+        running.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        connection.execute("COMMIT")
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert (
+        "interrupted (SIGTERM); 10 rows of 1 person brought back to production; as it was before: snapshot"
+        in said
+    )
+
+
+def test_few_rows_of_many_are_one_transaction(site):
+    """What was taken out of the plan does not count."""
+    with backend(site) as connection:
+        connection.execute("CREATE TABLE many (key TEXT PRIMARY KEY, value BLOB)")
+        connection.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)"
+            " INSERT INTO many SELECT i, randomblob(1000) FROM n"
+        )
+    site.ok("backup", "production")
+    delete(site, *range(100))
+    with backend(site) as connection:
+        connection.execute("DELETE FROM many")
+    here = Path(f"{site.database()}-wal")
+    with backend(site) as connection:  # keeps the WAL
+        connection.execute("SELECT count(*) FROM users").fetchone()
+        bring_back(site, "--who", then(site, 7))
+        commits = header.read_header(site.database()) and committed(here)
+    assert commits == 1
+
+
+def committed(wal: Path) -> int:
+    """The number of transactions in a WAL (https://www.sqlite.org/fileformat2.html#the_write_ahead_log): frames that commit one."""
+    data = wal.read_bytes()
+    size = int.from_bytes(data[8:12], "big")
+    frames = range(32, len(data) - 23, 24 + size)
+    return sum(
+        int.from_bytes(data[at + 4 : at + 8], "big") > 0 and data[at + 8 : at + 16] == data[16:24]
+        for at in frames
+    )
+
+
 def test_backups_go_on_while_the_operator_thinks(saved):
     delete(saved, 7)
     asking = subprocess.Popen(
@@ -345,7 +508,7 @@ def test_backups_go_on_while_the_operator_thinks(saved):
     (plan,) = saved.state.glob("staging/open-*")
     assert plan.stat().st_mode & 0o777 == 0o600
     saved.ok("backup", "production")
-    assert asking.communicate("yes\n", timeout=60)[0].count("10 rows of 1 member brought back") == 1
+    assert asking.communicate("yes\n", timeout=60)[0].count("10 rows of 1 person brought back") == 1
     assert saved.staged() == []
 
 
@@ -397,4 +560,4 @@ def test_the_snapshots_of_the_other_repository(empty_twin, tmp_path):
     delete(twin, 7)
     shutil.rmtree(twin.repository / "snapshots")
     (twin.repository / "snapshots").mkdir()
-    assert "done: 10 rows of 1 member brought back" in bring_back(twin, "--offsite")
+    assert "done: 10 rows of 1 person brought back" in bring_back(twin, "--offsite")

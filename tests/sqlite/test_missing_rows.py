@@ -55,7 +55,7 @@ def bring_back(
     if not found:
         return {}, {one.table: one.reason for one in left_out}
     with missing_rows.putting_in(live, plan) as connection:
-        missing_rows.put_in(connection, plan, found, guards)
+        missing_rows.put_in(connection, found, guards)
     assert rows(live, "PRAGMA integrity_check") == [("ok",)]
     return {one.table: one.count for one in found}, {one.table: one.reason for one in left_out}
 
@@ -131,7 +131,10 @@ def test_an_index_that_is_not_looked_at_beforehand_makes_it_all_or_nothing(live)
         "INSERT INTO t VALUES (1, 1), (2, 6)",
     )
     execute(live, "DELETE FROM t", "INSERT INTO t VALUES (9, 6)")
-    with pytest.raises(DatabaseError, match=r"t of database .* takes 1 of 2 rows: 1 have come back since"):
+    with pytest.raises(
+        DatabaseError,
+        match=r"row 2 breaks a rule of table t of database .* by now; nothing was changed; leave it out",
+    ):
         bring_back(live, then, "t")
     assert rows(live, "SELECT k FROM t") == [(9,)]
 
@@ -143,7 +146,7 @@ def test_an_index_that_is_not_looked_at_beforehand_makes_it_all_or_nothing(live)
         (
             "CREATE TABLE t (k PRIMARY KEY, v)",
             "ALTER TABLE t ADD COLUMN w",
-            "the table has other columns now",
+            "the table was defined in another way then",
         ),
         ("CREATE TABLE t (k PRIMARY KEY, v)", "DROP TABLE t", "the table is gone now"),
         ("CREATE VIRTUAL TABLE t USING fts5 (k, v)", "", "a virtual table"),
@@ -197,7 +200,9 @@ def _empty(live: Path) -> Path:
 def test_what_has_come_since_the_plan_changes_nothing(live):
     then = older(live, "CREATE TABLE t (k TEXT PRIMARY KEY, v)", "INSERT INTO t VALUES ('a', 1), ('b', 2)")
     execute(live, "DELETE FROM t")
-    with pytest.raises(DatabaseError, match="takes 1 of 2 rows: 1 have come back since the question"):
+    with pytest.raises(
+        DatabaseError, match=r"rows of table t of database .* have come back since the question"
+    ):
         bring_back(live, then, "t", meanwhile=lambda: execute(live, "INSERT INTO t VALUES ('a', 'since')"))
     assert rows(live, "SELECT * FROM t") == [("a", "since")]
 
@@ -216,7 +221,7 @@ def test_a_guard_that_counts_something_else(live):
         pytest.raises(DatabaseError, match="has changed since the question; nothing was changed"),
         missing_rows.putting_in(live, plan) as connection,
     ):
-        missing_rows.put_in(connection, plan, found, guards)
+        missing_rows.put_in(connection, found, guards)
     assert rows(live, "SELECT * FROM t") == []
 
 

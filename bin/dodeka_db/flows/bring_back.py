@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -12,22 +13,20 @@ from dodeka_db import data_description, safe_open
 from dodeka_db.data_description import DataDescription
 from dodeka_db.errors import DatabaseError, ServiceError, UsageError
 from dodeka_db.flows import bring_back_plan, leftovers, stray_writes, verify
-from dodeka_db.flows.bring_back_plan import Asked, Plan
+from dodeka_db.flows.bring_back_plan import MAX_NAMED, Asked, Plan
 from dodeka_db.flows.download import Incoming
 from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.formatting import cell, columns, counted, when
 from dodeka_db.host import run_lock, service, staging
-from dodeka_db.interrupts import shielded
+from dodeka_db.interrupts import Interrupted, shielded
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import PRE_RESTORE, Snapshot, resolve
 from dodeka_db.settings import Environment, Settings
-from dodeka_db.sqlite import missing_rows
+from dodeka_db.sqlite import kept_files, missing_rows, swap
 from dodeka_db.sqlite.checkpoint import check_access
 
 log = logging.getLogger("dodeka_db")
-# so many members and so many conflicts are named, unless all are asked for
-MAX_NAMED = 20
 # of a terminal
 COLUMNS = 80
 
@@ -37,20 +36,16 @@ def addresses(words: Sequence[str]) -> tuple[str, ...]:
 
     Raises UsageError if one is neither an address nor a file.
     """
-    found: dict[str, None] = {}
-    for word in words:
-        for part in _parts(word):
-            found[part] = None
-    return tuple(found)
+    return tuple(part for word in words for part in _parts(word))
 
 
 def _parts(word: str) -> list[str]:
-    parts = word.replace(",", " ").split()
+    parts = _words(word)
     if parts and all("@" in part for part in parts) and not Path(word).is_file():
         return parts
     try:
-        with open(word, encoding="utf-8", opener=safe_open.regular) as file:
-            parts = file.read().replace(",", " ").split()
+        with open(word, encoding="utf-8-sig", opener=safe_open.regular) as file:
+            parts = _words(file.read())
     except (OSError, ValueError) as error:
         raise UsageError(f"{word!r} is neither an address nor a readable file of addresses") from error
     for part in parts:
@@ -61,20 +56,35 @@ def _parts(word: str) -> list[str]:
     return parts
 
 
+def _words(text: str) -> list[str]:
+    """The words of a list, as people and spreadsheets write one."""
+    return [word for word in re.split(r"[\s,;\"'<>]+", text) if word]
+
+
+def table_names(text: str | None) -> tuple[str, ...]:
+    """The names of tables in `text`, with commas or spaces between them. Raises UsageError if there is none."""
+    if text is None:
+        return ()
+    if names := tuple(text.replace(",", " ").split()):
+        return names
+    raise UsageError("TABLES names no table", "leave it out for all tables")
+
+
 def run(
     settings: Settings,
     source: RepositorySettings,
     environment: Environment,
     wanted: str | datetime,
     asked: Asked,
+    name_all: bool,
     confirm: Callable[[Sequence[str]], None],
 ) -> str:
     """Put what the snapshot `wanted` (as snapshots.resolve() takes it) of `source` has and the live database lacks back.
 
-    `confirm` gets the preview, and raises if the answer is not yes. Nothing that is there is changed, and the service goes on:
-    the rows go in by one short transaction. Before that the live database becomes a pre-restore snapshot. Returns what was
-    done, in words. Raises BackupError or Interrupted, with all of the rows there or none of them; of very many rows perhaps
-    some (missing_rows.put_in).
+    `confirm` gets the preview, which names everything if `name_all`, and raises if the answer is not yes. Nothing that is there
+    is changed, and the service goes on: the rows go in by one short transaction. Before that the live database becomes a
+    pre-restore snapshot. Returns what was done, in words. Raises BackupError or Interrupted, with all of the rows there or
+    none of them; of very many rows perhaps some (missing_rows.put_in).
     """
     main, live = settings.main, environment.live
     check_access(live)
@@ -85,6 +95,8 @@ def run(
     with ExitStack() as stack:
         with staging.locked(main, doing):
             down = leftovers.recover(settings)
+            _check_saved(settings, environment)
+            Repository(main).check_writable()
             planned = Path(stack.enter_context(staging.for_a_reader(main)).name)
             with staging.folder(main) as folder:
                 repository = Repository(source)
@@ -95,14 +107,19 @@ def run(
                     plan = bring_back_plan.make(
                         *(live, copy, planned, description, asked, verify.shown(snapshot))
                     )
-        preview = _preview(environment, snapshot, plan, description, asked)
+                    before = swap.identity(live)
+        preview = _preview(environment, snapshot, plan, description, asked.is_everything, name_all)
         if not plan.count:
             for line in preview:
                 log.info("%s", line)
             leftovers.fail_if_down(down)
-            return f"nothing to bring back from snapshot {snapshot.short_id}"
+            return f"nothing to bring back from snapshot {snapshot.short_id}; AT=03:00, for example, takes an earlier one"
         confirm(preview)  # without the lock: backups go on while somebody thinks
         with staging.locked(main, doing), run_lock.beside(live, main.lock_wait_s):
+            if swap.identity(live) != before:
+                raise DatabaseError(
+                    f"{live} was replaced by something else meanwhile", "nothing was changed; run this again"
+                )
             done = _put_in(settings, environment, plan, planned)
     leftovers.fail_if_down(down, done)
     return done
@@ -125,20 +142,40 @@ def _put_in(settings: Settings, environment: Environment, plan: Plan, planned: P
             f"database {live} has defects: {taken.findings.defects_shown}; nothing was changed",
             "REINDEX repairs an index: BACKUP.md, 'The database has defects'",
         )
-    # a signal waits: it is over soon
-    with shielded(), missing_rows.putting_in(live, planned) as connection:
-        waited_s = missing_rows.put_in(connection, planned, plan.missing, plan.guards)
+    whose = f" of {_people(plan.people)}" if plan.people else ""
+    before = f"as it was before: snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
+    done = f"{counted(plan.count, 'row')}{whose} brought back to {environment.name}; {before}"
+    try:
+        # a signal waits: it is over soon
+        with shielded(), missing_rows.putting_in(live, planned) as connection:
+            waited_s = missing_rows.put_in(connection, plan.missing, plan.guards)
+    except Interrupted as interruption:
+        interruption.note = done
+        raise
     log.info("the backend waited for %d ms at most", math.ceil(waited_s * 1000))
-    members = f" of {counted(len(plan.members), 'member')}" if plan.members else ""
-    return (
-        f"{counted(plan.count, 'row')}{members} brought back to {environment.name};"
-        f" as it was before: snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
-    )
+    return done
+
+
+def _check_saved(settings: Settings, environment: Environment) -> None:
+    """Raise DatabaseError if an undo would go back further than to before this."""
+    if kept := kept_files.kept_beside(environment.live):
+        raise DatabaseError(
+            f"{kept[-1]}, which the last restore replaced, is not saved yet; nothing was changed",
+            f"save it first: {settings.main.make(f'backup ENV={environment.name}')}",
+        )
 
 
 def _preview(
-    environment: Environment, snapshot: Snapshot, plan: Plan, description: DataDescription, asked: Asked
+    environment: Environment,
+    snapshot: Snapshot,
+    plan: Plan,
+    description: DataDescription,
+    is_everything: bool,
+    name_all: bool,
 ) -> list[str]:
+    def named(rows: Iterable[tuple[str, str]]) -> list[str]:
+        return [f"{cell(table)}  {cell(description.shown_key(table, key))}" for table, key in rows]
+
     origin = f"snapshot {snapshot.short_id} of {when(snapshot.time)}"
     if not plan.count:
         lines = [f"{origin} has no missing row that can come back to {environment.live}"]
@@ -150,24 +187,26 @@ def _preview(
             ),
             "Nothing that is there changes, and the backend keeps running.",
         ]
-    if plan.members:
-        lines.append(f"It is about {counted(len(plan.members), 'member')}:")
-        lines += _indented(_wrapped(plan.members, asked.name_all))
-    if plan.rows:
-        lines += ["The rows:", *_indented([f"{table}  {cell(key)}" for table, key in plan.rows])]
+    if plan.people:
+        shown = plan.people if name_all else plan.people[:MAX_NAMED]
+        lines.append(f"With them {_people(plan.people)} come back:")
+        lines += _indented(wrap(", ".join(map(cell, shown)), COLUMNS - 2, break_on_hyphens=False))
+        lines += _indented(_more(plan.people, shown))
+    if plan.present:
+        lines += ["Rows of people who are still there come back:", *_indented(named(plan.present))]
+    if plan.rows and name_all:
+        lines += ["The rows:", *_indented(named(plan.rows))]
     if plan.left_alone:
-        shown = plan.left_alone if asked.name_all else plan.left_alone[:MAX_NAMED]
+        shown = plan.left_alone if name_all else plan.left_alone[:MAX_NAMED]
         lines += ["Left alone:", *_indented(map(cell, shown)), *_indented(_more(plan.left_alone, shown))]
-    if not asked.tables:
+    if is_everything:
         never = [name for name, table in description.tables.items() if not table.can_come_back]
         lines += wrap(f"Never brought back: the rows of {', '.join(never)}.", COLUMNS)
     return lines
 
 
-def _wrapped(names: Sequence[str], name_all: bool) -> list[str]:
-    """The names, several on a line: the first MAX_NAMED, and how many there are more; or all."""
-    shown = names if name_all else names[:MAX_NAMED]
-    return wrap(", ".join(map(cell, shown)), COLUMNS - 2, break_on_hyphens=False) + _more(names, shown)
+def _people(addresses: Sequence[str]) -> str:
+    return "1 person" if len(addresses) == 1 else f"{len(addresses)} people"
 
 
 def _more(names: Sequence[str], shown: Sequence[str]) -> list[str]:

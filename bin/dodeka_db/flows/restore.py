@@ -21,6 +21,7 @@ from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import LATEST, Snapshot, of_environment, resolve
 from dodeka_db.settings import Environment, Settings
+from dodeka_db.sqlite import swap
 from dodeka_db.sqlite.header import read_header
 
 Confirm = Callable[[Change], None]
@@ -116,10 +117,10 @@ def _restore(
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
             change = stage(settings, target, origin, staged, without)
-            before = _identity(live)
+            before = swap.identity(live)
         confirm(change)  # without the lock: backups go on while somebody thinks
         with staging.locked(settings.main, doing), run_lock.beside(live, settings.main.lock_wait_s):
-            if _identity(live) != before:
+            if swap.identity(live) != before:
                 raise DatabaseError(
                     f"{live} was replaced by something else meanwhile", "nothing was changed; run this again"
                 )
@@ -147,11 +148,3 @@ def _check_link(link: Path, live: Path) -> None:
             f"{link} is a link to {live}, in a folder of another user",
             f"rename that file to {link.name}; nothing was changed",
         )
-
-
-def _identity(live: Path) -> tuple[int, int] | None:
-    try:
-        status = live.lstat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino

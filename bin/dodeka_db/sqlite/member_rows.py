@@ -52,7 +52,7 @@ def findings(connection: sqlite3.Connection, description: DataDescription) -> li
     for name in there:
         if name not in description.tables:
             found.append(Finding(name, "in the database, but not described"))
-        elif not _has_keys_and_values(connection, name):
+        elif not has_keys_and_values(connection, name):
             found.append(Finding(name, "it does not have the columns key and value"))
     unknown = Counter(
         (table.name, what)
@@ -125,8 +125,9 @@ def addresses(connection: sqlite3.Connection, description: DataDescription) -> l
     return list(found)
 
 
-def _has_keys_and_values(connection: sqlite3.Connection, table: str) -> bool:
-    columns = {column[1] for column in connection.execute(f"PRAGMA main.table_info({quoted(table)})")}
+def has_keys_and_values(connection: sqlite3.Connection, table: str, schema: str = "main") -> bool:
+    """Whether the table has the columns that every table of the backend has."""
+    columns = {column[1] for column in connection.execute(f"PRAGMA {schema}.table_info({quoted(table)})")}
     return {"key", "value"} <= columns
 
 
@@ -136,7 +137,7 @@ def _described(connection: sqlite3.Connection, description: DataDescription) -> 
     return [
         table
         for table in description.tables.values()
-        if table.name in there and _has_keys_and_values(connection, table.name)
+        if table.name in there and has_keys_and_values(connection, table.name)
     ]
 
 

@@ -24,6 +24,8 @@ BATCH_ROWS = 10_000
 BATCH_BYTES = 8_000_000
 # how long we wait for the backend, whose turn comes again and again
 WAIT_S = 10
+# the columns of every table of the backend's
+_OF_THE_BACKEND = ("key", "counter", "expiration", "value")
 # the names of the databases on the connection: the live one, the older one, the plan
 LIVE, THEN, PLAN = "main", "older", "planned"
 
@@ -76,8 +78,6 @@ def planning(live: Path, then: Path, plan: Path) -> Iterator[sqlite3.Connection]
 def putting_in(live: Path, plan: Path) -> Iterator[sqlite3.Connection]:
     """A connection to LIVE, which can be written, and to the `plan` that planning() has filled. Raises DatabaseError."""
     with _with_plan(live, plan, "mode=rw") as connection:
-        # an index that this SQLite cannot parse is an error here: rows that are put in would be missing in it
-        connection.execute("PRAGMA writable_schema=RESET")
         yield connection
 
 
@@ -89,14 +89,14 @@ def _with_plan(live: Path, plan: Path, query: str) -> Iterator[sqlite3.Connectio
             f"{shown} is not in WAL mode, the backend's own", "start its service once, which sets that mode"
         )
     with opened(live, query, shown, alone=False) as connection:
-        connection.text_factory = _text
+        connection.text_factory = text
         connection.execute(f"ATTACH ? AS {PLAN}", (f"{plan.as_uri()}?mode=rw",))
         connection.execute(f"PRAGMA {PLAN}.journal_mode=OFF")
         connection.execute(f"PRAGMA {PLAN}.synchronous=OFF")
         yield connection
 
 
-def _text(data: bytes) -> str:
+def text(data: bytes) -> str:
     """A text for a message: in the database it need not be UTF-8."""
     return data.decode(errors="replace")
 
@@ -133,7 +133,14 @@ def _refuse_if_changed(connection: sqlite3.Connection, table: str) -> None:
     """Raise NotComparableError if the table is not the same in both, or a trigger would change more than the table."""
     if _schema(connection, LIVE, table) != _schema(connection, THEN, table):
         is_gone = table not in tables(connection)
-        raise NotComparableError("the table is gone now" if is_gone else "the table has other columns now")
+        raise NotComparableError(
+            "the table is gone now" if is_gone else "the table was defined in another way then"
+        )
+    # what this SQLite cannot parse it leaves out: rows that are put in would be missing in such an index
+    indexes = "SELECT name FROM main.sqlite_master WHERE type = 'index' AND lower(tbl_name) = lower(?)"
+    known = {row[1] for row in connection.execute(f"PRAGMA main.index_list({quoted(table)})").fetchall()}
+    if not {name for (name,) in connection.execute(indexes, (table,))} <= known:
+        raise NotComparableError("it has an index that this SQLite cannot read")
     triggers = "SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = lower(?)"
     if connection.execute(triggers, (table,)).fetchone():
         raise NotComparableError("it has a trigger, which would change other rows too")
@@ -147,6 +154,8 @@ def _schema(connection: sqlite3.Connection, database: str, table: str) -> str:
 
 
 def _find(connection: sqlite3.Connection, table: str, its_shape: Shape, planned: str) -> MissingRows:
+    if not its_shape.columns:
+        raise NotComparableError("this SQLite cannot read its definition")
     if not its_shape.key:
         raise NotComparableError("it has no primary key, by which its rows could be told apart")
     keys = [quoted(name) for name, _ in its_shape.key]
@@ -161,12 +170,15 @@ def _find(connection: sqlite3.Connection, table: str, its_shape: Shape, planned:
     connection.execute(  # IGNORE: rows with a NULL in the key
         f"INSERT OR IGNORE INTO live_{planned} SELECT {', '.join(keys)} FROM {LIVE}.{quoted(table)} NOT INDEXED"
     )
+    # in the backend's own tables, a row that has expired counts as none
+    can_expire = {*_OF_THE_BACKEND} <= {*its_shape.columns}
+    lasts = "(t.expiration = 0 OR t.expiration > unixepoch())" if can_expire else "TRUE"
     columns = ", ".join(f"t.{quoted(name)} AS c{number}" for number, name in enumerate(its_shape.columns))
     has_key = " AND ".join(f"t.{key} IS NOT NULL" for key in keys)
     is_same = " AND ".join(f"n.{name} = t.{key}" for name, key in zip(names, keys, strict=True))
     connection.execute(
         f"CREATE TABLE {PLAN}.{planned} AS SELECT {columns} FROM {THEN}.{quoted(table)} AS t NOT INDEXED"
-        f" WHERE {has_key} AND NOT EXISTS (SELECT 1 FROM live_{planned} AS n WHERE {is_same})"
+        f" WHERE {has_key} AND {lasts} AND NOT EXISTS (SELECT 1 FROM live_{planned} AS n WHERE {is_same})"
     )
     connection.execute(f"DROP TABLE live_{planned}")
     key = tuple(name for name, _ in its_shape.key)
@@ -185,8 +197,14 @@ def _count(connection: sqlite3.Connection, planned: str) -> int:
 
 def keys(connection: sqlite3.Connection, missing: MissingRows) -> Iterator[tuple[int, str]]:
     """The rowid in the plan of each missing row, and its key as a text; several columns with commas between them."""
-    columns = " || ', ' || ".join(f"CAST({missing.column(name)} AS TEXT)" for name in missing.key)
-    yield from connection.execute(f"SELECT rowid, {columns} FROM {PLAN}.{missing.planned} ORDER BY rowid")
+    yield from connection.execute(
+        f"SELECT rowid, {_key_shown(missing)} FROM {PLAN}.{missing.planned} ORDER BY rowid"
+    )
+
+
+def _key_shown(missing: MissingRows) -> str:
+    """SQL for the key of a row of the plan as a text."""
+    return " || ', ' || ".join(f"CAST({missing.column(name)} AS TEXT)" for name in missing.key)
 
 
 def take_out(connection: sqlite3.Connection, missing: MissingRows, rows: Collection[int]) -> MissingRows:
@@ -218,13 +236,13 @@ def taken_values(connection: sqlite3.Connection, missing: MissingRows) -> list[i
     return sorted(found)
 
 
-def changed_keys(connection: sqlite3.Connection, table: str, column: str, content: str) -> Iterator[str]:
-    """The keys, in `column`, of the rows that THEN and LIVE both have, with another `content` in each."""
+def changed_keys(connection: sqlite3.Connection, table: str) -> list[str]:
+    """The keys of the rows that THEN and LIVE both have, with another value in each; of a table with a key and a value."""
     sql = (
-        f"SELECT t.{quoted(column)} FROM {THEN}.{quoted(table)} AS t JOIN {LIVE}.{quoted(table)} AS m"
-        f" ON m.{quoted(column)} = t.{quoted(column)} WHERE m.{quoted(content)} IS NOT t.{quoted(content)}"
+        f"SELECT t.key FROM {THEN}.{quoted(table)} AS t JOIN {LIVE}.{quoted(table)} AS m"
+        " ON m.key = t.key WHERE m.value IS NOT t.value"
     )
-    return (str(key) for (key,) in connection.execute(sql))
+    return [str(key) for (key,) in connection.execute(sql)]
 
 
 def guard(connection: sqlite3.Connection, sql: str) -> Guard:
@@ -232,9 +250,7 @@ def guard(connection: sqlite3.Connection, sql: str) -> Guard:
     return Guard(sql, int(connection.execute(sql).fetchone()[0]))
 
 
-def put_in(
-    connection: sqlite3.Connection, plan: Path, missing: Sequence[MissingRows], guards: Sequence[Guard]
-) -> float:
+def put_in(connection: sqlite3.Connection, missing: Sequence[MissingRows], guards: Sequence[Guard]) -> float:
     """Put the rows of the plan into LIVE; returns for how many seconds at most the backend had to wait.
 
     One transaction if it is a short one. More than BATCH_ROWS or BATCH_BYTES are several, of which each is there whole or not
@@ -248,9 +264,8 @@ def put_in(
         "PRAGMA synchronous=NORMAL"
     )  # no wait for the disk while we hold the lock, but after that
     rows = sum(one.count for one in missing)
-    of_a_batch = max(1, min(BATCH_ROWS, BATCH_BYTES * rows // plan.stat().st_size))
     longest_s, done = 0.0, 0
-    for batch in _batches(connection, missing, of_a_batch):
+    for batch in list(_batches(connection, missing)):  # no reading goes on while a transaction begins
         try:
             connection.execute("BEGIN IMMEDIATE")
             began = time.monotonic()
@@ -283,26 +298,27 @@ class _Part:
     count: int
 
 
-def _batches(
-    connection: sqlite3.Connection, missing: Iterable[MissingRows], of_a_batch: int
-) -> Iterator[list[_Part]]:
+def _batches(connection: sqlite3.Connection, missing: Iterable[MissingRows]) -> Iterator[list[_Part]]:
+    """The rows in parts, as many parts together as one transaction takes."""
     batch: list[_Part] = []
-    room = of_a_batch
+    rows = size = 0
     for one in missing:
-        after = 0
-        while True:
-            first, last, count = connection.execute(
-                "SELECT min(rowid), max(rowid), count(*) FROM"
-                f" (SELECT rowid FROM {PLAN}.{one.planned} WHERE rowid > ? ORDER BY rowid LIMIT ?)",
-                (after, room),
-            ).fetchone()
-            if not count:
-                break
-            batch.append(_Part(one, first, last, count))
-            room, after = room - count, last
-            if not room:
+        lengths = " + ".join(
+            f"coalesce(length(CAST({column} AS BLOB)), 0)" for column in map(one.column, one.columns)
+        )
+        first = last = count = 0
+        for row, length in connection.execute(
+            f"SELECT rowid, {lengths} FROM {PLAN}.{one.planned} ORDER BY rowid"
+        ):
+            if rows and (rows == BATCH_ROWS or size + length > BATCH_BYTES):
+                if count:
+                    batch.append(_Part(one, first, last, count))
                 yield batch
-                batch, room = [], of_a_batch
+                batch, rows, size, count = [], 0, 0, 0
+            first, last, count = first if count else row, row, count + 1
+            rows, size = rows + 1, size + length
+        if count:
+            batch.append(_Part(one, first, last, count))
     if batch:
         yield batch
 
@@ -322,13 +338,22 @@ def _insert(connection: sqlite3.Connection, part: _Part, live: Path) -> None:
         f" SELECT {planned} FROM {PLAN}.{missing.planned} WHERE rowid BETWEEN ? AND ?",
         (part.first, part.last),
     )
-    if done.rowcount != part.count:
-        refused = part.count - done.rowcount
+    if done.rowcount == part.count:
+        return
+    is_same = " AND ".join(f"m.{quoted(name)} = p.{missing.column(name)}" for name in missing.key)
+    refused = connection.execute(
+        f"SELECT {_key_shown(missing)} FROM {PLAN}.{missing.planned} AS p WHERE rowid BETWEEN ? AND ?"
+        f" AND NOT EXISTS (SELECT 1 FROM {LIVE}.{quoted(missing.table)} AS m WHERE {is_same}) LIMIT 1",
+        (part.first, part.last),
+    ).fetchone()
+    if refused:
         raise DatabaseError(
-            f"table {missing.table} of database {live} takes {done.rowcount} of {part.count} rows:"
-            f" {refused} have come back since the question, or break a rule of the table",
-            _AGAIN,
+            f"row {refused[0]} breaks a rule of table {missing.table} of database {live} by now",
+            "nothing was changed; leave it out, by WHO or TABLES",
         )
+    raise DatabaseError(
+        f"rows of table {missing.table} of database {live} have come back since the question", _AGAIN
+    )
 
 
 def _sync(wal: Path) -> None:

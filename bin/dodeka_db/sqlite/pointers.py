@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dodeka_db.data_description import DataDescription, Kind, Text
+from dodeka_db.errors import DatabaseError
 from dodeka_db.sqlite.connection import quoted
-from dodeka_db.sqlite.missing_rows import LIVE, PLAN, THEN, Guard, MissingRows, guard
+from dodeka_db.sqlite.member_rows import has_keys_and_values
+from dodeka_db.sqlite.missing_rows import LIVE, PLAN, THEN, Guard, guard
 from dodeka_db.sqlite.table_shape import tables
 
 
@@ -50,10 +52,10 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Lost:
-    """The conflicts, and the lost addresses: those of the pointers that the live database lacks, with a conflict or without."""
+    """The conflicts, and the `gone` addresses: those that led somewhere, and lead there by no row any more."""
 
     conflicts: tuple[Conflict, ...]
-    addresses: frozenset[str]
+    gone: frozenset[str]
 
 
 def pointer_tables(description: DataDescription) -> list[PointerTable]:
@@ -92,28 +94,42 @@ def lost(connection: sqlite3.Connection, description: DataDescription) -> Lost:
             what = "it" if one.table.value.personal == "secret" else one.value
             reason = f"{what} has {other.key} in {one.table.name} by now"
             found.append(Conflict(one.table.name, one.key, reason, is_taken=False))
-    addresses = {one.normal_key for one in gone if one.table.key == description.known_by}
-    return Lost(tuple(found), frozenset(addresses))
+    entries = (
+        {one.normal_key for one in some if one.table.key == description.known_by}
+        for some in (then, then & now)
+    )
+    led, lead = entries
+    return Lost(tuple(found), frozenset(led - lead))
 
 
 def guards(
-    connection: sqlite3.Connection, description: DataDescription, missing: Iterable[MissingRows]
+    connection: sqlite3.Connection, description: DataDescription, rows: Iterable[tuple[str, str]]
 ) -> list[Guard]:
-    """What to count again before the rows are put in, so that no conflict has come since."""
-    known = {one.name: one for one in _there(connection, LIVE, description)}
+    """What to count again before rows are put in, so that no conflict has come since: of the pointers among `rows`.
+
+    `rows` are all rows of those whose rows come back, by table and key. Their pointers are written into the plan.
+    """
+    known = {one.name: one for one in _there(connection, THEN, description)}
+    connection.execute(f"CREATE TABLE {PLAN}.pointers (name, key, value)")
+    for table, key in rows:
+        if table in known:
+            connection.execute(
+                f"INSERT INTO {PLAN}.pointers SELECT ?, key, CAST(value AS BLOB)"
+                f" FROM {THEN}.{quoted(table)} WHERE key = ?",
+                (table, key),
+            )
+    connection.execute(f"CREATE INDEX {PLAN}.by_value ON pointers (value)")
     return [
         guard(
             connection,
-            f"SELECT count(*) FROM {PLAN}.{planned.planned} AS p JOIN {LIVE}.{quoted(other.name)} AS n ON {on}",
+            f"SELECT count(*) FROM {PLAN}.pointers AS p JOIN {LIVE}.{quoted(other.name)} AS n ON {on}"
+            f" WHERE p.name = '{one.name}'",
         )
-        for planned in missing
-        if (one := known.get(planned.table))
+        for one in known.values()
         for other in known.values()
-        for on in [
-            f"CAST(n.value AS BLOB) = CAST(p.{planned.column('value')} AS BLOB)"
-            if other == one
-            else f"n.key = p.{planned.column('key')}"
-        ]
+        for on in (
+            ["n.key = p.key", "p.value = CAST(n.value AS BLOB)"] if other == one else ["n.key = p.key"]
+        )
         if other.key == one.key
     ]
 
@@ -125,5 +141,13 @@ def _read(connection: sqlite3.Connection, database: str, description: DataDescri
 
 
 def _there(connection: sqlite3.Connection, database: str, description: DataDescription) -> list[PointerTable]:
+    """The pointer tables that the database has. Raises DatabaseError if one cannot be read as such: then nobody knows conflicts."""
     there = tables(connection, database)
-    return [table for table in pointer_tables(description) if table.name in there]
+    found = [table for table in pointer_tables(description) if table.name in there]
+    for table in found:
+        if not has_keys_and_values(connection, table.name, database):
+            raise DatabaseError(
+                f"table {table.name} does not have the columns key and value, so it is not known who has come back since",
+                f"describe it anew in {description.file}; until then make open and SQL",
+            )
+    return found

@@ -176,6 +176,15 @@ def _copy(live: Path, kept: Path) -> None:
         Path(unfinished.name).rename(kept)
 
 
+def identity(live: Path) -> tuple[int, int] | None:
+    """What tells whether `live` is still the same file; None if there is none."""
+    try:
+        status = live.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _sync(folder: Path) -> None:
     with safe_open.closed_at_end(os.open(folder, os.O_RDONLY)) as descriptor:
         os.fsync(descriptor)
