@@ -107,7 +107,7 @@ def test_found_seen_looked_at_and_brought_back(site):
         assert site.run("open", "production", "--at", at, stdin=count).stdout == f"{MEMBERS}\n"
         # brought back
         done = site.ok("bring-back", "production", "--at", at, stdin="yes\n")
-        assert f"With them {DELETED} people come back:" in done and "Left alone" not in done
+        assert f"People who come back: {DELETED}\n" in done and "Left alone" not in done
         assert re.search(rf"done: \d+ rows of {DELETED} people brought back to production", done)
 
     after = of_members(site)

@@ -101,7 +101,7 @@ def test_members_come_back_with_all_their_rows_and_those_who_came_since_stay(sav
         output = bring_back(saved)
     for table, count in OF_A_MEMBER.items():
         assert f"\n{table} {380 * count}\n" in output
-    assert "With them 380 people come back:\n" in output and "and 360 more; ROWS=1 names all" in output
+    assert "People who come back: 380\n" in output and "and 360 more; ROWS=1 names all" in output
     assert "Left alone" not in output
     assert "done: 3800 rows of 380 people brought back to production; as it was before: snapshot" in output
     (waited_ms,) = re.findall(r"the backend waited for (\d+) ms at most", output)

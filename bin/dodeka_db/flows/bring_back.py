@@ -189,7 +189,7 @@ def _preview(
         ]
     if plan.people:
         shown = plan.people if name_all else plan.people[:MAX_NAMED]
-        lines.append(f"With them {_people(plan.people)} come back:")
+        lines.append(f"People who come back: {len(plan.people)}")
         lines += _indented(wrap(", ".join(map(cell, shown)), COLUMNS - 2, break_on_hyphens=False))
         lines += _indented(_more(plan.people, shown))
     if plan.present:
