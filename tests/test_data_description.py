@@ -110,6 +110,18 @@ MISTAKES = [
         '"mails" # ',
         ", table mails, 'backend': it must be a table of TOML",
     ),
+    ('found_by = ["user"]', 'not_in_clones = "a"', ", table people, 'not_in_clones': it must be a list of keys"),
+    ('found_by = ["user"]', "not_in_clones = [1]", ", table people, 'not_in_clones': it must be a text in"),
+    (
+        'found_by = ["user"]',
+        'not_in_clones = ["<user>:c"]',
+        ", table people, 'not_in_clones': no line of rows has the key <user>:c",
+    ),
+    (
+        "moment = true",
+        'moment = true\nnot_in_clones = ["<word>"]',
+        ", table mails, 'not_in_clones': clones have no row of a table with moment = true",
+    ),
     ("[tables.people]", "[tables.people", ": this is not TOML: "),
     ("[tables.people]", "[tables.by_email]", ": this is not TOML: "),
 ]
@@ -201,6 +213,26 @@ def test_which_rows_the_backend_acts_on(file, value, acts):
     assert data_description.read(file).tables["mails"].is_acted_on("1", value), (
         "without a condition, each row"
     )
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "is_left_out"),
+    [
+        ("mails", "1", True),
+        ("people", "1_anna:b", True),
+        ("people", "1_anna:a", False),
+        ("people", "1_anna:a:b", False),  # it fits <user>:a<word> before <user>:b
+        ("people", "something else", False),
+        ("by_email", "a@example.org", False),
+    ],
+)
+def test_which_rows_a_clone_does_without(file, table, key, is_left_out):
+    file.write_text(
+        GOOD.replace('"<user>:b" = ""', '"<user>:a<word>" = "", "<user>:b" = ""').replace(
+            "[tables.people]", '[tables.people]\nnot_in_clones = ["<user>:b"]'
+        )
+    )
+    assert data_description.read(file).tables[table].is_left_out_of_clones(key) == is_left_out
 
 
 def test_the_shipped_file_describes_the_database_of_the_backend_completely(db):
@@ -346,6 +378,8 @@ def test_the_head_of_the_file_explains_each_word_of_it():
         "known_by",
         "moment",
         "backend",
+        "bring_back",
+        "not_in_clones",
         "found_by",
         "tells",
         *(f'"{word}"' for word in PERSONAL),

@@ -25,7 +25,7 @@ _KIND = re.compile(r"<([^<>]*)>")
 # in the order in which a message lists them
 _WORDS = ("kinds", "members", "tables")
 _WORDS_OF_MEMBERS = ("table", "known_by")
-_WORDS_OF_A_TABLE = ("moment", "backend", "bring_back", "found_by", "tells", "rows")
+_WORDS_OF_A_TABLE = ("moment", "backend", "bring_back", "not_in_clones", "found_by", "tells", "rows")
 _WORDS_OF_THE_BACKEND = ("will", "each", "if")
 
 
@@ -131,7 +131,8 @@ class Table:
     """A table: its sorts of rows, by which kinds a row is found for a member, and which kinds such a row tells.
 
     `can_come_back`: whether single rows that are missing may be brought back; never those of the moment.
-    `action` is what the backend does with its rows by itself, if it does anything.
+    `action` is what the backend does with its rows by itself, if it does anything. `not_in_clones`: sorts of rows that a clone
+    does without, as it does without all rows of the moment.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Table:
     can_come_back: bool = True
     found_by: tuple[Kind, ...] = ()
     tells: tuple[Kind, ...] = ()
+    not_in_clones: tuple[Pattern, ...] = ()
 
     @property
     def is_of_members(self) -> bool:
@@ -153,6 +155,13 @@ class Table:
             if row := pattern.read(key, value):
                 return row
         return Row((), ("a key that fits no line of the description",))
+
+    def is_left_out_of_clones(self, key: str) -> bool:
+        """Whether a clone does without the row with this key."""
+        if self.is_of_the_moment:
+            return True
+        first = next((pattern for pattern in self.patterns if pattern.expression.fullmatch(key)), None)
+        return first in self.not_in_clones
 
     def is_acted_on(self, key: str, value: bytes) -> bool:
         """Whether the backend acts on this row by itself, if the row has not expired."""
@@ -299,9 +308,23 @@ def _table(at: _Place, found: object, kinds: Mapping[str, Kind]) -> Table:
     if lists["tells"] and not lists["found_by"]:
         raise at.of("tells").wrong("without found_by no row belongs to a member")
     can_come_back = switches["bring_back"] and not is_of_the_moment
+    not_in_clones = _sorts(at.of("not_in_clones"), words.get("not_in_clones", []), patterns)
+    if not_in_clones and is_of_the_moment:
+        raise at.of("not_in_clones").wrong("clones have no row of a table with moment = true")
     return Table(
-        at.in_table, patterns, is_of_the_moment, action, can_come_back, lists["found_by"], lists["tells"]
+        *(at.in_table, patterns, is_of_the_moment, action, can_come_back),
+        *(lists["found_by"], lists["tells"], not_in_clones),
     )
+
+
+def _sorts(at: _Place, found: object, patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
+    if not isinstance(found, list):
+        raise at.wrong('it must be a list of keys of rows, ["<user>:email"]')
+    by_key = {pattern.key: pattern for pattern in patterns}
+    for key in map(at.text, found):
+        if key not in by_key:
+            raise at.wrong(f"no line of rows has the key {key}")
+    return tuple(by_key[key] for key in found)
 
 
 def _action(at: _Place, found: object, patterns: Sequence[Pattern]) -> Action:
