@@ -22,6 +22,8 @@ ALL ?=
 FILE ?=
 # tables of which restore takes no rows: outbox,session_cache
 WITHOUT ?=
+# what a clone (restore with FROM) brings along: quarantined, masked or whole
+CLONE ?=
 # 1 for the off-site repository in the place of the first
 OFFSITE ?=
 # whose key
@@ -43,7 +45,7 @@ YES ?=
 # make would expand a value that it was given, and run a $(shell ...) in it. So each is taken as it is, those that are
 # exported without being read here too; and recipes read them from their shell's environment, so that no shell parses one.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
+VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
 $(foreach name,$(VALUES),$(eval override export $(name) := $$(value $(name))))
 
 override SHELL := /bin/sh
@@ -68,9 +70,9 @@ ifneq ($(OFFSITE),)
     $(error OFFSITE=1 is for $(KNOW_OFFSITE))
   endif
 endif
-ifneq ($(WITHOUT),)
+ifneq ($(WITHOUT)$(CLONE),)
   ifneq ($(filter-out restore,$(GOALS)),)
-    $(error WITHOUT is for restore)
+    $(error $(if $(WITHOUT),WITHOUT,CLONE) is for restore)
   endif
 endif
 ifneq ($(filter install uninstall,$(GOALS)),)
@@ -93,8 +95,8 @@ help: ## print this list
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, AT=<time>, TO=<id>|<time>, ROWS=1,'
-	@echo '  WHO=<address>, TABLES=<names>, ALL=1, FILE=<new file>, WITHOUT=<tables>, OFFSITE=1, NAME=<who>, HTML=1, YES=1,'
-	@echo '  TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
+	@echo '  WHO=<address>, TABLES=<names>, ALL=1, FILE=<new file>, WITHOUT=<tables>, CLONE=quarantined|masked|whole, OFFSITE=1,'
+	@echo '  NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
 
 ##@ every day
 
@@ -142,7 +144,7 @@ bring-back: ## put back the rows of a snapshot that are missing now, of WHO or o
 
 .PHONY: restore
 restore: ## put a snapshot (of FROM) in the place of ENV's database; WITHOUT=outbox: no rows of that table
-	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${WITHOUT:+--without="$$WITHOUT"} $(OFFSITE_FLAG) $(YES_FLAG)
+	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${WITHOUT:+--without="$$WITHOUT"} $${CLONE:+--clone="$$CLONE"} $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: undo
 undo: ## put back the database that the last restore of ENV replaced

@@ -3,7 +3,8 @@
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.flows import restore, restore_question
+from dodeka_db.flows import clones, restore, restore_question
+from dodeka_db.flows.restore_question import Change
 
 
 def main(argv: console.Argv = None) -> int:
@@ -25,8 +26,15 @@ def main(argv: console.Argv = None) -> int:
         metavar="TABLES",
         help="tables whose rows are left out, such as outbox,session_cache: only those of the moment, by deploy/data.toml",
     )
+    parser.add_argument(
+        "--clone",
+        choices=settings.CLONES,
+        help="what a clone (--from) brings along: no mails, sessions or codes; made-up people; or all (default: DODEKA_CLONE)",
+    )
     console.offsite_option(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
+    parser.add_argument(
+        "--yes", action="store_true", help="do not ask for a 'yes'; a whole clone asks all the same"
+    )
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
@@ -35,12 +43,13 @@ def main(argv: console.Argv = None) -> int:
     repository = found.repository(arguments.offsite)
     source = arguments.source or arguments.environment
     wanted = console.wanted_snapshot(arguments, None)
+    clone = clones.kind(found, arguments.environment, source, arguments.clone)
     choice = restore.choose(repository, source, wanted, lambda question: console.ask(*question))
-    restore.restore(
-        *(found, found.environment(arguments.environment), choice),
-        lambda change: console.confirm(restore_question.describe(change), arguments.yes),
-        without,
-    )
+
+    def confirm(change: Change) -> None:
+        console.confirm(restore_question.describe(change), arguments.yes, change.words)
+
+    restore.restore(found, found.environment(arguments.environment), choice, confirm, without, clone)
     return 0
 
 

@@ -91,6 +91,17 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     succeeds
     [[ $output == *"PRODUCTION'S DATA GOES TO DEMO."* ]]
     [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
+    [ "$(sqlite3 "$SITE/backend/envs/demo/db.sqlite" 'SELECT count(*) FROM outbox')" -eq 0 ]
+
+    mk restore ENV=demo FROM=production SNAPSHOT=latest CLONE=whole YES=1 </dev/null
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"no answer; nothing was changed"* ]]
+    mk restore ENV=production SNAPSHOT=latest CLONE=whole YES=1
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"CLONE=whole is only for a clone"* ]]
+    mk backup ENV=production CLONE=whole
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"CLONE is for restore"* ]]
 
     mk undo ENV=demo YES=1
     succeeds
@@ -336,7 +347,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do
@@ -371,6 +382,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         mk bring-back ENV=demo SNAPSHOT="$value" WHO="$value" TABLES="$value" ROWS="$value"
         mk changes ENV=demo AT="$value"
         mk restore ENV=demo SNAPSHOT=latest WITHOUT="$value" YES=1
+        mk restore ENV=demo FROM=production SNAPSHOT=latest CLONE="$value" YES=1
         mk key-add NAME="$value"
         ARGS=$value mk restic
         run make --no-print-directory settings CONFIG="$value"

@@ -110,7 +110,11 @@ MISTAKES = [
         '"mails" # ',
         ", table mails, 'backend': it must be a table of TOML",
     ),
-    ('found_by = ["user"]', 'not_in_clones = "a"', ", table people, 'not_in_clones': it must be a list of keys"),
+    (
+        'found_by = ["user"]',
+        'not_in_clones = "a"',
+        ", table people, 'not_in_clones': it must be a list of keys",
+    ),
     ('found_by = ["user"]', "not_in_clones = [1]", ", table people, 'not_in_clones': it must be a text in"),
     (
         'found_by = ["user"]',

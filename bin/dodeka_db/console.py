@@ -175,10 +175,13 @@ def ask(*question: str) -> str:
     return answer.strip()
 
 
-def confirm(question: Sequence[str], yes: bool = False) -> None:
-    """Print the lines of `question`, and raise NotConfirmedError unless 'yes' is typed, in full, or `yes` is true."""
+def confirm(question: Sequence[str], yes: bool = False, words: str = "yes") -> None:
+    """Print the lines of `question`, and raise NotConfirmedError unless `words` are typed, in full.
+
+    `yes`: the answer is yes, so nothing is asked; but other words have to be typed all the same.
+    """
     print("\n".join(map(plain, question)), flush=True)
-    if not yes and ask("Type 'yes' to go on:") != "yes":
+    if not (yes and words == "yes") and ask(f"Type '{words}' to go on:") != words:
         raise NotConfirmedError("not confirmed; nothing was changed")
 
 

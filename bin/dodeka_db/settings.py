@@ -25,6 +25,10 @@ BACKENDS = (ROOT / "backend", Path("/home/backend/dodeka/backend"))
 ENVIRONMENTS = ("production", "demo")
 # the values of DODEKA_FORMAT, and how the name of the file in a snapshot then ends
 FORMATS = {"zst": ".sqlite.zst", "pages": ".sqlite"}
+# the kinds of clones, which are the values of DODEKA_CLONE: without what must not reach another environment, by
+# deploy/data.toml; with made-up people too; all of it
+QUARANTINED, MASKED, WHOLE = "quarantined", "masked", "whole"
+CLONES = (QUARANTINED, MASKED, WHOLE)
 # settings that name a place; those of a group are alternatives
 _PLACES = (
     *(("DODEKA_BACKEND",), ("DODEKA_STATE",), ("RESTIC_REPOSITORY",), PASSWORDS[:3]),
@@ -65,7 +69,8 @@ class Settings:
 
     `main` is the repository that backups are stored in.
     `systemctl` is the command as a tuple of words, empty if no service is managed. `start_wait_s` is how long a started
-    service is watched. `sources` says where each name was set: the path of the settings file, or `environment`.
+    service is watched. `clone` is the kind of a clone where nothing is said, one of CLONES. `sources` says where each name was
+    set: the path of the settings file, or `environment`.
     """
 
     backend: Path
@@ -74,6 +79,7 @@ class Settings:
     start_wait_s: int
     health_urls: Mapping[str, str]
     ping_urls: Mapping[str, str]
+    clone: str
     sources: Mapping[str, str]
 
     def environment(self, name: str) -> Environment:
@@ -136,6 +142,7 @@ SETTINGS: Mapping[str, Callable[[Settings], object]] = {
     "DODEKA_STATE": lambda settings: settings.main.state,
     "RESTIC": lambda settings: settings.main.restic,
     "DODEKA_FORMAT": lambda settings: settings.main.format,
+    "DODEKA_CLONE": lambda settings: settings.clone,
     "DODEKA_START_WAIT_S": lambda settings: settings.start_wait_s,
     "DODEKA_HEALTH_URL_PRODUCTION": lambda settings: settings.health_urls.get("production"),
     "DODEKA_HEALTH_URL_DEMO": lambda settings: settings.health_urls.get("demo"),
@@ -184,6 +191,7 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
         start_wait_s=_seconds("DODEKA_START_WAIT_S", values.get("DODEKA_START_WAIT_S", "5")),
         health_urls=_urls("DODEKA_HEALTH_URL", values),
         ping_urls=_urls("DODEKA_PING_URL", values),
+        clone=_clone(values.get("DODEKA_CLONE", QUARANTINED)),
         sources=sources,
     )
 
@@ -372,6 +380,14 @@ def keep_to_trusted_programs() -> None:
 def _format(value: str) -> str:
     if value not in FORMATS:
         raise SetupError(f"DODEKA_FORMAT={value} is not one of the formats", f"choose {' or '.join(FORMATS)}")
+    return value
+
+
+def _clone(value: str) -> str:
+    if value not in CLONES:
+        raise SetupError(
+            f"DODEKA_CLONE={value} is not one of the kinds of clones", "choose quarantined, masked or whole"
+        )
     return value
 
 

@@ -151,13 +151,15 @@ def test_one_of_them_alone_and_a_table_named_twice(site):
 
 def test_a_clone(stored_site, site):
     then = content(stored_site.database())
-    demo, arguments = content(site.database("demo")), ("demo", "--from=production", "--snapshot=latest")
+    arguments = ("demo", "--from=production", "--snapshot=latest", "--clone=whole")
+    demo, words = content(site.database("demo")), "with mails and sessions\n"
     said = question(site, "restore", *arguments)
     assert (
         "\noutbox has 14 mails that the backend will send.\n"
         "session_cache has 31 sessions that the backend will believe.\n" + HINT in said
     ), "what demo's database has says nothing of these mails"
-    site.ok("restore", *arguments, "--yes", "--without=outbox,session_cache,sync,sync_state,sync_decisions")
+    left_out = "--without=outbox,session_cache,sync,sync_state,sync_decisions"
+    site.ok("restore", *arguments, left_out, stdin=words)
     expected = without(then, *LEFT_OUT, "sync", "sync_state", "sync_decisions")
     assert content(site.database("demo")) == expected
     site.ok("undo", "demo", "--yes")

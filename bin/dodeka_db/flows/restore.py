@@ -1,5 +1,6 @@
 """make restore, make undo: replace an environment's database, after a yes."""
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import swap
 from dodeka_db.sqlite.header import read_header
 
+log = logging.getLogger("dodeka_db")
 Confirm = Callable[[Change], None]
 
 
@@ -75,10 +77,12 @@ def restore(
     choice: Choice,
     confirm: Confirm,
     without: Sequence[str] = (),
+    clone: str | None = None,
 ) -> None:
     """Replace the database of `target` by the one in the chosen snapshot, unless `confirm` raises.
 
-    The tables `without`, from tables_to_leave_out(), have no rows then.
+    The tables `without`, from tables_to_leave_out(), have no rows then. `clone` is the kind of the clone, from clones.kind();
+    None if it is none.
 
     Everything slow, and every check of the snapshot, is done before the question, while the service runs. Raises
     BackupError or Interrupted with either the old or the new database in place, whole, the service as it was found, and the
@@ -89,12 +93,13 @@ def restore(
         lambda: restore_origin.of_snapshot(choice.repository, target, choice.snapshot),
         confirm,
         without,
+        clone,
     )
 
 
 def undo(settings: Settings, target: Environment, confirm: Confirm) -> None:
     """Put back the database that the last restore of `target` replaced, the same way. Raises as restore() does."""
-    _restore(settings, target, lambda: restore_origin.of_last_restore(settings, target), confirm, None)
+    _restore(settings, target, lambda: restore_origin.of_last_restore(settings, target), confirm, None, None)
 
 
 def _restore(
@@ -103,6 +108,7 @@ def _restore(
     choose: Callable[[], Origin],
     confirm: Confirm,
     without: Sequence[str] | None,
+    clone: str | None,
 ) -> None:
     service = services.of_environment(settings, target)
     service.check()
@@ -116,7 +122,7 @@ def _restore(
             down = leftovers.recover(settings, saving=False)
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
-            change = stage(settings, target, origin, staged, without)
+            change = stage(settings, target, origin, staged, without, clone)
             before = swap.identity(live)
         confirm(change)  # without the lock: backups go on while somebody thinks
         with staging.locked(settings.main, doing), run_lock.beside(live, settings.main.lock_wait_s):
@@ -125,6 +131,8 @@ def _restore(
                     f"{live} was replaced by something else meanwhile", "nothing was changed; run this again"
                 )
             exchange(settings, service, change, staged)
+    for role, address in change.clone.logins if change.clone else ():
+        log.info("who can log in as %s: %s", role, address)
     leftovers.fail_if_down(down)
 
 

@@ -4,12 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dodeka_db.flows.clones import Clone
 from dodeka_db.flows.restore_origin import Origin
-from dodeka_db.formatting import ago, cell, columns, counted
-from dodeka_db.settings import Environment
+from dodeka_db.formatting import ago, cell, columns, counted, wrapped
+from dodeka_db.settings import MASKED, QUARANTINED, WHOLE, Environment
 from dodeka_db.sqlite.acting_rows import ActingRows
 from dodeka_db.sqlite.compare import TableChanges
 from dodeka_db.sqlite.integrity import Findings
+
+COLUMNS = 80
+# what is typed to say yes, and to a clone that brings mails and sessions along
+YES, YES_TO_ALL = "yes", "with mails and sessions"
+_OF_A_CLONE = {QUARANTINED: ", quarantined", MASKED: ", with made-up people", WHOLE: ", whole"}
+_GOES = {QUARANTINED: "", MASKED: ", WITH MADE-UP PEOPLE", WHOLE: ", WITH MAILS AND SESSIONS"}
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,9 @@ class Change:
     `now` and `then` are the rows of each table as far as they are known; None where SQLite cannot count them. `of_members` are
     the tables that hold what belongs to members, one of which, `members`, has a row for each member. `findings`: defects of
     the new database. `fixed`: defects that rebuilding its indexes repaired. `without` are the tables whose rows are left out;
-    None where that is not possible. `acting` are the rows on which the backend will act. `tables` is None, with a `problem`, if
-    the two cannot be compared; `damaged` if the reason is that the live database is no whole database.
+    None where that is not possible. `clone` is None if this is none. `acting` are the rows on which the backend will act.
+    `tables` is None, with a `problem`, if the two cannot be compared; `damaged` if the reason is that the live database is no
+    whole database.
     """
 
     target: Environment
@@ -31,6 +39,7 @@ class Change:
     of_members: frozenset[str]
     members: str
     without: Sequence[str] | None = None
+    clone: Clone | None = None
     acting: Sequence[ActingRows] = ()
     now: Mapping[str, int | None] = field(default_factory=dict)
     tables: Sequence[TableChanges] | None = None
@@ -40,22 +49,26 @@ class Change:
     @property
     def shown(self) -> str:
         """The new data: "snapshot 9d31c5a8, without the rows of outbox"."""
-        return (
-            f"{self.origin.shown}, without the rows of {', '.join(self.without)}"
-            if self.without
-            else self.origin.shown
-        )
+        of_a_clone = _OF_A_CLONE[self.clone.kind] if self.clone else ""
+        without = f", without the rows of {', '.join(self.without)}" if self.without else ""
+        return f"{self.origin.shown}{of_a_clone}{without}"
+
+    @property
+    def words(self) -> str:
+        """What is to be typed to say yes to it."""
+        return YES_TO_ALL if self.clone and self.clone.kind == WHOLE else YES
 
 
 def describe(change: Change) -> list[str]:
     """The question in lines: the change, and which rows come back, go and change."""
     target, origin = change.target, change.origin
     lines = []
-    if origin.environment != target.name:
-        lines.append(f"{origin.environment.upper()}'S DATA GOES TO {target.name.upper()}.")
+    if change.clone:
+        goes = f"GOES TO {target.name.upper()}{_GOES[change.clone.kind]}"
+        lines.append(f"{origin.environment.upper()}'S DATA {goes}.")
     lines.append(f"This goes {_back(origin.time)} ({origin.time.astimezone():%A %d %B %Y %H:%M}).")
     link = f", to which {target.database} links" if target.live != target.database else ""
-    lines.append(f"It puts {change.shown}{',' * bool(change.without)} in the place of {target.live}{link}:")
+    lines.append(f"It puts {change.shown}{',' * (',' in change.shown)} in the place of {target.live}{link}:")
     if change.tables is None:
         kept = "; the file is kept unchanged" if change.damaged and target.database.exists() else ""
         lines.append(f"  {change.problem}{kept}")
@@ -63,6 +76,7 @@ def describe(change: Change) -> list[str]:
         lines += [f"  {cell(table)}: {_rows_then(change.then[table])}" for table in known]
     else:
         lines += [f"  {line}" for line in _differences(change, change.tables)]
+    lines += _left_out(change.clone) if change.clone else []
     lines += _without_rows(change)
     lines += _acting(change)
     if change.fixed:
@@ -103,6 +117,24 @@ def _differences(change: Change, tables: Sequence[TableChanges]) -> list[str]:
         if table.problem:
             lines.append(f"{cell(table.table)} is not compared: {cell(table.problem)}")
         lines += [f"{cell(table.table)}: {cell(note)}" for note in table.notes]
+    return lines
+
+
+def _left_out(clone: Clone) -> list[str]:
+    """What a clone does without, and how to get more of it, or less."""
+    pieces = [
+        counted(count, clone.each[table])
+        if table in clone.each
+        else f"{counted(count, 'row')} of {cell(table)}"
+        for table, count in sorted(clone.left_out.items(), key=lambda one: (one[0] not in clone.each, one[0]))
+    ]
+    lines = (
+        wrapped(["Left out:", *(f"{piece}," for piece in pieces[:-1]), f"{pieces[-1]}."], COLUMNS)
+        if pieces
+        else []
+    )
+    if clone.kind == QUARANTINED:
+        lines.append("CLONE=masked makes up the people too; CLONE=whole leaves nothing out.")
     return lines
 
 

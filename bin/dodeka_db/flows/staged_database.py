@@ -1,4 +1,4 @@
-"""Prepare the new database beside the live one: write it, prove that it is whole, leave rows out, compare it with the live one."""
+"""Prepare the new database beside the live one: write it, as a clone if it is one, leave rows out, compare it with the live one."""
 
 import logging
 import os
@@ -9,15 +9,16 @@ from pathlib import Path
 
 from dodeka_db import data_description
 from dodeka_db.data_description import DataDescription
-from dodeka_db.errors import WHO, BackupError, DatabaseError, SetupError, SnapshotError
-from dodeka_db.flows import changes
+from dodeka_db.errors import WHO, BackupError, DatabaseError, SetupError
+from dodeka_db.flows import changes, clones, proven_database
+from dodeka_db.flows.clones import Clone
 from dodeka_db.flows.download import Incoming
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.flows.restore_question import Change
-from dodeka_db.host import disks, file_rights, staging
+from dodeka_db.host import file_rights, staging
 from dodeka_db.host.file_rights import Rights
-from dodeka_db.settings import Environment, Settings
-from dodeka_db.sqlite import integrity, swap
+from dodeka_db.settings import WHOLE, Environment, Settings
+from dodeka_db.sqlite import swap
 from dodeka_db.sqlite.acting_rows import ActingRows, acting_rows
 from dodeka_db.sqlite.compare import Source, compare
 from dodeka_db.sqlite.empty_tables import empty_tables
@@ -34,35 +35,35 @@ def stage(
     origin: Origin,
     file: BufferedRandom,
     without: Sequence[str] | None,
+    kind: str | None,
 ) -> Change:
     """Write the new database to `file`, prove that it is whole, and compare it with the live one.
 
-    The rows of the tables `without` are left out. None: that is not possible here, and the question will not offer it.
+    `kind` is that of the clone (clones.kind()); None if it is none. The rows of the tables `without` are left out. None: that is
+    not possible here, and the question will not offer it. Where something is left out of a clone, SetupError if deploy/data.toml
+    is not right.
 
     The data is written by the descriptor. All checks, and what changes the file after that, go by its name.
     """
     live, shown, staged = target.live, f"the database in {origin.shown}", Path(file.name)
-    try:
-        origin.write(Incoming(file.raw, staged, shown, swap.LARGER_DISK))
-    except OSError as error:
-        raise BackupError(f"{error.filename or staged}: {error.strerror}", "nothing was changed") from error
-    log.info("checking")
-    try:
-        found = findings = integrity.verify(staged, shown)
-        if found.defects:
-            _reindex(staged, shown)
-            findings = integrity.verify(staged, shown)
-        fixed = replace(found, defects=tuple(line for line in found.defects if line not in findings.defects))
+    incoming = Incoming(file.raw, staged, shown, swap.LARGER_DISK)
+    clone = Clone(kind) if kind else None
+    description: DataDescription | None
+    if kind in (None, WHOLE):
+        proven = proven_database.write(origin, incoming, staged, shown, swap.LARGER_DISK)
+        description = _description()
         if without:
             without = _leave_out(without, staged, origin)
-            findings = integrity.verify(staged, shown)
-    except NotWholeError as error:
-        raise SnapshotError(error.message, "choose another snapshot; nothing was changed") from error
-    description = _description()
+            proven = proven_database.again(proven, staged, shown)
+    else:
+        without = None  # a clone has no rows of the moment in any case
+        description = data_description.read()
+        clone, proven = clones.write(settings.main, origin, kind, description, incoming, shown)
+        proven = proven_database.again(proven, staged, shown)
     change = Change(
-        *(target, origin, findings, fixed.defects_shown, row_counts(staged)),
+        *(target, origin, proven.findings, proven.fixed, row_counts(staged)),
         *_tables_of_members(description),
-        without,
+        *(without, clone),
     )
     change = _compared(settings, change, staged, description)
     match_journal_mode(staged, live)
@@ -78,8 +79,9 @@ def _leave_out(tables: Sequence[str], staged: Path, origin: Origin) -> list[str]
         if name not in there:
             log.warning("%s has no table %s", origin.shown, name)
     found = [name for name in tables if name in there]
-    _check_room_for_journal(staged)
-    empty_tables(staged, f"the database in {origin.shown}", found)
+    proven_database.check_room_for_journal(staged, swap.LARGER_DISK)
+    remedy = f"do without WITHOUT={','.join(found)}"
+    empty_tables(staged, f"the database in {origin.shown}", found, remedy)
     return found
 
 
@@ -139,20 +141,6 @@ def _tables_of_members(description: DataDescription | None) -> tuple[frozenset[s
         return frozenset(), ""
     lasting = (table for table in description.tables.values() if table.is_of_members)
     return frozenset(table.name for table in lasting), description.members.name
-
-
-def _reindex(staged: Path, shown: str) -> None:
-    log.info("rebuilding its indexes")
-    try:
-        _check_room_for_journal(staged)
-        integrity.reindex(staged, shown)
-    except BackupError as error:  # if the database is not whole, the next check says so
-        log.warning("the indexes could not be rebuilt: %s", error.message)
-
-
-def _check_room_for_journal(staged: Path) -> None:
-    """Raise BackupError unless the disk has room for a journal with every page of `staged`."""
-    disks.for_database(staged.parent, staged.stat().st_size, swap.LARGER_DISK).check()
 
 
 def rights_of_new(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Rights:

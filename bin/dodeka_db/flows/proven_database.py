@@ -1,0 +1,64 @@
+"""Write the database of an origin to a file, and prove that it is whole; rebuild its indexes if they have defects."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dodeka_db.errors import BackupError, SnapshotError
+from dodeka_db.flows.download import Incoming
+from dodeka_db.flows.restore_origin import Origin
+from dodeka_db.host import disks
+from dodeka_db.sqlite import integrity
+from dodeka_db.sqlite.failures import NotWholeError
+from dodeka_db.sqlite.integrity import Findings
+
+log = logging.getLogger("dodeka_db")
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A database that can be read through: its defects now, and those that rebuilding its indexes repaired, in words."""
+
+    findings: Findings
+    fixed: str
+
+
+def write(origin: Origin, incoming: Incoming, path: Path, shown: str, remedy: str) -> Proven:
+    """Write the data of `origin` by `incoming` to the file at `path`, called `shown` in messages, and check it.
+
+    `remedy` is the hint if there is no room for rebuilding the indexes. Raises SnapshotError if the database cannot be read
+    through, or BackupError.
+    """
+    try:
+        origin.write(incoming)
+    except OSError as error:
+        raise BackupError(f"{error.filename or path}: {error.strerror}", "nothing was changed") from error
+    log.info("checking")
+    found = findings = _verify(path, shown)
+    if found.defects:
+        log.info("rebuilding its indexes")
+        try:
+            check_room_for_journal(path, remedy)
+            integrity.reindex(path, shown)
+        except BackupError as error:  # if the database is not whole, the next check says so
+            log.warning("the indexes could not be rebuilt: %s", error.message)
+        findings = _verify(path, shown)
+    repaired = tuple(line for line in found.defects if line not in findings.defects)
+    return Proven(findings, replace(found, defects=repaired).defects_shown)
+
+
+def again(proven: Proven, path: Path, shown: str) -> Proven:
+    """`proven` after the database was changed, or written anew, at `path`. Raises SnapshotError if it is no longer whole."""
+    return replace(proven, findings=_verify(path, shown))
+
+
+def check_room_for_journal(path: Path, remedy: str) -> None:
+    """Raise BackupError, with `remedy`, unless the disk has room for a journal with every page of the database at `path`."""
+    disks.for_database(path.parent, path.stat().st_size, remedy).check()
+
+
+def _verify(path: Path, shown: str) -> Findings:
+    try:
+        return integrity.verify(path, shown)
+    except NotWholeError as error:
+        raise SnapshotError(error.message, "choose another snapshot; nothing was changed") from error
