@@ -6,8 +6,10 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,11 @@ from dodeka_db import data_description
 from dodeka_db.errors import NotConfirmedError, SnapshotError
 from dodeka_db.flows import clones, restore, restore_question
 from dodeka_db.sqlite import masked_copy, sample_data
-from site_folder import ROOT, Site
+from site_folder import ROOT, Site, run_first
 from sqlite_files import rows
 
 CLONE = ("restore", "demo", "--from=production", "--snapshot=latest")
+ENVIRONMENT_S = ("db", "db_sqlite", "db_dodeka", "env_demo")
 WORDS = "with mails and sessions\n"
 OF_THE_MOMENT = ("outbox", "session_cache", "sync", "sync_decisions", "sync_state", "tokens")
 PASSWORD = "bootstrap_admin_credentials"
@@ -76,29 +79,45 @@ class Stored(Site):
         return (self.folder / "gone").read_bytes().split(b"\n")
 
 
-@pytest.fixture(scope="module", params=["zst", "pages"])
-def stored_site(empty_site, tmp_path_factory, request) -> Stored:
-    folder = tmp_path_factory.mktemp("clones") / "site"
-    shutil.copytree(empty_site, folder)
-    (folder / "format").write_text(request.param)
-    site = Stored(folder)
-    gone = [
-        key.encode() for (key,) in rows(site.database(), "SELECT key FROM session_cache WHERE rowid <= 60")
-    ]
-    execute(site.database(), "PRAGMA secure_delete=OFF", "DELETE FROM session_cache WHERE rowid <= 60")
-    rows(site.database(), "PRAGMA wal_checkpoint(TRUNCATE)")
-    gone = [token for token in gone if token in site.database().read_bytes()]
-    (folder / "gone").write_bytes(b"\n".join(gone))
-    site.ok("backup", "production")
-    return site
+@pytest.fixture(scope="module")
+def stored_site(empty_site, tmp_path_factory):
+    """A function that makes a site with a snapshot in a format, once each."""
+
+    @cache
+    def make(format: str) -> Stored:
+        folder = tmp_path_factory.mktemp(format) / "site"
+        shutil.copytree(empty_site, folder)
+        (folder / "format").write_text(format)
+        site = Stored(folder)
+        gone = [
+            key.encode()
+            for (key,) in rows(site.database(), "SELECT key FROM session_cache WHERE rowid <= 60")
+        ]
+        execute(site.database(), "PRAGMA secure_delete=OFF", "DELETE FROM session_cache WHERE rowid <= 60")
+        rows(site.database(), "PRAGMA wal_checkpoint(TRUNCATE)")
+        gone = [token for token in gone if token in site.database().read_bytes()]
+        (folder / "gone").write_bytes(b"\n".join(gone))
+        site.ok("backup", "production")
+        return site
+
+    return make
 
 
 @pytest.fixture
-def site(stored_site, tmp_path) -> Stored:
-    shutil.copytree(stored_site.folder, tmp_path / "site")
+def format() -> str:
+    return "zst"
+
+
+@pytest.fixture
+def site(stored_site, format, tmp_path) -> Stored:
+    shutil.copytree(stored_site(format).folder, tmp_path / "site")
     return Stored(tmp_path / "site")
 
 
+of_both_formats = pytest.mark.parametrize("format", ["zst", "pages"])
+
+
+@of_both_formats
 def test_nothing_of_the_moment_and_no_password_is_in_any_byte(site):
     then, demo = content(site.database()), content(site.database("demo"))
     meant = [*secrets(site.database()), *site.gone]
@@ -125,6 +144,7 @@ def test_nothing_of_the_moment_and_no_password_is_in_any_byte(site):
     assert content(site.database("demo")) == demo
 
 
+@of_both_formats
 def test_the_snapshot_itself_has_them_and_a_whole_clone_too(site):
     """Otherwise the test above could not fail."""
     then, meant = content(site.database()), [*secrets(site.database())]
@@ -357,6 +377,7 @@ class TestMasked:
         restore.restore(found, found.environment("demo"), choice, confirm, (), kind)
         return asked
 
+    @of_both_formats
     def test_only_made_up_people_reach_the_folder_of_demo(self, site, engine, caplog):
         caplog.set_level("INFO", logger="dodeka_db")
         demo = content(site.database("demo"))
@@ -390,6 +411,83 @@ class TestMasked:
         assert untouched(site, demo)
 
 
+class TestANameForWholeClones:
+    """What demo held while it was a whole clone stays in its snapshots: the list and the messages say so."""
+
+    NAME = ["pre-restore", "whole-clone-of-production"]
+
+    def tags(self, site: Site) -> list[list[str]]:
+        """Of each snapshot of demo, what it is tagged with besides."""
+        return [[tag for tag in one["tags"] if tag not in ENVIRONMENT_S] for one in site.snapshots("demo")]
+
+    def test_of_the_database_that_a_restore_replaced(self, site):
+        site.ok("backup", "demo")
+        assert "pre-restore\n" in site.ok(*CLONE, "--clone=whole", stdin=WORDS), "that one is demo's own"
+        site.ok("backup", "demo")
+        said = site.ok("restore", "demo", "--snapshot=latest~1", "--yes")
+        assert re.search(r" is now snapshot \w{8}, tagged pre-restore: a whole clone of production\n", said)
+        # an ordinary one has no tag of its own: the retention would keep a group of such for ever
+        assert self.tags(site) == [[], ["pre-restore"], [], self.NAME]
+        listed = " ".join(site.ok("snapshots", "demo").split())
+        assert listed.count("pre-restore, whole clone of production: same") == 1
+        # demo is its own again, and so is what the next restore replaces
+        said = site.ok(*CLONE, "--yes")
+        assert self.tags(site)[-1] == ["pre-restore"] and "whole clone" not in said
+
+    def test_that_an_undo_puts_back(self, site):
+        site.ok(*CLONE, "--clone=whole", stdin=WORDS)
+        site.ok("undo", "demo", "--yes")
+        said = site.ok("undo", "demo", "--yes")
+        assert re.search(r"\nIt puts snapshot \w{8}, a whole clone of production, in the place of ", said)
+        assert re.search(r" done: demo has the data of snapshot \w{8}, a whole clone of production\n", said)
+        site.ok(*CLONE, "--yes")
+        assert self.tags(site) == [["pre-restore"], self.NAME, ["pre-restore"], self.NAME]
+        # and a quarantined clone of that has nothing of the moment
+        assert sample_data.count(site.database("demo"), "session_cache") == 0
+
+    def test_while_it_could_not_be_saved(self, site):
+        """The file beside the database is a whole clone, whatever becomes of demo meanwhile."""
+        site.ok(*CLONE, "--clone=whole", stdin=WORDS)
+        time.sleep(1)  # the name of a kept file tells seconds
+        # no more room for a snapshot than the repository has now: the replaced database stays
+        done = site.run(
+            "restore", "demo", "--from=production", "--snapshot=latest", "--yes", RESTIC=full(site)
+        )
+        assert done.returncode == 1 and "but the replaced database is not saved: " in done.stderr
+        (kept,) = [name for name in beside(site) if re.search(r"pre-restore-\w+Z$", name)]
+        said = site.run("undo", "demo", stdin="no\n").stdout
+        assert f"It puts {kept}, a whole clone of production, in the place of " in said
+        time.sleep(1)
+        site.ok(*CLONE, "--clone=whole", stdin=WORDS)
+        assert self.tags(site) == [["pre-restore"], self.NAME, ["pre-restore"]]
+        site.ok("undo", "demo", "--yes")
+        assert self.tags(site)[-1] == self.NAME
+
+    def test_before_rows_are_brought_back(self, site):
+        site.ok(*CLONE, "--clone=whole", stdin=WORDS)
+        site.ok("backup", "demo")
+        execute(site.database("demo"), "DELETE FROM users_by_email WHERE rowid = 1")
+        site.ok("bring-back", "demo", "--snapshot=latest", "--yes")
+        assert self.tags(site)[-1] == self.NAME
+
+    def test_without_what_is_on_record_a_restore_goes_on(self, site):
+        site.ok(*CLONE, "--clone=whole", stdin=WORDS)
+        record = site.state / "whole-clones" / "demo.json"
+        assert record.stat().st_mode & 0o777 == 0o600
+        for text in ("no JSON", "[]", '{"1": 2}', '{"1": ["production"]}'):
+            record.write_text(text)
+            site.ok("undo", "demo", "--yes")
+        assert self.tags(site) == [["pre-restore"]] * 5
+
+
+def full(site: Site) -> str:
+    """A restic that stores nothing: a fake, for a disk that is full from one moment on."""
+    program = site.folder / "restic-of-a-full-disk"
+    run_first(program, 'case " $* " in *" backup "*) exit 1 ;; esac')
+    return str(program)
+
+
+@of_both_formats
 def test_a_clone_that_is_killed_while_it_is_made_leaves_nothing_to_the_next_run(site):
     """While the private copy is rewritten: the next run clears up, and demo is as it was."""
     demo = content(site.database("demo"))

@@ -17,11 +17,11 @@ from dodeka_db.flows.bring_back_plan import MAX_NAMED, Asked, Plan
 from dodeka_db.flows.download import Incoming
 from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.formatting import cell, columns, counted, when
-from dodeka_db.host import run_lock, service, staging
+from dodeka_db.host import run_lock, service, staging, whole_clones
 from dodeka_db.interrupts import Interrupted, shielded
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import PRE_RESTORE, Snapshot, resolve
+from dodeka_db.restic.snapshots import PRE_RESTORE, Snapshot, resolve, tags_of_replaced
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import kept_files, missing_rows, swap
 from dodeka_db.sqlite.checkpoint import check_access
@@ -136,7 +136,8 @@ def _put_in(settings: Settings, environment: Environment, plan: Plan, planned: P
     """Save the live database, then put the rows of the plan in."""
     live = environment.live
     log.info("saving the database as it is")
-    taken = take_snapshot(Repository(settings.main), environment, live, (PRE_RESTORE,))
+    of = whole_clones.source(settings.main.state, environment.name, live)
+    taken = take_snapshot(Repository(settings.main), environment, live, tags_of_replaced(of))
     if taken.findings.defects:
         raise DatabaseError(
             f"database {live} has defects: {taken.findings.defects_shown}; nothing was changed",

@@ -14,7 +14,7 @@ from dodeka_db.errors import BackupError, ServiceError, as_line
 from dodeka_db.flows import leftovers
 from dodeka_db.flows.restore_question import Change
 from dodeka_db.flows.staged_database import rights_of_new
-from dodeka_db.host import file_rights, open_files
+from dodeka_db.host import file_rights, open_files, whole_clones
 from dodeka_db.host.file_rights import Rights
 from dodeka_db.host.service import Service, ServiceNotAnsweringError, ServiceNotRunningError
 from dodeka_db.interrupts import Interrupted, interruptible, shielded
@@ -86,6 +86,8 @@ def _exchange(
     """
     target, live = change.target, change.target.live
     its_rights = rights_of_new(settings, target, change.origin, staged)
+    others = [live, *kept_files.all_beside(live)]
+    whole_clones.remember(settings.main.state, target.name, staged, change.whole_clone_of, others)
     kept = swap.keep(live)
     if service.managed:
         log.info("stopping %s", service.unit)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from dodeka_db.errors import BackupError, BusyError, DatabaseError, ServiceError, as_line
 from dodeka_db.flows.take_snapshot import take_snapshot
-from dodeka_db.host import open_files, run_lock, service, staging
+from dodeka_db.host import open_files, run_lock, service, staging, whole_clones
 from dodeka_db.host.service import Service, ServiceNotAnsweringError
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import PRE_RESTORE
+from dodeka_db.restic.snapshots import PRE_RESTORE, tags_of_replaced
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import journals, kept_files, swap
 from dodeka_db.sqlite.checkpoint import checkpoint_and_close, refuse_if_open
@@ -130,8 +130,9 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
         settle(kept)
         before = _version(kept)
         try:
+            of = whole_clones.source(settings.main.state, environment.name, kept)
             taken = take_snapshot(
-                Repository(settings.main), environment, kept, (PRE_RESTORE,), _time_of_snapshot(kept)
+                Repository(settings.main), environment, kept, tags_of_replaced(of), _time_of_snapshot(kept)
             )
         except NotWholeError as error:
             damaged = kept_files.set_aside(kept, journals_of=kept)
@@ -146,7 +147,9 @@ def store_kept(settings: Settings, environment: Environment) -> dict[Path, str]:
                     "the next backup saves it again",
                 )
             kept_files.remove(kept)
-            became[kept] = f"snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}"
+            became[kept] = f"snapshot {taken.snapshot_id}, tagged {PRE_RESTORE}" + (
+                f": a whole clone of {of}" if of else ""
+            )
             log.info("%s is now %s", kept.name, became[kept])
     return became
 

@@ -11,6 +11,7 @@ from dodeka_db import safe_open
 from dodeka_db.errors import SnapshotError
 from dodeka_db.flows import leftovers
 from dodeka_db.flows.download import Incoming, download
+from dodeka_db.host import whole_clones
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, newest_pre_restore
 from dodeka_db.settings import Environment, Settings
@@ -22,12 +23,16 @@ log = logging.getLogger("dodeka_db")
 
 @dataclass(frozen=True)
 class Origin:
-    """A source of data: its environment, its time, and a function that writes it to a file as a database."""
+    """A source of data: its environment, its time, and a function that writes it to a file as a database.
+
+    `whole_clone_of` is the environment whose whole clone it is itself; "" if it is none.
+    """
 
     shown: str
     environment: str
     time: datetime
     write: Callable[[Incoming], None]
+    whole_clone_of: str
 
 
 def of_snapshot(repository: Repository, target: Environment, snapshot: Snapshot) -> Origin:
@@ -37,13 +42,15 @@ def of_snapshot(repository: Repository, target: Environment, snapshot: Snapshot)
     if repository.settings.is_offsite:
         shown += " of the off-site repository"
     return Origin(
-        shown, snapshot.environment, snapshot.time, lambda file: download(repository, snapshot, file)
+        *(shown, snapshot.environment, snapshot.time),
+        lambda file: download(repository, snapshot, file),
+        snapshot.whole_clone_of,
     )
 
 
 def of_last_restore(settings: Settings, target: Environment) -> Origin:
     if kept := kept_files.kept_beside(target.live):
-        origin = _of_kept_file(target, kept[-1])
+        origin = _of_kept_file(settings, target, kept[-1])
     else:
         repository = Repository(settings.main)
         origin = of_snapshot(
@@ -58,7 +65,7 @@ def of_last_restore(settings: Settings, target: Environment) -> Origin:
     return origin
 
 
-def _of_kept_file(target: Environment, kept: Path) -> Origin:
+def _of_kept_file(settings: Settings, target: Environment, kept: Path) -> Origin:
     refuse_if_open(kept)
     leftovers.settle_for_use(kept)
 
@@ -68,4 +75,5 @@ def _of_kept_file(target: Environment, kept: Path) -> Origin:
         with open(kept, "rb", opener=safe_open.no_link) as source:
             shutil.copyfileobj(source, file)
 
-    return Origin(kept.name, target.name, kept_files.since(kept), write)
+    of = whole_clones.source(settings.main.state, target.name, kept)
+    return Origin(kept.name, target.name, kept_files.since(kept), write, of)

@@ -49,9 +49,18 @@ class Change:
     @property
     def shown(self) -> str:
         """The new data: "snapshot 9d31c5a8, without the rows of outbox"."""
+        of = self.origin.whole_clone_of
+        was = f", a whole clone of {of}" if of else ""
         of_a_clone = _OF_A_CLONE[self.clone.kind] if self.clone else ""
         without = f", without the rows of {', '.join(self.without)}" if self.without else ""
-        return f"{self.origin.shown}{of_a_clone}{without}"
+        return f"{self.origin.shown}{was}{of_a_clone}{without}"
+
+    @property
+    def whole_clone_of(self) -> str:
+        """The environment whose mails and sessions the new database has; "" if it is no whole clone."""
+        if not self.clone:
+            return self.origin.whole_clone_of
+        return self.origin.environment if self.clone.kind == WHOLE else ""
 
     @property
     def words(self) -> str:

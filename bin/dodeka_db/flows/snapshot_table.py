@@ -62,8 +62,13 @@ def _table(listing: Listing, snapshots: Sequence[Snapshot], described: DataDescr
     for snapshot in snapshots:
         rows = listing.rows.get(snapshot.id)
         notes = [note for note in (PRE_RESTORE,) if snapshot.is_pre_restore]
+        notes += [f"whole clone of {name}" for name in (snapshot.whole_clone_of,) if name]
         notes += [snapshot.format] * (snapshot.format != listing.settings.format)
-        last.append([f"{', '.join(notes)}:"] * bool(notes) + _pieces(before, rows, described))
+        last.append(
+            [f"{note}," for note in notes[:-1]]
+            + [f"{note}:" for note in notes[-1:]]
+            + _pieces(before, rows, described)
+        )
         before = rows
     lines = []
     for beginning, pieces in zip(columns(fixed, "<<>>"), last, strict=True):

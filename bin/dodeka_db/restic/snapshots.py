@@ -20,6 +20,9 @@ LATEST = "latest"
 # the tag of every snapshot of a database, and the one of those that a restore makes of the replaced database
 DATABASE = "db_dodeka"
 PRE_RESTORE = "pre-restore"
+# the beginning of the tag of those whose database was a whole clone of the environment that follows. No ordinary snapshot has
+# it: the retention takes snapshots of other tags for a group of their own, and would keep the newest of them for ever
+WHOLE_CLONE = "whole-clone-of-"
 # the tag of the probe, a snapshot without a database that is made to be removed
 PROBE = "dodeka-probe"
 _ABOUT_THE_CLOCK = "check the clock (timedatectl), or give the ID of a snapshot"
@@ -50,6 +53,12 @@ class Snapshot:
         return PRE_RESTORE in self.tags
 
     @property
+    def whole_clone_of(self) -> str:
+        """The environment whose whole clone the replaced database was; "" if none."""
+        found = (tag.removeprefix(WHOLE_CLONE) for tag in self.tags if tag.startswith(WHOLE_CLONE))
+        return next((name for name in found if name in ENVIRONMENTS), "")
+
+    @property
     def is_from_the_future(self) -> bool:
         """Whether its time is later than now plus CLOCK_TOLERANCE. Such a snapshot is never the newest."""
         return self.time > datetime.now().astimezone() + schedule.CLOCK_TOLERANCE
@@ -63,6 +72,11 @@ class Snapshot:
 def tags_of(environment: str) -> tuple[str, ...]:
     """The tags of every snapshot of `environment`, those of the shell scripts."""
     return ("db", "db_sqlite", DATABASE, f"env_{environment}")
+
+
+def tags_of_replaced(whole_clone_of: str) -> tuple[str, ...]:
+    """What a snapshot of a replaced database is tagged with besides; `whole_clone_of` as in Snapshot."""
+    return (PRE_RESTORE, f"{WHOLE_CLONE}{whole_clone_of}") if whole_clone_of else (PRE_RESTORE,)
 
 
 def tag_filter(environment: str) -> str:
