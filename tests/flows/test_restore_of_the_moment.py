@@ -220,7 +220,7 @@ def test_a_trigger_on_the_table_ends_it_before_anything_is_changed(site):
     done = site.run(*RESTORE, "--yes", "--without=outbox")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
     assert (
-        " has the trigger also, which could change other tables; nothing was changed; do without"
+        " has the trigger also, which could change other tables; nothing was changed; leave that table"
         in done.stderr
     )
     assert content(site.database()) == before and beside(site) == ["db.sqlite"]

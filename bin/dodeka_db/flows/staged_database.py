@@ -80,8 +80,7 @@ def _leave_out(tables: Sequence[str], staged: Path, origin: Origin) -> list[str]
             log.warning("%s has no table %s", origin.shown, name)
     found = [name for name in tables if name in there]
     proven_database.check_room_for_journal(staged, swap.LARGER_DISK)
-    remedy = f"do without WITHOUT={','.join(found)}"
-    empty_tables(staged, f"the database in {origin.shown}", found, remedy)
+    empty_tables(staged, f"the database in {origin.shown}", found, "leave that table out of WITHOUT")
     return found
 
 
