@@ -13,7 +13,7 @@ AT ?=
 TO ?=
 # 1 for the rows that differ or come back
 ROWS ?=
-# whose rows bring-back brings back, by address, and of which tables; those of all if left out
+# whose rows bring-back brings back, by address, and of which tables, those of all if left out; whom erased is about
 WHO ?=
 TABLES ?=
 # 1 for snapshots to fetch and count those whose rows are not on record
@@ -24,6 +24,8 @@ FILE ?=
 WITHOUT ?=
 # what a clone (restore with FROM) brings along: quarantined, masked or whole
 CLONE ?=
+# ignore for restore and undo to bring erased members back, where the list of erasures cannot be read
+ERASED ?=
 # 1 for the off-site repository in the place of the first
 OFFSITE ?=
 # whose key
@@ -45,19 +47,24 @@ YES ?=
 # make would expand a value that it was given, and run a $(shell ...) in it. So each is taken as it is, those that are
 # exported without being read here too; and recipes read them from their shell's environment, so that no shell parses one.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
+VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE ERASED OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
 $(foreach name,$(VALUES),$(eval override export $(name) := $$(value $(name))))
 
 override SHELL := /bin/sh
 override ENVIRONMENTS := production demo
-override NEED_ENV := backup changes open bring-back restore undo verify
+override NEED_ENV := backup changes open bring-back restore undo verify erased
 override NEED_NAME := key-add key-remove
-override KNOW_OFFSITE := init snapshots changes open bring-back restore verify keys key-add key-remove restic
+override KNOW_OFFSITE := init snapshots changes open bring-back restore verify erased keys key-add key-remove restic
 override GOALS := $(value MAKECMDGOALS)
 
 ifneq ($(filter $(NEED_ENV),$(GOALS)),)
   ifeq ($(ENV),)
     $(error $(firstword $(GOALS)) needs an environment: ENV=production or ENV=demo)
+  endif
+endif
+ifneq ($(filter erased,$(GOALS)),)
+  ifeq ($(WHO),)
+    $(error erased needs a member: WHO=anna@example.org)
   endif
 endif
 ifneq ($(filter $(NEED_NAME),$(GOALS)),)
@@ -73,6 +80,11 @@ endif
 ifneq ($(WITHOUT)$(CLONE),)
   ifneq ($(filter-out restore,$(GOALS)),)
     $(error $(if $(WITHOUT),WITHOUT,CLONE) is for restore)
+  endif
+endif
+ifneq ($(ERASED),)
+  ifneq ($(filter-out restore undo,$(GOALS)),)
+    $(error ERASED is for restore and undo)
   endif
 endif
 ifneq ($(filter install uninstall,$(GOALS)),)
@@ -95,8 +107,8 @@ help: ## print this list
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, AT=<time>, TO=<id>|<time>, ROWS=1,'
-	@echo '  WHO=<address>, TABLES=<names>, ALL=1, FILE=<new file>, WITHOUT=<tables>, CLONE=quarantined|masked|whole, OFFSITE=1,'
-	@echo '  NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
+	@echo '  WHO=<address>, TABLES=<names>, ALL=1, FILE=<new file>, WITHOUT=<tables>, CLONE=quarantined|masked|whole, ERASED=ignore,'
+	@echo '  OFFSITE=1, NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
 
 ##@ every day
 
@@ -144,11 +156,11 @@ bring-back: ## put back the rows of a snapshot that are missing now, of WHO or o
 
 .PHONY: restore
 restore: ## put a snapshot (of FROM) in the place of ENV's database; WITHOUT=outbox: no rows of that table
-	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${WITHOUT:+--without="$$WITHOUT"} $${CLONE:+--clone="$$CLONE"} $(OFFSITE_FLAG) $(YES_FLAG)
+	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${WITHOUT:+--without="$$WITHOUT"} $${CLONE:+--clone="$$CLONE"} $${ERASED:+--erased="$$ERASED"} $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: undo
 undo: ## put back the database that the last restore of ENV replaced
-	@bin/dodeka-db-undo.py "$$ENV" $(YES_FLAG)
+	@bin/dodeka-db-undo.py "$$ENV" $${ERASED:+--erased="$$ERASED"} $(YES_FLAG)
 
 ##@ setting up
 
@@ -192,6 +204,10 @@ restic: ## restic itself with these settings: ARGS='snapshots --tag env_demo'
 	@bin/dodeka-db-restic.py $(OFFSITE_FLAG) -- "$$ARGS"
 
 ##@ people and keys
+
+.PHONY: erased
+erased: ## write down that the member WHO was erased: no older snapshot brings the member back
+	@bin/dodeka-db-erased.py "$$ENV" --who="$$WHO" $(OFFSITE_FLAG) $(YES_FLAG)
 
 .PHONY: keys
 keys: ## list who can open the repository

@@ -3,7 +3,7 @@
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.flows import bring_back
+from dodeka_db.flows import addresses, bring_back
 from dodeka_db.flows.bring_back_plan import Asked
 from dodeka_db.restic.snapshots import LATEST
 
@@ -27,7 +27,7 @@ def main(argv: console.Argv = None) -> int:
     console.begin(arguments.environment)
 
     found = settings.load()
-    asked = Asked(bring_back.addresses(arguments.who), bring_back.table_names(arguments.tables))
+    asked = Asked(addresses.named(arguments.who), bring_back.table_names(arguments.tables))
     done = bring_back.run(
         *(found, found.repository(arguments.offsite), found.environment(arguments.environment)),
         *(console.wanted_snapshot(arguments, LATEST), asked, arguments.rows),

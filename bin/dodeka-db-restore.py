@@ -31,6 +31,7 @@ def main(argv: console.Argv = None) -> int:
         choices=settings.CLONES,
         help="what a clone (--from) brings along: no mails, sessions or codes; made-up people; or all (default: DODEKA_CLONE)",
     )
+    console.erased_option(parser)
     console.offsite_option(parser)
     parser.add_argument(
         "--yes", action="store_true", help="do not ask for a 'yes'; a whole clone asks all the same"
@@ -44,7 +45,8 @@ def main(argv: console.Argv = None) -> int:
     source = arguments.source or arguments.environment
     wanted = console.wanted_snapshot(arguments, None)
     clone = clones.kind(found, arguments.environment, source, arguments.clone)
-    choice = restore.choose(repository, source, wanted, lambda question: console.ask(*question))
+    all_members = console.ignores_erasures(arguments)
+    choice = restore.choose(repository, source, wanted, lambda question: console.ask(*question), all_members)
 
     def confirm(change: Change) -> None:
         console.confirm(restore_question.describe(change), arguments.yes, change.words)

@@ -3,7 +3,7 @@
 
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
-from dodeka_db.flows import snapshot_table, snapshots
+from dodeka_db.flows import oldest_copies, snapshot_table, snapshots
 
 
 def main(argv: console.Argv = None) -> int:
@@ -26,6 +26,7 @@ def main(argv: console.Argv = None) -> int:
     else:
         environments = [environment] if environment else settings.ENVIRONMENTS
         console.show(*snapshot_table.as_tables(listing, environments))
+        console.show(oldest_copies.line(listing.settings, listing.oldest))
     return 0
 
 

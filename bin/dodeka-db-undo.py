@@ -9,6 +9,7 @@ from dodeka_db.flows import restore, restore_question
 def main(argv: console.Argv = None) -> int:
     parser = console.parser(__doc__, 3, 4, 5, 7, opens_repository=True)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    console.erased_option(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
@@ -17,6 +18,7 @@ def main(argv: console.Argv = None) -> int:
     restore.undo(
         *(found, found.environment(arguments.environment)),
         lambda change: console.confirm(restore_question.describe(change), arguments.yes),
+        console.ignores_erasures(arguments),
     )
     return 0
 

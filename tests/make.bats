@@ -17,20 +17,20 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help status snapshots backup cron verify check offsite changes open bring-back restore undo try setup init install uninstall settings restic keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
+    [ "$targets" = "help status snapshots backup cron verify check offsite changes open bring-back restore undo try setup init install uninstall settings restic erased keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
     before=$(state_of_everything)
-    for goal in backup changes open bring-back restore undo verify; do
+    for goal in backup changes open bring-back restore undo verify erased; do
         mk $goal
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
         [[ $stderr == *"$goal needs an environment: ENV=production or ENV=demo"* ]]
         [ -z "$output" ]
     done
-    for goal in backup cron snapshots changes open bring-back restore undo verify; do
-        mk $goal ENV=staging
+    for goal in backup cron snapshots changes open bring-back restore undo verify erased; do
+        mk $goal ENV=staging WHO=anna@example.org
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
         [[ $stderr == *"unknown environment 'staging': there are production and demo"* ]]
@@ -48,9 +48,10 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [[ $output == *" production done: snapshot "* ]]
     mk backup ENV=demo
     mk snapshots ENV=production
-    [ "${#lines[@]}" -eq 2 ]
+    [ "${#lines[@]}" -eq 3 ]
+    [[ ${lines[2]} =~ ^"oldest copy: "[A-Z] ]]
     mk snapshots
-    [ "${#lines[@]}" -eq 6 ]
+    [ "${#lines[@]}" -eq 7 ]
     [ "${lines[0]} ${lines[3]}" = "production demo" ]
     rm "$SITE"/state/rows/*
     mk snapshots ENV=production ALL=2
@@ -59,7 +60,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "${lines[3]}" = "  make snapshots ENV=production ALL=1 CONFIG=$SITE/backup.env" ]
     mk snapshots ENV=production ALL=1
     [[ ${lines[1]} == *" kB  400 members" ]]
-    [ "${#lines[@]}" -eq 2 ]
+    [ "${#lines[@]}" -eq 3 ]
     [[ $stderr == *"counted 1 of 1"* ]]
 
     cp "$DB" "$SITE/lost.sqlite"
@@ -102,6 +103,15 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     mk backup ENV=production CLONE=whole
     [ "$status" -eq 2 ]
     [[ $stderr == *"CLONE is for restore"* ]]
+
+    mk erased ENV=production WHO="$member" YES=1
+    succeeds
+    [[ $output == *"done: 1 member stays out of every snapshot before "* ]]
+    mk restore ENV=production SNAPSHOT=latest YES=1
+    [[ $output == *"1 member erased since stays erased"* ]]
+    mk undo ENV=production ERASED=ignore YES=1 <<<"with erased members"
+    succeeds
+    [ "$(sqlite3 "$DB" 'SELECT count(*) FROM users_by_email')" -eq 400 ]
 
     mk undo ENV=demo YES=1
     succeeds
@@ -305,7 +315,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     for goal in backup cron undo check status offsite; do
         mk $goal ENV=demo OFFSITE=1
         [ "$status" -eq 2 ]
-        [[ $stderr == *"OFFSITE=1 is for init snapshots changes open bring-back restore verify keys key-add key-remove restic"* ]]
+        [[ $stderr == *"OFFSITE=1 is for init snapshots changes open bring-back restore verify erased keys key-add key-remove restic"* ]]
     done
     mk restore ENV=demo OFFSITE=true SNAPSHOT=latest YES=1
     [ "$status" -eq 2 ]
@@ -314,6 +324,14 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         [ "$status" -eq 2 ]
         [[ $stderr == *"WITHOUT is for restore"* ]]
     done
+    for goal in backup cron changes open bring-back verify; do
+        mk $goal ENV=demo ERASED=ignore
+        [ "$status" -eq 2 ]
+        [[ $stderr == *"ERASED is for restore and undo"* ]]
+    done
+    mk erased ENV=demo
+    [ "$status" -eq 2 ]
+    [[ $stderr == *"erased needs a member: WHO=anna@example.org"* ]]
     mk restore ENV=demo SNAPSHOT=latest WITHOUT=users YES=1
     [ "$status" -eq 2 ]
     [[ $stderr == *"'users' is not a table that a restore can leave out; choose of: outbox, session_cache, sync, sync_decisions, sync_state, tokens"* ]]
@@ -347,7 +365,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE ERASED OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do
@@ -380,6 +398,9 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         mk changes ENV=demo SNAPSHOT="$value" TO="$value" ROWS="$value"
         mk open ENV=demo SNAPSHOT="$value" FILE="$value"
         mk bring-back ENV=demo SNAPSHOT="$value" WHO="$value" TABLES="$value" ROWS="$value"
+        mk erased ENV=demo WHO="$value" YES=1
+        mk restore ENV=demo SNAPSHOT=latest ERASED="$value" YES=1
+        mk undo ENV=demo ERASED="$value" YES=1
         mk changes ENV=demo AT="$value"
         mk restore ENV=demo SNAPSHOT=latest WITHOUT="$value" YES=1
         mk restore ENV=demo FROM=production SNAPSHOT=latest CLONE="$value" YES=1

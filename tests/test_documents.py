@@ -36,6 +36,7 @@ LIFE = (
     ("docs/settings.md", "Settings"),
     *(("BACKUP.md", title) for title in ("Locked", "Damaged", "Password")),
     ("docs/by-hand.md", "By hand, with restic and zstd alone"),
+    ("BACKUP.md", "A member asks to be erased"),
 )
 LOST = (("BACKUP.md", "The server is lost"), ("BACKUP.md", "Broken into"))
 SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "bin").rglob("*.py")))

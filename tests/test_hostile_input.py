@@ -508,6 +508,7 @@ def evil(site: Site) -> Site:
         ("bring-back", ("production", "--rows", "--yes"), True),
         ("restore", ("production", "--snapshot=latest"), True),
         ("restore", ("demo", "--from=production", "--snapshot=latest", "--yes"), True),
+        ("erased", ("production", "--who=nobody@example.org", "--yes"), False),
         ("keys", (), True),
         ("recovery-sheet", (), True),
         ("recovery-sheet", ("--html",), True),

@@ -17,6 +17,7 @@ ARGUMENTS = {
     "bring-back": ["production", "--yes"],
     "restore": ["production", "--snapshot=latest", "--yes"],
     "undo": ["production", "--yes"],
+    "erased": ["production", "--who=anna@example.org", "--yes"],
     "verify": ["production"],
     "key-add": ["anna"],
     "key-remove": ["anna"],

@@ -23,6 +23,7 @@ ARGUMENTS = {
         key: ["production"]
         for key in ("backup", "bring-back", "changes", "open", "restore", "undo", "verify")
     },
+    "erased": ["production", "--who=anna@example.org"],
     **{key: ["anna"] for key in ("key-add", "key-remove")},
 }
 SCRIPTS = sorted(path.stem.removeprefix("dodeka-db-") for path in (ROOT / "bin").glob("dodeka-db-*.py"))

@@ -121,6 +121,25 @@ def offsite_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def erased_option(parser: argparse.ArgumentParser) -> None:
+    """Add --erased to a parser."""
+    parser.add_argument(
+        "--erased",
+        choices=["ignore"],
+        help="with the members who were erased since, after a question of its own: for a list of erasures that cannot be read",
+    )
+
+
+def ignores_erasures(arguments: argparse.Namespace) -> bool:
+    """Whether --erased was given, and then confirmed in its own words, --yes or not. NotConfirmedError if it was not."""
+    if arguments.erased is None:
+        return False
+    if ask(f"MEMBERS WHO WERE ERASED COME BACK with this. Type '{_WITH_ERASED}' to go on:") != _WITH_ERASED:
+        raise NotConfirmedError("not confirmed; nothing was changed")
+    log.warning("the list of erasures is not used: have the backend delete those members again")
+    return True
+
+
 def snapshot_options(parser: argparse.ArgumentParser, left_out: str) -> None:
     """Add --snapshot and --at, of which one may be given, to a parser; `left_out` says what happens without both."""
     one = parser.add_mutually_exclusive_group()
@@ -228,4 +247,5 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, plain(f"{prefix}{self.prog}: error: {message} (usage: {self.prog} --help)") + "\n")
 
 
+_WITH_ERASED = "with erased members"
 _CHOICES = " or ".join(ENVIRONMENTS)

@@ -2,17 +2,16 @@
 
 import logging
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from textwrap import wrap
 
-from dodeka_db import data_description, safe_open
+from dodeka_db import data_description
 from dodeka_db.data_description import DataDescription
 from dodeka_db.errors import DatabaseError, ServiceError, UsageError
-from dodeka_db.flows import bring_back_plan, leftovers, stray_writes, verify
+from dodeka_db.flows import bring_back_plan, erasures, leftovers, stray_writes, verify
 from dodeka_db.flows.bring_back_plan import MAX_NAMED, Asked, Plan
 from dodeka_db.flows.download import Incoming
 from dodeka_db.flows.take_snapshot import take_snapshot
@@ -29,36 +28,6 @@ from dodeka_db.sqlite.checkpoint import check_access
 log = logging.getLogger("dodeka_db")
 # of a terminal
 COLUMNS = 80
-
-
-def addresses(words: Sequence[str]) -> tuple[str, ...]:
-    """The addresses in `words`, each an address, several with commas or spaces between them, or the name of a file of such.
-
-    Raises UsageError if one is neither an address nor a file.
-    """
-    return tuple(part for word in words for part in _parts(word))
-
-
-def _parts(word: str) -> list[str]:
-    parts = _words(word)
-    if parts and all("@" in part for part in parts) and not Path(word).is_file():
-        return parts
-    try:
-        with open(word, encoding="utf-8-sig", opener=safe_open.regular) as file:
-            parts = _words(file.read())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{word!r} is neither an address nor a readable file of addresses") from error
-    for part in parts:
-        if "@" not in part:
-            raise UsageError(f"file {word} has {part!r}, which is not an address")
-    if not parts:
-        raise UsageError(f"file {word} has no address")
-    return parts
-
-
-def _words(text: str) -> list[str]:
-    """The words of a list, as people and spreadsheets write one."""
-    return [word for word in re.split(r"[\s,;\"'<>]+", text) if word]
 
 
 def table_names(text: str | None) -> tuple[str, ...]:
@@ -101,7 +70,9 @@ def run(
             with staging.folder(main) as folder:
                 repository = Repository(source)
                 snapshot = resolve(source, repository.snapshots(), environment.name, wanted)
+                left_out = erasures.since(repository, snapshot.environment, snapshot.time)
                 copy = _fetch(repository, snapshot, folder / "then.sqlite")
+                erased = erasures.apply(left_out, copy, verify.shown(snapshot))
                 log.info("comparing")
                 with run_lock.beside(live, main.lock_wait_s):
                     plan = bring_back_plan.make(
@@ -109,6 +80,7 @@ def run(
                     )
                     before = swap.identity(live)
         preview = _preview(environment, snapshot, plan, description, asked.is_everything, name_all)
+        preview += erasures.lines(erased)
         if not plan.count:
             for line in preview:
                 log.info("%s", line)

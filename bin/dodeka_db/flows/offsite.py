@@ -4,9 +4,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, as_line
-from dodeka_db.flows import retention, verify
+from dodeka_db.flows import erasures, oldest_copies, retention, verify
 from dodeka_db.formatting import counted
 from dodeka_db.host import job_records, row_records, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
@@ -16,20 +17,22 @@ from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of_environment,
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 log = logging.getLogger("dodeka_db")
-JOB = "offsite"
+JOB = oldest_copies.OFFSITE_JOB
 
 
 @dataclass(frozen=True)
 class Done:
     """A finished copy: the number of copied snapshots, those read back, the number of removed ones (None: left to the server).
 
-    `is_removable` is whether this machine could remove an off-site snapshot.
+    `is_removable` is whether this machine could remove an off-site snapshot. `oldest` is the time of the oldest snapshot there,
+    before the retention.
     """
 
     copied: int
     read_back: tuple[Snapshot, ...]
     removed: int | None
     is_removable: bool
+    oldest: datetime | None
 
     @property
     def summary(self) -> str:
@@ -91,6 +94,7 @@ def run(settings: Settings) -> Done:
             "to": offsite.shown,
             "snapshots": [one.short_id for one in done.read_back],
             "is_removable": done.is_removable,
+            **({"oldest": done.oldest} if done.oldest else {}),
         }
         job_records.passed(main.state, JOB, details)
     return done
@@ -113,6 +117,7 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
         main.state, offsite.state, stored_as
     )  # the main repository may keep them for a shorter time
     row_records.keep_only(offsite.state, stored_as)
+    erasures.copy_missing(source, target, snapshots)
     proven = _prove(target, wanted, snapshots)
     removed = _apply_retention(settings, target, copied)
     if damaged:
@@ -123,7 +128,10 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
         )
     with staging.folder(offsite) as folder:
         is_removable = target.is_removable(folder)
-    return Done(copied, tuple(proven), removed, is_removable)
+    return Done(
+        *(copied, tuple(proven), removed, is_removable),
+        min((one.time for one in snapshots), default=None),
+    )
 
 
 def _prove(target: Repository, wanted: list[Snapshot], snapshots: list[Snapshot]) -> list[Snapshot]:

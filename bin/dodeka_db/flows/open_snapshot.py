@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dodeka_db.errors import BackupError, SetupError, UsageError, no_process
-from dodeka_db.flows import verify
+from dodeka_db.flows import erasures, verify
 from dodeka_db.flows.download import Incoming
 from dodeka_db.formatting import when
 from dodeka_db.host import staging
@@ -92,7 +92,10 @@ def _fetch(
     """Fill the empty `file` at `path` with the snapshot's database, and check that. Under the lock."""
     repository = Repository(settings)
     snapshot = resolve(settings, repository.snapshots(), environment.name, wanted)
+    left_out = erasures.since(repository, snapshot.environment, snapshot.time)
     verify.fetch(repository, snapshot, Incoming(file, path, verify.shown(snapshot), remedy), path)
+    for line in erasures.lines(erasures.apply(left_out, path, verify.shown(snapshot))):
+        log.info("%s", line)
     return snapshot
 
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, SnapshotError
+from dodeka_db.flows import erasures
 from dodeka_db.flows.download import Incoming
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.host import disks
 from dodeka_db.sqlite import integrity
+from dodeka_db.sqlite.erased_rows import Removed
 from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.integrity import Findings
 
@@ -17,14 +19,19 @@ log = logging.getLogger("dodeka_db")
 
 @dataclass(frozen=True)
 class Proven:
-    """A database that can be read through: its defects now, and those that rebuilding its indexes repaired, in words."""
+    """A database that can be read through: its defects now, and those that rebuilding its indexes repaired, in words.
+
+    `erased`: the members who were erased since, and whose rows were removed.
+    """
 
     findings: Findings
     fixed: str
+    erased: Removed
 
 
 def write(origin: Origin, incoming: Incoming, path: Path, shown: str, remedy: str) -> Proven:
-    """Write the data of `origin` by `incoming` to the file at `path`, called `shown` in messages, and check it.
+    """Write the data of `origin` by `incoming` to the file at `path`, called `shown` in messages, and check it. Then remove the rows
+    of members who were erased since.
 
     `remedy` is the hint if there is no room for rebuilding the indexes. Raises SnapshotError if the database cannot be read
     through, or BackupError.
@@ -44,7 +51,9 @@ def write(origin: Origin, incoming: Incoming, path: Path, shown: str, remedy: st
             log.warning("the indexes could not be rebuilt: %s", error.message)
         findings = _verify(path, shown)
     repaired = tuple(line for line in found.defects if line not in findings.defects)
-    return Proven(findings, replace(found, defects=repaired).defects_shown)
+    erased = erasures.apply(origin.erasures, path, shown)
+    proven = Proven(findings, replace(found, defects=repaired).defects_shown, erased)
+    return again(proven, path, shown) if erased.rows else proven
 
 
 def again(proven: Proven, path: Path, shown: str) -> Proven:

@@ -6,18 +6,18 @@ import re
 import shlex
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dodeka_db import data_description, masking, repository_address
 from dodeka_db.errors import BackupError, SetupError, as_line
-from dodeka_db.flows import check, offsite, verify
+from dodeka_db.flows import check, offsite, oldest_copies, verify
 from dodeka_db.formatting import when
 from dodeka_db.host import job_records, programs
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import runner
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import newest, of_environment, tag_filter
+from dodeka_db.restic.snapshots import Snapshot, newest, of_environment, tag_filter
 from dodeka_db.settings import ENVIRONMENTS, ROOT, SETTINGS_FILE, Environment, Settings
 from dodeka_db.sqlite.row_counts import row_counts
 
@@ -37,11 +37,12 @@ class Section:
 def sections(settings: Settings) -> list[Section]:
     """The whole page, as of now. It says what is unknown, and why."""
     environment = settings.environment(MAIN_ENVIRONMENT)
+    listed = _listed(settings)
     return [
         Section(
             f"Get {MAIN_ENVIRONMENT}'s database back, on any machine",
             dict(_about_the_commands(settings, environment)),
-            tuple(_commands(settings, environment)),
+            tuple(_commands(settings, environment, listed)),
         ),
         Section(
             "Put it in its place, on the server, as an administrator",
@@ -52,7 +53,7 @@ def sections(settings: Settings) -> list[Section]:
             _swap(environment),
         ),
         Section("Who can open the repositories", dict(_holders(settings))),
-        Section("What is where", dict(_places(settings))),
+        Section("What is where", {**dict(_places(settings)), **dict(_oldest(settings, listed))}),
         Section("When it last passed", dict(_passed(settings))),
         Section("What it was made with", _versions(settings)),
     ]
@@ -63,7 +64,21 @@ def _nearest(settings: Settings) -> RepositorySettings:
     return settings.offsite or settings.main
 
 
-def _commands(settings: Settings, environment: Environment) -> Iterator[str]:
+def _listed(settings: Settings) -> list[Snapshot]:
+    """The snapshots of the main repository; none if they are unknown."""
+    try:
+        return Repository(settings.main).snapshots()
+    except (BackupError, OSError):
+        return []
+
+
+def _oldest(settings: Settings, listed: Sequence[Snapshot]) -> Iterator[tuple[str, str]]:
+    if oldest := min((one.time for one in listed), default=None):
+        name, shown = oldest_copies.line(settings.main, oldest).split(": ", 1)
+        yield name, shown
+
+
+def _commands(settings: Settings, environment: Environment, listed: Sequence[Snapshot]) -> Iterator[str]:
     repository, name = _nearest(settings), environment.name
     options = [f"-o {shlex.quote(_option_from_anywhere(one))}" for one in repository.options]
     restic = " ".join(["restic", *options])
@@ -73,7 +88,9 @@ def _commands(settings: Settings, environment: Environment) -> Iterator[str]:
     for credential in _credentials(settings):
         yield f"export {credential}=..."
     yield f"{restic} snapshots --tag {tag_filter(name)}"
-    path = _path_of_newest(settings, name) or f"/{environment.file_name(settings.main.format)}"
+    found = newest(of_environment(listed, name))
+    # the path inside the newest snapshot
+    path = found.path if found else f"/{environment.file_name(settings.main.format)}"
     unpacked = f"| zstd -q -d -o {name}.sqlite" if path.endswith(".zst") else f"> {name}.sqlite"
     yield f"{restic} dump ID {shlex.quote(path)} {unpacked}"
     members = data_description.read().members.name
@@ -85,6 +102,7 @@ def _about_the_commands(settings: Settings, environment: Environment) -> Iterato
     which = "the off-site repository's" if repository.is_offsite else "the repository's"
     yield "restic asks for", f"{which} password"
     yield "ID", "one of the list, none tagged pre-restore; another path inside: restic ls ID"
+    yield "members erased since", "come back this way; make restore leaves them out"
     yield "the last one shows", f"ok, then the number of members: {_members(environment)}"
     for other in ENVIRONMENTS[1:]:
         yield f"for {other}", f"the same, with {other} in the place of {environment.name}"
@@ -105,15 +123,6 @@ def _members(environment: Environment) -> str:
     except BackupError as error:
         return f"unknown ({error.message})"
     return f"{count} today" if count is not None else "unknown"
-
-
-def _path_of_newest(settings: Settings, environment: str) -> str:
-    """The path inside the newest snapshot; empty if it is unknown."""
-    try:
-        found = newest(of_environment(Repository(settings.main).snapshots(), environment))
-    except (BackupError, OSError):
-        return ""
-    return found.path if found else ""
 
 
 def _tools(repository: RepositorySettings) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dodeka_db import data_description, safe_open
 from dodeka_db.errors import DatabaseError, ServiceError, UsageError
-from dodeka_db.flows import leftovers, restore_origin, snapshot_table, snapshots, stray_writes
+from dodeka_db.flows import erasures, leftovers, restore_origin, snapshot_table, snapshots, stray_writes
 from dodeka_db.flows.exchange_databases import exchange
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.flows.restore_question import Change
@@ -19,6 +19,7 @@ from dodeka_db.flows.staged_database import stage
 from dodeka_db.host import run_lock, staging
 from dodeka_db.host import service as services
 from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic.erasures import Erasure
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import LATEST, Snapshot, of_environment, resolve
 from dodeka_db.settings import Environment, Settings
@@ -31,10 +32,11 @@ Confirm = Callable[[Change], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """The snapshot to restore, and the repository that holds it."""
+    """The snapshot to restore, the repository that holds it, and the erasures of members who are left out."""
 
     repository: Repository
     snapshot: Snapshot
+    erasures: Sequence[Erasure] = ()
 
 
 def choose(
@@ -42,15 +44,22 @@ def choose(
     source: str,
     wanted: str | datetime | None,
     ask: Callable[[Sequence[str]], str],
+    all_members: bool = False,
 ) -> Choice:
-    """The snapshot of the environment `source` that `wanted` names; if that is None, `ask` shows the list and returns the name."""
+    """The snapshot of the environment `source` that `wanted` names; if that is None, `ask` shows the list and returns the name.
+
+    `all_members`: with those who were erased since.
+    """
     repository = Repository(settings)
     found = repository.snapshots()
     if wanted is None:
         candidates = snapshots.described(repository, of_environment(found, source))
         shown = snapshot_table.as_tables(candidates, [source])
         wanted = ask([*shown, f"Snapshot of {source} to restore (an ID, or '{LATEST}'):"])
-    return Choice(repository, resolve(settings, found, source, wanted))  # once, before anything is changed
+    snapshot = resolve(settings, found, source, wanted)  # once, before anything is changed
+    return Choice(
+        repository, snapshot, () if all_members else erasures.since(repository, source, snapshot.time)
+    )
 
 
 def tables_to_leave_out(names: str) -> tuple[str, ...]:
@@ -90,16 +99,25 @@ def restore(
     """
     _restore(
         *(settings, target),
-        lambda: restore_origin.of_snapshot(choice.repository, target, choice.snapshot),
+        lambda: restore_origin.of_snapshot(choice.repository, target, choice.snapshot, choice.erasures),
         confirm,
         without,
         clone,
     )
 
 
-def undo(settings: Settings, target: Environment, confirm: Confirm) -> None:
-    """Put back the database that the last restore of `target` replaced, the same way. Raises as restore() does."""
-    _restore(settings, target, lambda: restore_origin.of_last_restore(settings, target), confirm, None, None)
+def undo(settings: Settings, target: Environment, confirm: Confirm, all_members: bool = False) -> None:
+    """Put back the database that the last restore of `target` replaced, the same way. Raises as restore() does.
+
+    `all_members`: with those who were erased since.
+    """
+    _restore(
+        *(settings, target),
+        lambda: restore_origin.of_last_restore(settings, target, all_members),
+        confirm,
+        None,
+        None,
+    )
 
 
 def _restore(

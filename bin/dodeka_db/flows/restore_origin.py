@@ -2,16 +2,17 @@
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from dodeka_db import safe_open
 from dodeka_db.errors import SnapshotError
-from dodeka_db.flows import leftovers
+from dodeka_db.flows import erasures, leftovers
 from dodeka_db.flows.download import Incoming, download
 from dodeka_db.host import whole_clones
+from dodeka_db.restic.erasures import Erasure
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, newest_pre_restore
 from dodeka_db.settings import Environment, Settings
@@ -26,6 +27,7 @@ class Origin:
     """A source of data: its environment, its time, and a function that writes it to a file as a database.
 
     `whole_clone_of` is the environment whose whole clone it is itself; "" if it is none.
+    `erasures` are those of members who are left out of it.
     """
 
     shown: str
@@ -33,9 +35,12 @@ class Origin:
     time: datetime
     write: Callable[[Incoming], None]
     whole_clone_of: str
+    erasures: Sequence[Erasure] = ()
 
 
-def of_snapshot(repository: Repository, target: Environment, snapshot: Snapshot) -> Origin:
+def of_snapshot(
+    repository: Repository, target: Environment, snapshot: Snapshot, left_out: Sequence[Erasure]
+) -> Origin:
     shown = f"snapshot {snapshot.short_id}"
     if snapshot.environment != target.name:
         shown += f" of {snapshot.environment}"
@@ -45,17 +50,21 @@ def of_snapshot(repository: Repository, target: Environment, snapshot: Snapshot)
         *(shown, snapshot.environment, snapshot.time),
         lambda file: download(repository, snapshot, file),
         snapshot.whole_clone_of,
+        left_out,
     )
 
 
-def of_last_restore(settings: Settings, target: Environment) -> Origin:
+def of_last_restore(settings: Settings, target: Environment, all_members: bool = False) -> Origin:
+    """The database that the last restore replaced. `all_members`: with those who were erased since."""
     if kept := kept_files.kept_beside(target.live):
-        origin = _of_kept_file(settings, target, kept[-1])
+        since = kept_files.since(kept[-1])
+        left_out = [] if all_members else erasures.since_on_record(settings.main, target.name, since)
+        origin = _of_kept_file(settings, target, kept[-1], left_out)
     else:
         repository = Repository(settings.main)
-        origin = of_snapshot(
-            repository, target, newest_pre_restore(settings.main, repository.snapshots(), target.name)
-        )
+        found = newest_pre_restore(settings.main, repository.snapshots(), target.name)
+        left_out = [] if all_members else erasures.since(repository, target.name, found.time)
+        origin = of_snapshot(repository, target, found, left_out)
     damaged = kept_files.damaged_beside(target.live)
     if damaged and kept_files.since(damaged[-1]) > origin.time:
         raise SnapshotError(
@@ -65,7 +74,7 @@ def of_last_restore(settings: Settings, target: Environment) -> Origin:
     return origin
 
 
-def _of_kept_file(settings: Settings, target: Environment, kept: Path) -> Origin:
+def _of_kept_file(settings: Settings, target: Environment, kept: Path, left_out: Sequence[Erasure]) -> Origin:
     refuse_if_open(kept)
     leftovers.settle_for_use(kept)
 
@@ -76,4 +85,4 @@ def _of_kept_file(settings: Settings, target: Environment, kept: Path) -> Origin
             shutil.copyfileobj(source, file)
 
     of = whole_clones.source(settings.main.state, target.name, kept)
-    return Origin(kept.name, target.name, kept_files.since(kept), write, of)
+    return Origin(kept.name, target.name, kept_files.since(kept), write, of, left_out)

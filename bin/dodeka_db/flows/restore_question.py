@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dodeka_db.flows import erasures
 from dodeka_db.flows.clones import Clone
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.formatting import ago, cell, columns, counted, wrapped
 from dodeka_db.settings import MASKED, QUARANTINED, WHOLE, Environment
 from dodeka_db.sqlite.acting_rows import ActingRows
 from dodeka_db.sqlite.compare import TableChanges
+from dodeka_db.sqlite.erased_rows import Removed
 from dodeka_db.sqlite.integrity import Findings
 
 COLUMNS = 80
@@ -28,7 +30,8 @@ class Change:
     the new database. `fixed`: defects that rebuilding its indexes repaired. `without` are the tables whose rows are left out;
     None where that is not possible. `clone` is None if this is none. `acting` are the rows on which the backend will act.
     `tables` is None, with a `problem`, if the two cannot be compared; `damaged` if the reason is that the live database is no
-    whole database.
+    whole database. `erased` are the
+    members who were erased since, and stay out.
     """
 
     target: Environment
@@ -45,6 +48,7 @@ class Change:
     tables: Sequence[TableChanges] | None = None
     problem: str = ""
     damaged: bool = False
+    erased: Removed = field(default_factory=Removed)
 
     @property
     def shown(self) -> str:
@@ -86,6 +90,7 @@ def describe(change: Change) -> list[str]:
     else:
         lines += [f"  {line}" for line in _differences(change, change.tables)]
     lines += _left_out(change.clone) if change.clone else []
+    lines += erasures.lines(change.erased)
     lines += _without_rows(change)
     lines += _acting(change)
     if change.fixed:

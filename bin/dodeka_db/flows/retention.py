@@ -3,6 +3,7 @@
 import logging
 
 from dodeka_db.errors import RepositoryFullError
+from dodeka_db.flows import erasures
 from dodeka_db.host import row_records
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
@@ -44,4 +45,5 @@ def apply(repository: Repository, environment: Environment) -> int:
         repository.forget_without_room(environment, expired)
         left = repository.listed()
     row_records.keep_only(repository.settings.state, (one.stored_as for one in left))
+    erasures.expire(repository, left)
     return len(everything) - len(left)

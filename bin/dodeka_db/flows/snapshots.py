@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from dodeka_db.flows import snapshot_rows
 from dodeka_db.host.row_records import Rows
@@ -16,7 +17,8 @@ class Listing:
     """Snapshots of a repository, the oldest first.
 
     By the snapshot's ID: `sizes`, the bytes of each file; a damaged one has none. `rows`, the rows of each table; a snapshot
-    that is not counted has none. `uncounted` are those that can be counted.
+    that is not counted has none. `uncounted` are those that can be counted. `oldest` is the time of the oldest snapshot of any
+    environment, if all were listed.
     """
 
     settings: RepositorySettings
@@ -24,6 +26,7 @@ class Listing:
     sizes: Mapping[str, int]
     rows: Mapping[str, Rows]
     uncounted: Sequence[Snapshot]
+    oldest: datetime | None = None
 
 
 def listed(settings: RepositorySettings, environment: str | None, count_all: bool) -> Listing:
@@ -31,10 +34,11 @@ def listed(settings: RepositorySettings, environment: str | None, count_all: boo
     repository = Repository(settings)
     found = repository.snapshots()
     listing = described(repository, of_environment(found, environment) if environment else found)
+    listing = replace(listing, oldest=min((one.time for one in found), default=None))
     if not count_all:
         return listing
     counted = snapshot_rows.count(repository, listing.uncounted, listing.sizes)
-    return Listing(settings, listing.snapshots, listing.sizes, {**listing.rows, **counted}, ())
+    return replace(listing, rows={**listing.rows, **counted}, uncounted=())
 
 
 def described(repository: Repository, snapshots: Sequence[Snapshot]) -> Listing:

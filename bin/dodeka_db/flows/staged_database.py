@@ -64,6 +64,7 @@ def stage(
         *(target, origin, proven.findings, proven.fixed, row_counts(staged)),
         *_tables_of_members(description),
         *(without, clone),
+        erased=proven.erased,
     )
     change = _compared(settings, change, staged, description)
     match_journal_mode(staged, live)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from dodeka_db.errors import (
 )
 from dodeka_db.host import disks, password_files
 from dodeka_db.repository_settings import RepositorySettings
-from dodeka_db.restic import failures, json_values, retention_policy
+from dodeka_db.restic import erasures, failures, json_values, retention_policy
 from dodeka_db.restic.runner import Restic
 from dodeka_db.restic.snapshots import DATABASE, PRE_RESTORE, PROBE, Snapshot, from_json, tag_filter, tags_of
 from dodeka_db.restic.stale_locks import Lock
@@ -83,6 +83,7 @@ class Repository:
         self.settings = settings
         self._restic = Restic(settings, locking)
         self.unreadable: list[str] = []
+        self.erasures: dict[str, erasures.Tags] = {}
         if locking:
             places.check_answers(settings.places)
         password_files.check(settings)
@@ -185,10 +186,12 @@ class Repository:
     def listed(self) -> list[Snapshot]:
         """All snapshots of all environments, the oldest first, also those without a database: one call.
 
-        Afterwards `unreadable` has the IDs of those whose metadata restic cannot read.
+        Afterwards `unreadable` has the IDs of those whose metadata restic cannot read, and `erasures` the tags of the
+        snapshots that stand for an erasure, by their IDs.
         """
-        done = self._restic.run("snapshots", "--json", "--tag", DATABASE)
+        done = self._restic.run("snapshots", "--json", "--tag", DATABASE, "--tag", erasures.TAG)
         self.unreadable = failures.unreadable_snapshots(done.stderr)
+        self.erasures = self._restic.parsed(_erasures, done.stdout)
         found = self._restic.parsed(from_json, done.stdout)
         return sorted(found, key=lambda snapshot: snapshot.time)
 
@@ -363,17 +366,27 @@ class Repository:
         If it cannot, the same probe is tried again the next time. Its content never changes, so nothing piles up.
         """
         if not (probes := self._probes()):
-            with open(folder / PROBE, "w+b") as file:
-                file.write(b"to be removed\n")
-                file.seek(0)
-                named = ("--stdin", "--stdin-filename", PROBE, "--tag", PROBE, "--time", _PROBE_TIME)
-                self._restic.run("backup", *named, stdin=file)
+            self._store_note(folder, PROBE, "to be removed", "--tag", PROBE, "--time", _PROBE_TIME)
             probes = self._probes()
         try:
             self._restic.run("forget", "--", *probes)
         except failures.RemovalRefusedError:
             return False
         return not self._probes()
+
+    def store_erasure(self, tags: erasures.Tags, folder: Path) -> None:
+        """Store a snapshot with these tags, of a small file that is made in `folder` and always the same."""
+        self._store_note(folder, erasures.FILE, "all of it is in the tags", "--tag", ",".join(tags))
+
+    def forget_erasures(self, snapshot_ids: Iterable[str]) -> None:
+        """Forget these snapshots. They hold nothing that would be worth a prune."""
+        self._restic.run("forget", "--", *snapshot_ids)
+
+    def _store_note(self, folder: Path, name: str, text: str, *options: str) -> None:
+        with open(folder / name, "w+b") as file:
+            file.write(f"{text}\n".encode())
+            file.seek(0)
+            self._restic.run("backup", "--stdin", "--stdin-filename", name, *options, stdin=file)
 
     def _probes(self) -> list[str]:
         output = self._restic.run("snapshots", "--json", "--tag", PROBE).stdout
@@ -399,6 +412,14 @@ class Repository:
     def locks(self) -> tuple[list[Lock], list[str]]:
         """restic's own locks in the repository now, and the IDs of those whose content cannot be read."""
         return self._restic.locks()
+
+
+def _erasures(entries: Any) -> dict[str, erasures.Tags]:
+    return {
+        json_values.object_id(entry["id"]): tuple(sorted(map(str, entry["tags"])))
+        for entry in json_values.entries(entries)
+        if erasures.TAG in (entry.get("tags") or ())
+    }
 
 
 def _summary(output: bytes) -> bytes:

@@ -1,0 +1,35 @@
+#!/usr/bin/python3
+"""Write down that members were erased, so that no older snapshot brings them back (make erased)."""
+
+import dodeka_db.venv  # noqa: F401  restarts this script under .venv
+from dodeka_db import console, settings
+from dodeka_db.flows import addresses, erased
+
+
+def main(argv: console.Argv = None) -> int:
+    parser = console.parser(__doc__, 4, 7, opens_repository=True)
+    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser.add_argument(
+        "--who",
+        action="append",
+        required=True,
+        metavar="ADDRESS",
+        help="the address of a member; also several with commas, a file of addresses, or --who again",
+    )
+    console.offsite_option(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
+    arguments = parser.parse_args(argv)
+    console.begin(arguments.environment)
+
+    found = settings.load()
+    done = erased.run(
+        *(found, found.repository(arguments.offsite), found.environment(arguments.environment)),
+        addresses.named(arguments.who),
+        lambda question: console.confirm(question, arguments.yes),
+    )
+    console.done(done)
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

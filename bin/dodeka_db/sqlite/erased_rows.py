@@ -1,0 +1,173 @@
+"""All rows that have to do with a member, in both directions of the description's pointers; and their removal without remains.
+
+member_rows goes from an address to what it leads to. A member who is erased must be found in old databases too, where the
+address was another one: so here a number also leads back to the user ID, and a user ID to the address.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from dodeka_db.data_description import DataDescription, Kind, Table
+from dodeka_db.errors import SnapshotError
+from dodeka_db.sqlite.connection import opened, quoted
+from dodeka_db.sqlite.failures import is_of_the_database, one_line
+from dodeka_db.sqlite.header import read_header, set_journal_mode
+from dodeka_db.sqlite.table_shape import tables
+
+# what a row can be found by: the name of a kind, and the text as two of them are compared
+Name = tuple[str, str]
+Owner = TypeVar("Owner", bound=Hashable)
+
+
+@dataclass
+class Found:
+    """What has to do with one member: the rowids of the rows by table, and the names that lead to them."""
+
+    rows: dict[str, set[int]] = field(default_factory=dict)
+    names: set[Name] = field(default_factory=set)
+
+    @property
+    def count(self) -> int:
+        """The number of rows."""
+        return sum(map(len, self.rows.values()))
+
+
+@dataclass(frozen=True)
+class Removed:
+    """How many members were found, how many rows of theirs are gone, and why remains may be left in the file, if so."""
+
+    members: int = 0
+    rows: int = 0
+    remains: str = ""
+
+
+def find(
+    connection: sqlite3.Connection,
+    description: DataDescription,
+    starts: Callable[[Kind, str], Collection[Owner]],
+) -> dict[Owner, Found]:
+    """The rows of those whom `starts` knows by a kind and its normal text, and of whom these rows tell more, until nothing is new.
+
+    A row of a table that tells something is found by all that it tells as well, and then tells what it is found by. Tables are
+    read once for each step. The connection is as for member_rows.
+    """
+    found: dict[Owner, Found] = {}
+    fresh: dict[Name, set[Owner]] = {}
+    described = list(_described(connection, description))
+    is_first = True
+    while is_first or fresh:
+        told: dict[Name, set[Owner]] = {}
+        fresh_kinds = {kind for kind, _ in fresh}
+        for table, kinds in described:
+            if not is_first and fresh_kinds.isdisjoint(kind.name for kind in kinds):
+                continue
+            for rowid, held in _rows(connection, table, kinds):
+                owners: set[Owner] = set()
+                for kind, text in held:
+                    owners.update(starts(kind, text) if is_first else fresh.get((kind.name, text), ()))
+                for owner in owners:
+                    one = found.setdefault(owner, Found())
+                    one.rows.setdefault(table.name, set()).add(rowid)
+                    for kind, text in held if table.tells else ():
+                        if (name := (kind.name, text)) not in one.names:
+                            one.names.add(name)
+                            told.setdefault(name, set()).add(owner)
+        fresh, is_first = told, False
+    return found
+
+
+def remove(
+    path: Path,
+    shown: str,
+    description: DataDescription,
+    starts: Callable[[Kind, str], Collection[Owner]],
+) -> Removed:
+    """Remove what find() finds from the database in the file `path`, which is whole, and which nobody else uses.
+
+    `shown` is its name in messages. The file is written anew afterwards, so that no page holds what is left of a deleted row,
+    not even one that was deleted before the snapshot. It has the same journal mode as before, and no journal. Raises
+    SnapshotError if a table has a trigger; BackupError if the rows cannot be removed.
+    """
+    with opened(path, "mode=ro", shown) as connection:
+        found = find(connection, description, starts)
+    rows: dict[str, set[int]] = {}
+    members = 0
+    for one in found.values():
+        members += any(not numbers <= rows.get(table, set()) for table, numbers in one.rows.items())
+        for table, numbers in one.rows.items():
+            rows.setdefault(table, set()).update(numbers)
+    if not rows:
+        return Removed()
+    was_wal = read_header(path).wal
+    set_journal_mode(path, wal=True)  # which needs no rollback, see opened()
+    with opened(path, "mode=rw", shown) as connection:
+        # as empty_tables() does: an index that is not known would keep its entries
+        connection.execute("PRAGMA writable_schema=RESET")
+        connection.execute("PRAGMA secure_delete=ON")
+        connection.execute("BEGIN")
+        for table, numbers in rows.items():
+            _check_triggers(connection, table, shown)
+            connection.executemany(
+                f"DELETE FROM main.{quoted(table)} WHERE rowid = ?", ((one,) for one in sorted(numbers))
+            )
+        connection.execute("COMMIT")
+        remains = _rewrite(connection)
+    set_journal_mode(path, was_wal)
+    return Removed(members, sum(map(len, rows.values())), remains)
+
+
+def _rewrite(connection: sqlite3.Connection) -> str:
+    """Write the file anew; why not, if SQLite does not know all that the schema names."""
+    try:
+        connection.execute("VACUUM")
+    except sqlite3.Error as error:
+        if not is_of_the_database(error):
+            raise
+        return one_line(error)
+    return ""
+
+
+def _check_triggers(connection: sqlite3.Connection, table: str, shown: str) -> None:
+    trigger = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE", (table,)
+    ).fetchone()
+    if trigger:
+        raise SnapshotError(
+            f"table {table} of {shown} has the trigger {one_line(trigger[0])}, which could change other tables",
+            "choose another snapshot",
+        )
+
+
+def _described(
+    connection: sqlite3.Connection, description: DataDescription
+) -> Iterator[tuple[Table, frozenset[Kind]]]:
+    """The described tables that are there and can hold rows of members, and the kinds by which a row is found."""
+    there = tables(connection)
+    for table in description.tables.values():
+        columns: Mapping[str, object] = {}
+        if table.name in there and table.found_by:
+            shape = connection.execute(f"PRAGMA main.table_info({quoted(table.name)})")
+            columns = dict.fromkeys(column[1] for column in shape)
+        if {"key", "value"} <= columns.keys():
+            yield table, frozenset((*table.found_by, *table.tells))
+
+
+def _rows(
+    connection: sqlite3.Connection, table: Table, kinds: frozenset[Kind]
+) -> Iterator[tuple[int, list[tuple[Kind, str]]]]:
+    """The rowid of each row, and what it can be found by."""
+    for rowid, key, value in connection.execute(f"SELECT rowid, key, value FROM main.{quoted(table.name)}"):
+        content = value if isinstance(value, bytes) else str("" if value is None else value).encode()
+        row = table.read(str(key), content)
+        yield (
+            rowid,
+            [
+                (kind, kind.normal(one.text))
+                for one in row.contents
+                for kind in one.kinds
+                if kind in kinds and one.text
+            ],
+        )
