@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dodeka_db.restic import erasures
+from dodeka_db.restic import erasures, snapshots
 from dodeka_db.sqlite import sample_data
 from site_folder import ROOT, Site, Twin, run_first
 from sqlite_files import rows
@@ -495,3 +496,29 @@ def test_without_an_erasure_no_command_starts_restic_more_often(site):
     assert calls("backup", "production") == ["backup", "dump"]
     assert calls("cron", "production").count("snapshots") == 1
     assert calls("restore", "production", "--snapshot=latest", "--yes")[:2] == ["snapshots", "dump"]
+
+
+def test_how_old_the_oldest_copy_of_anything_is(twin):
+    """Of any environment, in both repositories; the off-site one as the last copy found it, without a look there."""
+
+    def last_line(*options: str) -> str:
+        return twin.ok("snapshots", "production", *options).splitlines()[-1]
+
+    tags = ",".join(snapshots.tags_of("demo"))
+    with open(ROOT / "README.md", "rb") as file:
+        twin.restic(
+            *("backup", "--stdin", "--stdin-filename", "dodeka-demo.sqlite.zst", "--tag", tags),
+            *("--time", "2025-05-14 12:00:00"),
+            stdin=file,
+        )
+    twin.ok("backup", "demo")
+    twin.ok("backup", "production")
+    then = r"\w+ 14 May 2025 \d\d:\d\d"
+    assert re.fullmatch(f"oldest copy: main {then}, off-site not known until make offsite", last_line())
+    twin.ok("offsite")
+    twin.restic("forget", twin.snapshots("demo")[0]["id"])
+    twin.there.rename(twin.folder / "elsewhere")
+    assert re.fullmatch(rf"oldest copy: main (?!.* 2025).*, off-site {then}", last_line())
+    assert re.search(f"  oldest copy +main .*, off-site {then}\n", twin.run("recovery-sheet").stdout)
+    (twin.folder / "elsewhere").rename(twin.there)
+    assert re.fullmatch(f"oldest copy: off-site {then}", last_line("--offsite"))

@@ -850,7 +850,7 @@ def test_after_the_loss_of_this_server_the_copies_are_counted(twin):
     (before,) = twin.listed_there()
     shutil.rmtree(twin.state)
     listed = twin.ok("snapshots", "production", "--offsite")
-    assert listed.splitlines()[-1] == "  make snapshots ENV=production ALL=1 OFFSITE=1"
+    assert listed.splitlines()[-2] == "  make snapshots ENV=production ALL=1 OFFSITE=1"
     assert [one["rows"] for one in twin.listed_there()] == [None]
     assert twin.run("snapshots", "--offsite", "--all").returncode == 0
     assert twin.listed_there() == [before]

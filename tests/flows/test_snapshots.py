@@ -96,7 +96,8 @@ def test_the_accident_and_what_the_restore_replaced_are_seen_in_the_list(site):
         "pre-restore: outbox -12",
         "users_by_email +380, users +2280, birthdays +380",
     ]
-    assert not re.search(r"20\d\d|env_|db_dodeka|zst", listed), (
+    table = listed.partition("oldest copy: ")[0]
+    assert not re.search(r"20\d\d|env_|db_dodeka|zst", table), (
         "neither this year, nor what all have in common"
     )
 
@@ -108,7 +109,8 @@ def test_of_both_environments_each_with_its_own_history(site):
     for environment in ("production", "demo", "production", "demo"):
         site.ok("backup", environment)
         change(site, "DELETE FROM tokens", environment=environment)
-    lines = site.ok("snapshots").splitlines()
+    *lines, oldest = site.ok("snapshots").splitlines()
+    assert oldest.startswith("oldest copy: ")
     assert [line for line in lines if not re.match("[0-9a-f]{8} |ID ", line)] == ["production", "", "demo"]
     assert last_cells("\n".join(lines)) == ["400 members", "tokens -8", "30 members", "tokens -1"]
 
@@ -134,7 +136,7 @@ def test_what_is_not_on_record_is_counted_by_fetching_it(site):
     second.write_text('{"stored_bytes": 1, "rows": {"users": 5}}')  # as of a file that restic repaired
     listed = site.ok("snapshots", "production")
     assert last_cells(listed) == ["?", "?", "400 members"]
-    assert listed.splitlines()[-2:] == [
+    assert listed.splitlines()[-3:-1] == [
         "2 snapshots are not counted; to count all:",
         "  make snapshots ENV=production ALL=1",
     ]
