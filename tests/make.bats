@@ -289,7 +289,8 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     succeeds
     [[ $output == *"done: 1 snapshot copied, "* ]]
     mk snapshots ENV=demo OFFSITE=1
-    [ "${#lines[@]}" -eq 2 ]
+    [ "${#lines[@]}" -eq 3 ]
+    [[ ${lines[2]} == "oldest copy: off-site "* ]]
     mk verify ENV=demo OFFSITE=1
     [ "$status" -eq 0 ]
     mk restore ENV=demo OFFSITE=1 SNAPSHOT=latest YES=1
