@@ -5,7 +5,7 @@ address was another one: so here a number also leads back to the user ID, and a 
 """
 
 import sqlite3
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -51,32 +51,42 @@ def find(
 ) -> dict[Owner, Found]:
     """The rows of those whom `starts` knows by a kind and its normal text, and of whom these rows tell more, until nothing is new.
 
-    A row of a table that tells something is found by all that it tells as well, and then tells what it is found by. Tables are
-    read once for each step. The connection is as for member_rows.
+    A row of a table that tells something is found by all that it tells as well, and then tells what it is found by. Such tables
+    are read once for each step, the large ones once. The connection is as for member_rows.
     """
     found: dict[Owner, Found] = {}
-    fresh: dict[Name, set[Owner]] = {}
+    known: dict[Name, set[Owner]] = {}
     described = list(_described(connection, description))
-    is_first = True
-    while is_first or fresh:
-        told: dict[Name, set[Owner]] = {}
-        fresh_kinds = {kind for kind, _ in fresh}
-        for table, kinds in described:
-            if not is_first and fresh_kinds.isdisjoint(kind.name for kind in kinds):
-                continue
+    telling = [one for one in described if one[0].tells]
+    is_new = True
+    while is_new:
+        is_new = False
+        for table, kinds in telling:
             for rowid, held in _rows(connection, table, kinds):
-                owners: set[Owner] = set()
-                for kind, text in held:
-                    owners.update(starts(kind, text) if is_first else fresh.get((kind.name, text), ()))
-                for owner in owners:
+                for owner in _owners(held, known, starts):
                     one = found.setdefault(owner, Found())
                     one.rows.setdefault(table.name, set()).add(rowid)
-                    for kind, text in held if table.tells else ():
+                    for kind, text in held:
                         if (name := (kind.name, text)) not in one.names:
                             one.names.add(name)
-                            told.setdefault(name, set()).add(owner)
-        fresh, is_first = told, False
+                            known.setdefault(name, set()).add(owner)
+                            is_new = True
+    for table, kinds in described:
+        if not table.tells:
+            for rowid, held in _rows(connection, table, kinds):
+                for owner in _owners(held, known, starts):
+                    found.setdefault(owner, Found()).rows.setdefault(table.name, set()).add(rowid)
     return found
+
+
+def _owners(
+    held: Iterable[tuple[Kind, str]],
+    known: Mapping[Name, set[Owner]],
+    starts: Callable[[Kind, str], Collection[Owner]],
+) -> set[Owner]:
+    return {
+        owner for kind, text in held for owner in (*known.get((kind.name, text), ()), *starts(kind, text))
+    }
 
 
 def remove(
@@ -158,8 +168,12 @@ def _described(
 def _rows(
     connection: sqlite3.Connection, table: Table, kinds: frozenset[Kind]
 ) -> Iterator[tuple[int, list[tuple[Kind, str]]]]:
-    """The rowid of each row, and what it can be found by."""
-    for rowid, key, value in connection.execute(f"SELECT rowid, key, value FROM main.{quoted(table.name)}"):
+    """The rowid of each row, and what it can be found by. Values are looked at only where they can hold such a thing."""
+    places = (place for pattern in table.patterns for place in pattern.places())
+    column = "value" if any(place != "key" and kind in kinds for place, kind in places) else "NULL"
+    for rowid, key, value in connection.execute(
+        f"SELECT rowid, key, {column} FROM main.{quoted(table.name)}"
+    ):
         content = value if isinstance(value, bytes) else str("" if value is None else value).encode()
         row = table.read(str(key), content)
         yield (
