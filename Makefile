@@ -28,6 +28,8 @@ CLONE ?=
 ERASED ?=
 # 1 for the off-site repository in the place of the first
 OFFSITE ?=
+# what a pinned snapshot is for
+NOTE ?=
 # whose key
 NAME ?=
 # 1 for a recovery sheet in HTML
@@ -47,14 +49,14 @@ YES ?=
 # make would expand a value that it was given, and run a $(shell ...) in it. So each is taken as it is, those that are
 # exported without being read here too; and recipes read them from their shell's environment, so that no shell parses one.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
-VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE ERASED OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES
+VALUES := PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE ERASED OFFSITE NOTE NAME HTML ARGS T SUITE AS TIMERS YES
 $(foreach name,$(VALUES),$(eval override export $(name) := $$(value $(name))))
 
 override SHELL := /bin/sh
 override ENVIRONMENTS := production demo
-override NEED_ENV := backup changes open bring-back restore undo verify erased
+override NEED_ENV := backup pin unpin retention changes open bring-back accept restore undo verify erased
 override NEED_NAME := key-add key-remove
-override KNOW_OFFSITE := init snapshots changes open bring-back restore verify erased keys key-add key-remove restic
+override KNOW_OFFSITE := init snapshots retention changes open bring-back restore verify erased keys key-add key-remove restic
 override GOALS := $(value MAKECMDGOALS)
 
 ifneq ($(filter $(NEED_ENV),$(GOALS)),)
@@ -108,7 +110,7 @@ help: ## print this list
 	@echo
 	@echo '  ENV=production|demo, FROM=production|demo, SNAPSHOT=<id>|latest, AT=<time>, TO=<id>|<time>, ROWS=1,'
 	@echo '  WHO=<address>, TABLES=<names>, ALL=1, FILE=<new file>, WITHOUT=<tables>, CLONE=quarantined|masked|whole, ERASED=ignore,'
-	@echo '  OFFSITE=1, NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
+	@echo '  NOTE=<why>, OFFSITE=1, NAME=<who>, HTML=1, YES=1, TIMERS=1, CONFIG=<settings file>, ARGS=<of restic>, T=<file of tests>'
 
 ##@ every day
 
@@ -121,8 +123,8 @@ snapshots: ## the snapshots of ENV, or of both, and what changed in the number o
 	@bin/dodeka-db-snapshots.py $${ENV:+"$$ENV"} $(if $(filter 1,$(ALL)),--all) $(OFFSITE_FLAG)
 
 .PHONY: backup
-backup: ## take a snapshot of ENV now
-	@bin/dodeka-db-backup.py "$$ENV"
+backup: ## take a snapshot of ENV now; NOTE="before the update": a pinned one
+	@bin/dodeka-db-backup.py "$$ENV" $${NOTE:+--note="$$NOTE"}
 
 .PHONY: cron
 cron: ## what cron runs: a snapshot of ENV (production), then retention
@@ -154,6 +156,10 @@ open: ## look into a snapshot with sqlite3, which reads a copy; FILE=copy.sqlite
 bring-back: ## put back the rows of a snapshot that are missing now, of WHO or of all; nothing else changes
 	@bin/dodeka-db-bring-back.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${WHO:+--who="$$WHO"} $${TABLES:+--tables="$$TABLES"} $(if $(filter 1,$(ROWS)),--rows) $(OFFSITE_FLAG) $(YES_FLAG)
 
+.PHONY: accept
+accept: ## say that ENV was meant to lose the rows because of which its runs fail
+	@bin/dodeka-db-accept.py "$$ENV"
+
 .PHONY: restore
 restore: ## put a snapshot (of FROM) in the place of ENV's database; WITHOUT=outbox: no rows of that table
 	@bin/dodeka-db-restore.py "$$ENV" $${FROM:+--from "$$FROM"} $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${WITHOUT:+--without="$$WITHOUT"} $${CLONE:+--clone="$$CLONE"} $${ERASED:+--erased="$$ERASED"} $(OFFSITE_FLAG) $(YES_FLAG)
@@ -161,6 +167,20 @@ restore: ## put a snapshot (of FROM) in the place of ENV's database; WITHOUT=out
 .PHONY: undo
 undo: ## put back the database that the last restore of ENV replaced
 	@bin/dodeka-db-undo.py "$$ENV" $${ERASED:+--erased="$$ERASED"} $(YES_FLAG)
+
+##@ what is kept
+
+.PHONY: pin
+pin: ## keep SNAPSHOT of ENV whatever the retention policy says; NOTE="why"
+	@bin/dodeka-db-pin.py "$$ENV" $${NOTE:+--note="$$NOTE"} -- "$${SNAPSHOT:?name one: SNAPSHOT=<id> or latest}"
+
+.PHONY: unpin
+unpin: ## let the retention policy decide about SNAPSHOT of ENV again
+	@bin/dodeka-db-unpin.py "$$ENV" -- "$${SNAPSHOT:?name one: SNAPSHOT=<id> or latest}"
+
+.PHONY: retention
+retention: ## what the next run keeps and removes of ENV's snapshots, and why; removes nothing
+	@bin/dodeka-db-retention.py "$$ENV" $(OFFSITE_FLAG)
 
 ##@ setting up
 

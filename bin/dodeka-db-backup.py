@@ -7,13 +7,18 @@ from dodeka_db.flows import backup
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 3, 5, opens_repository=True)
+    parser = console.parser(__doc__, 3, 5, 9, opens_repository=True)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser.add_argument(
+        "--note",
+        metavar="TEXT",
+        help="what it is for, in a few words: the retention policy never removes it then",
+    )
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
     found = settings.load()
-    taken = backup.run(found, found.environment(arguments.environment))
+    taken = backup.run(found, found.environment(arguments.environment), arguments.note)
     console.done(taken.summary)
     return 0
 

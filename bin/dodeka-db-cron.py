@@ -8,7 +8,7 @@ from dodeka_db.host import monitor
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 3, 5, opens_repository=True)
+    parser = console.parser(__doc__, 3, 5, 9, opens_repository=True)
     parser.add_argument(
         "environment",
         type=console.environment_name,

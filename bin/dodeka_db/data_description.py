@@ -21,11 +21,22 @@ FILE = ROOT / "deploy" / "data.toml"
 PERSONAL = ("no", "user ID", "address", "name", "number", "date", "secret", "text")
 # so many characters of a token tell which one it is, and open nothing
 SECRET_CHARACTERS = 8
+# the share of its rows that a table may lose where nothing else is said
+MAY_LOSE = 0.5
 _KIND = re.compile(r"<([^<>]*)>")
 # in the order in which a message lists them
 _WORDS = ("kinds", "members", "tables")
 _WORDS_OF_MEMBERS = ("table", "known_by")
-_WORDS_OF_A_TABLE = ("moment", "backend", "bring_back", "not_in_clones", "found_by", "tells", "rows")
+_WORDS_OF_A_TABLE = (
+    "moment",
+    "backend",
+    "bring_back",
+    "may_lose",
+    "not_in_clones",
+    "found_by",
+    "tells",
+    "rows",
+)
 _WORDS_OF_THE_BACKEND = ("will", "each", "if")
 
 
@@ -130,6 +141,7 @@ class Action:
 class Table:
     """A table: its sorts of rows, by which kinds a row is found for a member, and which kinds such a row tells.
 
+    `may_lose`: the share of its rows, 0 to 1, that it may lose from one run to the next without anybody being told.
     `can_come_back`: whether single rows that are missing may be brought back; never those of the moment.
     `action` is what the backend does with its rows by itself, if it does anything. `not_in_clones`: sorts of rows that a clone
     does without, as it does without all rows of the moment.
@@ -140,6 +152,7 @@ class Table:
     is_of_the_moment: bool = False
     action: Action | None = None
     can_come_back: bool = True
+    may_lose: float = MAY_LOSE
     found_by: tuple[Kind, ...] = ()
     tells: tuple[Kind, ...] = ()
     not_in_clones: tuple[Pattern, ...] = ()
@@ -311,8 +324,11 @@ def _table(at: _Place, found: object, kinds: Mapping[str, Kind]) -> Table:
     not_in_clones = _sorts(at.of("not_in_clones"), words.get("not_in_clones", []), patterns)
     if not_in_clones and is_of_the_moment:
         raise at.of("not_in_clones").wrong("clones have no row of a table with moment = true")
+    may_lose = words.get("may_lose", MAY_LOSE)
+    if isinstance(may_lose, bool) or not isinstance(may_lose, int | float) or not 0 <= may_lose <= 1:
+        raise at.of("may_lose").wrong("it must be a share of the rows, from 0 to 1")
     return Table(
-        *(at.in_table, patterns, is_of_the_moment, action, can_come_back),
+        *(at.in_table, patterns, is_of_the_moment, action, can_come_back, may_lose),
         *(lists["found_by"], lists["tells"], not_in_clones),
     )
 

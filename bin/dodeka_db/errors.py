@@ -17,6 +17,7 @@ MEANINGS = {
     6: "something is not set up: a setting, a program, the password file",
     7: "a question was not answered with yes; nothing was changed",
     8: "the repository is damaged: something in it cannot be read",
+    9: "the snapshot is safe, but the database has lost many rows since the one before",
     10: "there is no repository",
     11: "the repository is locked",
     12: "the password does not open the repository",
@@ -88,6 +89,12 @@ class RepositoryDamagedError(BackupError):
     """The repository's content cannot be read, or differs from what was stored."""
 
     exit_code = 8
+
+
+class RowsLostError(BackupError):
+    """The database has lost many rows since the last good run. The snapshot of what is left is stored."""
+
+    exit_code = 9
 
 
 class RepositoryFullError(BackupError):

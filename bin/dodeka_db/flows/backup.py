@@ -4,7 +4,7 @@ import logging
 from contextlib import suppress
 
 from dodeka_db.errors import BackupError, DatabaseError
-from dodeka_db.flows import leftovers, stray_writes
+from dodeka_db.flows import leftovers, pins, row_loss, stray_writes
 from dodeka_db.flows.take_snapshot import Taken, take_snapshot
 from dodeka_db.host import run_lock, service, staging
 from dodeka_db.restic.repository import Repository
@@ -13,26 +13,31 @@ from dodeka_db.settings import Environment, Settings
 log = logging.getLogger("dodeka_db")
 
 
-def run(settings: Settings, environment: Environment) -> Taken:
-    """Take one snapshot of the environment's live database. Raises what a step raises.
+def run(settings: Settings, environment: Environment, note: str | None = None) -> Taken:
+    """Take one snapshot of the environment's live database; with a `note`, a pinned one. Raises what a step raises.
 
-    With the snapshot safe it raises ServiceError if a service is still down that a restore left stopped, and DatabaseError
-    if SQLite's check found defects in the database.
+    With the snapshot safe it raises ServiceError if a service is still down that a restore left stopped, DatabaseError
+    if SQLite's check found defects in the database, and RowsLostError if it has lost many rows.
     """
+    tags = () if note is None else pins.tags(note)
     main = settings.main
     with staging.locked(main, f"backup of {environment.name}"):
         repository = Repository(main)
         down = leftovers.recover(settings)
         with run_lock.beside(environment.live, main.lock_wait_s):
-            taken = of_live(settings, repository, environment)
+            taken = of_live(settings, repository, environment, tags)
+        loss = row_loss.look(settings, repository, environment, taken)
     leftovers.fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
     fail_if_defective(taken, environment)
+    row_loss.fail_if_lost(loss)
     return taken
 
 
-def of_live(settings: Settings, repository: Repository, environment: Environment) -> Taken:
+def of_live(
+    settings: Settings, repository: Repository, environment: Environment, extra_tags: tuple[str, ...] = ()
+) -> Taken:
     """take_snapshot() of the live database, with a warning where the service writes to another one."""
-    taken = take_snapshot(repository, environment, environment.database)
+    taken = take_snapshot(repository, environment, environment.database, extra_tags)
     with suppress(BackupError):  # make status reports a systemd that does not answer
         if stray := stray_writes.found(service.of_environment(settings, environment), environment.live):
             log.warning("%s: its new rows are in no snapshot; see BACKUP.md, 'Written elsewhere'", stray)

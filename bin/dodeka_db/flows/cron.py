@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dodeka_db import schedule
 from dodeka_db.errors import BackupError, RepositoryFullError, as_line
-from dodeka_db.flows import backup, retention, snapshot_growth
+from dodeka_db.flows import backup, retention, row_loss, snapshot_growth
 from dodeka_db.flows.leftovers import fail_if_down, recover
 from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.formatting import counted
@@ -39,7 +39,8 @@ def run(settings: Settings, environment: Environment) -> Done:
 
     Raises BusyError when another run holds the lock until the next one is due, and whatever a step raises; a
     failure after the snapshot was stored says so. In the end it raises ServiceError if a service is still down that a
-    restore left stopped, and DatabaseError if SQLite's check found defects in the database.
+    restore left stopped, DatabaseError if SQLite's check found defects in the database, and RowsLostError if it has lost
+    many rows: then nothing old is removed.
     """
     began, due = time.monotonic(), schedule.seconds_until_next(environment.name, datetime.now())
 
@@ -54,7 +55,10 @@ def run(settings: Settings, environment: Environment) -> Done:
             down = recover(settings)
             with run_lock.beside(environment.live, wait_s()):
                 taken, removed = _store(settings, repository, environment)
-            if _is_copied(settings):  # restic locks the repository against removals, perhaps for hours
+            loss = row_loss.look(settings, repository, environment, taken)
+            if loss:
+                log.info("snapshot %s is stored; after a loss of rows nothing is removed", taken.snapshot_id)
+            elif _is_copied(settings):  # restic locks the repository against removals, perhaps for hours
                 log.info(
                     "snapshot %s is stored; an off-site copy is running, so no snapshot is removed",
                     taken.snapshot_id,
@@ -72,6 +76,7 @@ def run(settings: Settings, environment: Environment) -> Done:
             )
         fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
         backup.fail_if_defective(taken, environment)
+        row_loss.fail_if_lost(loss)
         job_records.passed(main.state, job(environment))
     return Done(taken, removed)
 

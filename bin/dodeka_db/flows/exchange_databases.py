@@ -11,7 +11,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, ServiceError, as_line
-from dodeka_db.flows import leftovers
+from dodeka_db.flows import leftovers, row_loss
 from dodeka_db.flows.restore_question import Change
 from dodeka_db.flows.staged_database import rights_of_new
 from dodeka_db.host import file_rights, open_files, whole_clones
@@ -65,6 +65,8 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
             done = f"{target.name} has the data of {change.shown}{_stays_stopped(service)}"
             outcome = _Outcome(done, kept)
             outcome = _start(settings, service, target, outcome, answered, began)
+        with suppress(OSError):
+            row_loss.start_over(settings, target)
         where = _save(settings, target, outcome)
     except Interrupted as interruption:
         if outcome:

@@ -4,13 +4,32 @@ import logging
 
 from dodeka_db.errors import RepositoryFullError
 from dodeka_db.flows import erasures
+from dodeka_db.formatting import columns, when_briefly
 from dodeka_db.host import row_records
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import of_environment, pre_restore
+from dodeka_db.restic.snapshots import PRE_RESTORE, of_environment, pre_restore
 from dodeka_db.settings import Environment
 
 log = logging.getLogger("dodeka_db")
+
+
+def preview(repository: Repository, environment: Environment) -> list[str]:
+    """What apply() would do now, as a table: each snapshot, whether it stays, and why. Nothing is removed."""
+    kept, removed = repository.decided(environment)
+    since = retention_policy.pre_restore_since()
+    rows = [("ID", "When", "Next run", "Why")]
+    for snapshot in of_environment(repository.snapshots(), environment.name):
+        stays, why = True, ", ".join(kept.get(snapshot.id, [])).replace(" snapshot", "")
+        if snapshot.is_pinned:
+            why = f"pinned: {snapshot.note}" if snapshot.note else "pinned"
+        elif snapshot.is_pre_restore:
+            stays = snapshot.time >= since
+            why = f"{PRE_RESTORE}, for {retention_policy.PRE_RESTORE_MONTHS} months"
+        elif snapshot.id in removed:
+            stays, why = False, ""
+        rows.append((snapshot.short_id, when_briefly(snapshot.time), "keeps" if stays else "removes", why))
+    return columns(rows, "<<<<")
 
 
 def apply(repository: Repository, environment: Environment) -> int:
@@ -34,7 +53,9 @@ def apply(repository: Repository, environment: Environment) -> int:
         )
         return 0
     since = retention_policy.pre_restore_since()
-    expired = [snapshot for snapshot in pre_restore(listed) if snapshot.time < since]
+    expired = [
+        snapshot for snapshot in pre_restore(listed) if snapshot.time < since and not snapshot.is_pinned
+    ]
     try:
         if expired:
             repository.forget_these(expired)

@@ -9,7 +9,7 @@ from dodeka_db.errors import SetupError
 from dodeka_db.flows.snapshots import Listing
 from dodeka_db.formatting import ago, cell, columns, counted, size, when_briefly, wrapped
 from dodeka_db.host.row_records import Rows
-from dodeka_db.restic.snapshots import PRE_RESTORE, Snapshot, of_environment
+from dodeka_db.restic.snapshots import PINNED, PRE_RESTORE, Snapshot, of_environment
 
 log = logging.getLogger("dodeka_db")
 COLUMNS = 80
@@ -63,6 +63,7 @@ def _table(listing: Listing, snapshots: Sequence[Snapshot], described: DataDescr
         rows = listing.rows.get(snapshot.id)
         notes = [note for note in (PRE_RESTORE,) if snapshot.is_pre_restore]
         notes += [f"whole clone of {name}" for name in (snapshot.whole_clone_of,) if name]
+        notes += [PINNED] * snapshot.is_pinned + [cell(snapshot.note)] * bool(snapshot.note)
         notes += [snapshot.format] * (snapshot.format != listing.settings.format)
         last.append(
             [f"{note}," for note in notes[:-1]]

@@ -28,11 +28,12 @@ FULL_CHECK_BYTES = 20_000_000
 
 @dataclass(frozen=True)
 class Taken:
-    """A snapshot that was taken: how it is stored, the size of the export, and its defects."""
+    """A snapshot that was taken: how it is stored, the size of the export, its defects, and its rows if they are counted."""
 
     stored: Stored
     exported_bytes: int
     findings: Findings
+    rows: Rows | None
 
     @property
     def snapshot_id(self) -> str:
@@ -87,7 +88,7 @@ def take_snapshot(
             read_back(repository, stored, file)
     if rows is not None:
         row_records.write(settings.state, stored.snapshot_id, row_records.Record(stored_bytes, rows))
-    return Taken(stored, exported_bytes, findings)
+    return Taken(stored, exported_bytes, findings, rows)
 
 
 def _export(source: Path, export: Path, format: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from dodeka_db import places
 from dodeka_db.errors import (
@@ -21,12 +21,22 @@ from dodeka_db.host import disks, password_files
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import erasures, failures, json_values, retention_policy
 from dodeka_db.restic.runner import Restic
-from dodeka_db.restic.snapshots import DATABASE, PRE_RESTORE, PROBE, Snapshot, from_json, tag_filter, tags_of
+from dodeka_db.restic.snapshots import (
+    DATABASE,
+    PINNED,
+    PRE_RESTORE,
+    PROBE,
+    Snapshot,
+    from_json,
+    tag_filter,
+    tags_of,
+)
 from dodeka_db.restic.stale_locks import Lock
 from dodeka_db.settings import FORMATS, Environment
 from dodeka_db.stream_types import Readable
 
 log = logging.getLogger("dodeka_db")
+Parsed = TypeVar("Parsed")
 
 # a time that makes the probe nobody's latest snapshot
 _PROBE_TIME = "2000-01-01 00:00:00"
@@ -314,11 +324,17 @@ class Repository:
             raise SnapshotError(f"snapshot {snapshot.short_id} does not hold {name}", "choose another one")
         return paths[0]
 
+    def tag(self, snapshot: Snapshot, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+        """Add tags to a snapshot, and remove others, neither with a comma in it. The snapshot gets a new ID, and keeps `stored_as`."""
+        options = [word for tag in add for word in ("--add", tag)]
+        options += [word for tag in remove for word in ("--remove", tag)]
+        self._restic.run("tag", *options, "--", snapshot.id)
+
     def forget(self, environment: Environment) -> list[str]:
         """Apply the retention policy to this environment's ordinary snapshots and prune; the IDs of the removed ones.
 
         Snapshots of one set of tags are one group, whatever host they are from: a server that gets another name goes on
-        with the same group. Pre-restore snapshots stay: forget_these() is for them.
+        with the same group. Pre-restore snapshots stay: forget_these() is for them. So do pinned ones.
         """
         return self._expired(environment, "--prune")
 
@@ -344,21 +360,25 @@ class Repository:
                 self._restic.run("forget", "--", *ids)
         self._restic.run("prune", "--max-repack-size", "0")
 
+    def decided(self, environment: Environment) -> tuple[dict[str, list[str]], list[str]]:
+        """What forget() would do now: the IDs that stay, each with restic's reasons, and the IDs that would go."""
+        return self._forget(
+            environment, lambda groups: (_reasons(groups), _removed(groups)), "--dry-run", "--no-lock"
+        )
+
     def _expired(self, environment: Environment, *options: str) -> list[str]:
         """The IDs that the policy does not keep, by a forget with `options`."""
+        return self._forget(environment, _removed, *options)
+
+    def _forget(self, environment: Environment, convert: Callable[[Any], Parsed], *options: str) -> Parsed:
+        """A forget with `options`; `convert` gets what restic says of each group of snapshots, None if there are none."""
         output = self._restic.run(
-            *("forget", "--json", *options, "--group-by", "tags"),
-            *("--tag", tag_filter(environment.name), "--keep-tag", PRE_RESTORE),
+            *("forget", "--json", *options, "--group-by", "tags", "--tag", tag_filter(environment.name)),
+            *("--keep-tag", PRE_RESTORE, "--keep-tag", PINNED),
             *retention_policy.options(),
         ).stdout
         # 0.14 and 0.18 print prune's progress after the JSON, and nothing at all if there is no snapshot
-        first = output.partition(b"\n")[0] or b"[]"
-        return self._restic.parsed(
-            lambda groups: [
-                json_values.object_id(one["id"]) for group in groups or () for one in group["remove"] or ()
-            ],
-            first,
-        )
+        return self._restic.parsed(convert, output.partition(b"\n")[0] or b"[]")
 
     def is_removable(self, folder: Path) -> bool:
         """Whether this machine can remove a snapshot: tried on a probe, made in `folder`, which holds no database.
@@ -419,6 +439,19 @@ def _erasures(entries: Any) -> dict[str, erasures.Tags]:
         json_values.object_id(entry["id"]): tuple(sorted(map(str, entry["tags"])))
         for entry in json_values.entries(entries)
         if erasures.TAG in (entry.get("tags") or ())
+    }
+
+
+def _removed(groups: Any) -> list[str]:
+    return [json_values.object_id(one["id"]) for group in groups or () for one in group["remove"] or ()]
+
+
+def _reasons(groups: Any) -> dict[str, list[str]]:
+    """Why each snapshot stays, by its ID. restic < 0.17 does not say of which one a reason is, but the order is the same."""
+    return {
+        json_values.object_id(one["id"]): [str(match) for match in reason["matches"] or ()]
+        for group in groups or ()
+        for one, reason in zip(group["keep"] or (), group["reasons"] or (), strict=True)
     }
 
 

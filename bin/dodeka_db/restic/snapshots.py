@@ -23,6 +23,9 @@ PRE_RESTORE = "pre-restore"
 # the beginning of the tag of those whose database was a whole clone of the environment that follows. No ordinary snapshot has
 # it: the retention takes snapshots of other tags for a group of their own, and would keep the newest of them for ever
 WHOLE_CLONE = "whole-clone-of-"
+# the tag of those that stay whatever the retention policy says, and the beginning of the tag that says why
+PINNED = "pinned"
+NOTE = "note="
 # the tag of the probe, a snapshot without a database that is made to be removed
 PROBE = "dodeka-probe"
 _ABOUT_THE_CLOCK = "check the clock (timedatectl), or give the ID of a snapshot"
@@ -57,6 +60,15 @@ class Snapshot:
         """The environment whose whole clone the replaced database was; "" if none."""
         found = (tag.removeprefix(WHOLE_CLONE) for tag in self.tags if tag.startswith(WHOLE_CLONE))
         return next((name for name in found if name in ENVIRONMENTS), "")
+
+    @property
+    def is_pinned(self) -> bool:
+        return PINNED in self.tags
+
+    @property
+    def note(self) -> str:
+        """What somebody wrote down about it; empty if nobody did."""
+        return next((tag.removeprefix(NOTE) for tag in self.tags if tag.startswith(NOTE)), "")
 
     @property
     def is_from_the_future(self) -> bool:

@@ -1,0 +1,73 @@
+"""make pin, make unpin: snapshots that stay whatever the retention policy says, with a note on why."""
+
+import logging
+
+from dodeka_db.errors import SnapshotError, UsageError
+from dodeka_db.flows import offsite
+from dodeka_db.host import staging
+from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic.repository import Repository
+from dodeka_db.restic.snapshots import NOTE, PINNED, Snapshot, resolve
+
+log = logging.getLogger("dodeka_db")
+# so many characters of a note are readable in a list
+MAX_CHARACTERS = 80
+
+
+def tags(note: str) -> tuple[str, ...]:
+    """The tags of a pinned snapshot with `note`, which may be empty. Raises UsageError if restic cannot keep it in a tag."""
+    note = " ".join(note.split())
+    if "," in note:
+        raise UsageError("a note cannot have a comma: restic separates tags by commas", "write it without")
+    if len(note) > MAX_CHARACTERS:
+        raise UsageError(f"the note has {len(note)} characters", f"{MAX_CHARACTERS} are possible")
+    if not note.isprintable():
+        raise UsageError("the note has characters that cannot be printed", "write it without")
+    return (PINNED, *([f"{NOTE}{note}"] if note else []))
+
+
+def pin(settings: RepositorySettings, environment: str, wanted: str, note: str) -> str:
+    """Pin the snapshot `wanted` (as snapshots.resolve() takes it), with a new `note` or none; returns its new ID in words."""
+    added = tags(note)
+    return _tagged(settings, environment, wanted, f"pin of {environment}", added)
+
+
+def unpin(settings: RepositorySettings, environment: str, wanted: str) -> str:
+    """Take the pin and the note from the snapshot `wanted`: from now on the retention policy decides. Returns words."""
+    return _tagged(settings, environment, wanted, f"unpin of {environment}", ())
+
+
+def pin_stored_as(repository: Repository, stored_as: str, note: str) -> str | None:
+    """Pin the snapshot that was stored first under the ID `stored_as`, of 8 digits or more; its ID now, None if it is gone.
+
+    To be called under the lock. One that is pinned already stays as it is.
+    """
+    found = next((one for one in repository.listed() if one.stored_as.startswith(stored_as)), None)
+    if found and not found.is_pinned:
+        _tag(repository, found, tags(note))
+        found = next((one for one in repository.listed() if one.stored_as.startswith(stored_as)), None)
+    return found.short_id if found else None
+
+
+def _tagged(
+    settings: RepositorySettings, environment: str, wanted: str, doing: str, added: tuple[str, ...]
+) -> str:
+    # restic locks the repository exclusively for this
+    with offsite.copying_excluded(settings, doing), staging.locked(settings, doing):
+        repository = Repository(settings)
+        snapshot = resolve(settings, repository.snapshots(), environment, wanted)
+        if not added and not snapshot.is_pinned:
+            raise SnapshotError(f"snapshot {snapshot.short_id} is not pinned", "see: make snapshots")
+        _tag(repository, snapshot, added)
+        (now,) = [one for one in repository.snapshots() if one.stored_as == snapshot.stored_as]
+    said = f"snapshot {now.short_id}, which was {snapshot.short_id}, is"
+    if not added:
+        return f"{said} no longer pinned: the retention policy decides"
+    return f"{said} pinned{f' ({now.note})' if now.note else ''}: no retention removes it"
+
+
+def _tag(repository: Repository, snapshot: Snapshot, added: tuple[str, ...]) -> None:
+    old = tuple(tag for tag in snapshot.tags if tag == PINNED or tag.startswith(NOTE))
+    repository.tag(
+        snapshot, [tag for tag in added if tag not in old], [tag for tag in old if tag not in added]
+    )

@@ -1,0 +1,95 @@
+"""make pin, unpin, retention: what stays whatever the policy says, and what the next run would do."""
+
+import re
+
+import pytest
+
+from site_folder import Site
+
+
+def ids(site: Site) -> list[str]:
+    return [one["short_id"] for one in site.snapshots("production")]
+
+
+def backups(site: Site, count: int) -> None:
+    for _ in range(count):
+        site.ok("backup", "production")
+
+
+def test_a_pinned_snapshot_stays_and_has_its_note(site):
+    backups(site, 1)
+    (old,) = ids(site)
+    said = site.ok("pin", "production", "--note", "before migration 12", "--", old)
+    (now,) = ids(site)
+    assert (
+        f"done: snapshot {now}, which was {old}, is pinned (before migration 12): no retention removes it"
+        in said
+    )
+    listed = " ".join(site.ok("snapshots", "production").split())
+    assert re.search(rf"{now} .* pinned, before migration 12: 400 members", listed)
+    backups(site, 11)
+    site.ok("cron", "production")
+    assert now in ids(site)
+    assert "before migration 12" in site.restic("snapshots").stdout, "restic alone sees it too"
+
+
+def test_a_backup_with_a_note_is_pinned(site):
+    site.ok("backup", "production", "--note", "before the update")
+    (snapshot,) = site.snapshots("production")
+    assert {"pinned", "note=before the update"} <= {*snapshot["tags"]}
+    assert snapshot["rows"]["users_by_email"] == 400
+
+
+def test_unpinned_it_goes_as_if_it_had_never_been_pinned(site):
+    backups(site, 2)
+    old = ids(site)[0]
+    tags = site.snapshots("production")[0]["tags"]
+    site.ok("pin", "production", "--note", "why", "--", old)
+    pinned = ids(site)[0]
+    done = site.ok("unpin", "production", "--", pinned)
+    assert "is no longer pinned: the retention policy decides" in done
+    assert site.snapshots("production")[0]["tags"] == tags
+    done = site.run("unpin", "production", "--", "latest")
+    assert done.returncode == 4 and "is not pinned" in done.stderr
+
+
+def test_a_new_note_takes_the_place_of_the_old_one(site):
+    backups(site, 1)
+    site.ok("pin", "production", "--note", "one", "--", "latest")
+    site.ok("pin", "production", "--note", "two", "--", "latest")
+    (snapshot,) = site.snapshots("production")
+    assert [tag for tag in snapshot["tags"] if tag.startswith("note=")] == ["note=two"]
+
+
+@pytest.mark.parametrize("note", ["a, b", "x" * 81, "bell\x07"])
+def test_a_note_that_restic_cannot_keep(site, note):
+    backups(site, 1)
+    before = site.snapshots()
+    for script, arguments in (("pin", ["--", "latest"]), ("backup", [])):
+        done = site.run(script, "production", "--note", note, *arguments)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done
+    assert site.snapshots() == before
+
+
+def test_a_pinned_pre_restore_snapshot_stays_too(site):
+    backups(site, 1)
+    site.ok("restore", "production", "--snapshot=latest", "--yes")
+    kept = next(one for one in site.snapshots("production") if "pre-restore" in one["tags"])
+    site.ok("pin", "production", "--", kept["short_id"])
+    assert "pinned" in site.ok("retention", "production")
+
+
+def test_what_the_next_run_would_do(site):
+    backups(site, 12)
+    site.ok("pin", "production", "--note", "mine", "--", ids(site)[0])
+    before = ids(site)
+    lines = site.ok("retention", "production").splitlines()
+    assert ids(site) == before
+    table = {line.split()[0]: line for line in lines[1:]}
+    assert re.search(r"keeps +pinned: mine$", table[before[0]])
+    assert re.search(r"removes$", table[before[1]])
+    assert re.search(r"keeps +last", table[before[-1]])
+    would_go = [snapshot for snapshot in before if table[snapshot].endswith("removes")]
+    site.ok("cron", "production")
+    gone = set(before) - set(ids(site))
+    assert set(would_go) <= gone and len(gone) <= len(would_go) + 1
