@@ -12,7 +12,7 @@ restic_is() { # a version: a fake, for no older or broken restic can be had from
 }
 
 @test "unknown environment" {
-    for name in backup cron snapshots changes open bring-back restore undo verify erased; do
+    for name in backup cron snapshots retention accept changes open bring-back restore undo verify erased; do
         script $name staging
         fails_with 2 "unknown environment 'staging': choose production or demo"
     done

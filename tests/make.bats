@@ -17,19 +17,19 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help status snapshots backup cron verify check offsite changes open bring-back restore undo try setup init install uninstall settings restic erased keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
+    [ "$targets" = "help status snapshots backup cron verify check offsite changes open bring-back accept restore undo pin unpin retention try setup init install uninstall settings restic erased keys key-add key-remove recovery-sheet test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
     before=$(state_of_everything)
-    for goal in backup changes open bring-back restore undo verify erased; do
+    for goal in backup pin unpin retention changes open bring-back accept restore undo verify erased; do
         mk $goal
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
         [[ $stderr == *"$goal needs an environment: ENV=production or ENV=demo"* ]]
         [ -z "$output" ]
     done
-    for goal in backup cron snapshots changes open bring-back restore undo verify erased; do
+    for goal in backup cron snapshots pin unpin retention changes open bring-back accept restore undo verify erased; do
         mk $goal ENV=staging WHO=anna@example.org
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
@@ -316,7 +316,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     for goal in backup cron undo check status offsite; do
         mk $goal ENV=demo OFFSITE=1
         [ "$status" -eq 2 ]
-        [[ $stderr == *"OFFSITE=1 is for init snapshots changes open bring-back restore verify erased keys key-add key-remove restic"* ]]
+        [[ $stderr == *"OFFSITE=1 is for init snapshots retention changes open bring-back restore verify erased keys key-add key-remove restic"* ]]
     done
     mk restore ENV=demo OFFSITE=true SNAPSHOT=latest YES=1
     [ "$status" -eq 2 ]
@@ -366,7 +366,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     # those that the Makefile documents, those that it makes itself, and what reaches a script by the environment
     read=$(sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile)
     made=$(sed -n 's/^ *override \(export \)\?\([A-Z_]*\) .*/\2/p' Makefile)
-    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE ERASED OFFSITE NAME HTML ARGS T SUITE AS TIMERS YES" ]
+    [ "$(xargs <<<"$read")" = "PYTHON CONFIG ENV FROM SNAPSHOT AT TO ROWS WHO TABLES ALL FILE WITHOUT CLONE ERASED OFFSITE NOTE NAME HTML ARGS T SUITE AS TIMERS YES" ]
     for name in $read $made MAKECMDGOALS MAKEFILE_LIST DODEKA_FORMAT RESTIC X; do
         for value in "${hostile[@]}"; do
             for goal in help settings venv test-in "snapshots ENV=demo"; do
@@ -403,6 +403,9 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         mk restore ENV=demo SNAPSHOT=latest ERASED="$value" YES=1
         mk undo ENV=demo ERASED="$value" YES=1
         mk changes ENV=demo AT="$value"
+        mk backup ENV=demo NOTE="$value"
+        mk pin ENV=demo SNAPSHOT="$value" NOTE="$value"
+        mk unpin ENV=demo SNAPSHOT="$value"
         mk restore ENV=demo SNAPSHOT=latest WITHOUT="$value" YES=1
         mk restore ENV=demo FROM=production SNAPSHOT=latest CLONE="$value" YES=1
         mk key-add NAME="$value"

@@ -24,7 +24,7 @@ ERRORS, SETTINGS, FORMATS = (PAGES[f"docs/{name}.md"] for name in ("errors", "se
 LIFE = (
     *(
         ("BACKUP.md", title)
-        for title in ("Set up a server", "Schedule", "Back up by hand", "List the snapshots")
+        for title in ("Set up a server", "Schedule", "Back up by hand", "List the snapshots", "Retention")
     ),
     ("docs/formats.md", "Format"),
     *(("BACKUP.md", title) for title in ("Status", "Drill", "Check")),

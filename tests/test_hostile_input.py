@@ -509,6 +509,8 @@ def evil(site: Site) -> Site:
         ("restore", ("production", "--snapshot=latest"), True),
         ("restore", ("demo", "--from=production", "--snapshot=latest", "--yes"), True),
         ("erased", ("production", "--who=nobody@example.org", "--yes"), False),
+        ("retention", ("production",), False),
+        ("pin", ("production", "latest"), False),
         ("keys", (), True),
         ("recovery-sheet", (), True),
         ("recovery-sheet", ("--html",), True),

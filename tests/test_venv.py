@@ -24,6 +24,8 @@ ARGUMENTS = {
         for key in ("backup", "bring-back", "changes", "open", "restore", "undo", "verify")
     },
     "erased": ["production", "--who=anna@example.org"],
+    **{key: ["production"] for key in ("accept", "retention")},
+    **{key: ["production", "latest"] for key in ("pin", "unpin")},
     **{key: ["anna"] for key in ("key-add", "key-remove")},
 }
 SCRIPTS = sorted(path.stem.removeprefix("dodeka-db-") for path in (ROOT / "bin").glob("dodeka-db-*.py"))
