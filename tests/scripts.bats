@@ -62,7 +62,8 @@ assert entry["rows"]["users_by_email"] == 400 and len(entry["rows"]) == 17
     script snapshots production
     [[ ${lines[0]} =~ ^ID\ +When\ +Ago\ +Size\ +Number\ of\ rows$ ]]
     [[ ${lines[1]} =~ ^[0-9a-f]{8}\ \ [A-Z][a-z]{2}\ .*\ [0-9]+\ (seconds?|minutes)\ +[0-9.]+\ kB\ \ 400\ members$ ]]
-    [ "${#lines[@]}" -eq 2 ]
+    [[ ${lines[2]} == "oldest copy: "* ]]
+    [ "${#lines[@]}" -eq 3 ]
 }
 
 @test "a reader that goes away is no failure" {

@@ -85,19 +85,20 @@ def test_found_seen_looked_at_and_brought_back(site):
     before = of_members(site)
     pending = {key for (key,) in rows(site.database(), "SELECT key FROM outbox")}
     site.ok("backup", "production")
-    good = site.snapshots("production")[-1]["short_id"]
     at = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
     time.sleep(1)
     with Backend(site) as backend:
         backend.import_a_wrong_list()
         wait_for(lambda: len(backend.newcomers) == 25 and pending <= {*backend.delivered})
-        site.ok("backup", "production")
-        site.ok("backup", "production")
+        # told within one run
+        said = site.run("cron", "production")
+        assert said.returncode == 9 and f"users_by_email {MEMBERS} -> {MEMBERS - DELETED + 25}" in said.stderr
+        site.loses("backup", "production")
 
-        # found by the list: the snapshot behind the accident lost 380 members
+        # found by the list: the snapshot behind the accident lost 380 members, and the one before is pinned
         listed = [" ".join(line.split()) for line in site.ok("snapshots", "production").splitlines()]
-        list_of_the_second = " ".join(listed[2:-1])
-        assert f"{MEMBERS} members" in listed[1] and good in listed[1]
+        list_of_the_second = " ".join(listed[2:])
+        assert "pinned, the last one before a loss of rows: 412 members" in " ".join(listed[1:4])
         assert f"users_by_email -{DELETED - 25}" in list_of_the_second, listed
         # seen by changes
         seen = site.ok("changes", "production", "--at", at)

@@ -403,7 +403,7 @@ class TestMasked:
 
     def test_a_refusal_changes_nothing(self, site, engine):
         execute(site.database(), "DELETE FROM users_by_email")
-        site.ok("backup", "production")
+        site.loses("backup", "production")
         demo = content(site.database("demo"))
         with pytest.raises(
             SnapshotError, match=r"the database in snapshot \w+ of production has nobody; see docs"

@@ -154,7 +154,8 @@ def test_orphan_rows_are_named_and_no_reason_to_fail(site, format):
         "\nWarning about the new database: rows of child that refer to a missing row of users: 2\n" in output
     )
     assert content(site.database(), "SELECT * FROM child") == before
-    site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
+    whole = "--clone=whole", "--from", "production", "--snapshot", "latest"
+    site.ok("restore", "demo", *whole, stdin="with mails and sessions\n", DODEKA_FORMAT=format)
     assert content(site.database("demo"), "SELECT * FROM child") == before
     # what that replaces has orphans too, and becomes a snapshot
     output = site.ok("undo", "production", "--yes", DODEKA_FORMAT=format)
@@ -391,7 +392,8 @@ def test_a_schema_that_this_sqlite_cannot_run_goes_the_whole_way(site, kind, for
     assert schema_and_rows(site.database()) == before
     site.ok("undo", "production", "--yes", DODEKA_FORMAT=format)
     assert schema_and_rows(site.database()) == lost
-    site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes", DODEKA_FORMAT=format)
+    whole = "--clone=whole", "--from", "production", "--snapshot", "latest"
+    site.ok("restore", "demo", *whole, stdin="with mails and sessions\n", DODEKA_FORMAT=format)
     assert schema_and_rows(site.database("demo")) == before
 
 

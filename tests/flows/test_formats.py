@@ -84,7 +84,8 @@ def test_undo_takes_either_kind(site, format):
 
 def test_production_s_pages_become_demo_s_database(site):
     take(site, "pages")
-    site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
+    whole = "--clone=whole", "--from", "production", "--snapshot", "latest"
+    site.ok("restore", "demo", *whole, stdin="with mails and sessions\n")
     assert sample_data.digest(site.database("demo")) == sample_data.digest(site.database("production"))
 
 

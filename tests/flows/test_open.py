@@ -36,7 +36,7 @@ def copies(site: Site) -> list[Path]:
 
 @pytest.mark.parametrize("format", ["zst", "pages"])
 def test_a_script_reads_the_snapshot_and_the_output_is_its_own_alone(lost, format):
-    lost.ok("backup", "production", DODEKA_FORMAT=format)
+    lost.loses("backup", "production", DODEKA_FORMAT=format)
     before = fingerprint(lost.database().parent)
     for snapshot, users in (("latest~1", "400\n"), ("latest", "0\n")):
         done = lost.run("open", "production", "--snapshot", snapshot, stdin=COUNT)
@@ -58,7 +58,7 @@ def test_on_a_terminal_it_is_private_and_holds_up_no_backup(lost):
     assert ".quit ends, and removes the copy" in terminal.until("sqlite> ")
     (copy,) = copies(lost)
     assert copy.stat().st_mode & 0o777 == 0o600
-    lost.ok("backup", "production")
+    lost.loses("backup", "production")
     assert copies(lost) == [copy], "the lock on it tells the backup that somebody reads it"
     terminal.press(b"\x03")
     typed = f"-- {os.urandom(8).hex()}"
@@ -94,7 +94,7 @@ def test_the_copy_of_a_killed_one_goes_with_the_next_run(lost):
     wait_for(lambda: copies(lost))
     reading.kill()
     reading.communicate()
-    lost.ok("backup", "production")
+    lost.loses("backup", "production")
     assert copies(lost) == []
 
 

@@ -554,7 +554,7 @@ class TestTheQuestion:
             connection.execute("DELETE FROM users_by_email")
             connection.execute("DELETE FROM outbox")
             connection.execute("DELETE FROM registrations")
-        stored.ok("backup", "production")
+        stored.loses("backup", "production")
         latest = stored.snapshots("production")[-1]["short_id"]
         said = self.question(stored, "production")
         assert "  no row differs from now\n" in said
@@ -569,7 +569,7 @@ class TestTheQuestion:
     def test_a_live_database_that_is_gone_or_damaged_hides_nothing(self, stored):
         with closing(sqlite3.connect(stored.database())) as connection, connection:
             connection.execute("DELETE FROM users_by_email")
-        stored.ok("backup", "production")
+        stored.loses("backup", "production")
         stored.database().write_bytes(b"no database")
         said = self.question(stored, "production")
         assert "; the file is kept unchanged\n" in said and "\n  users: 2401 rows then\n" in said
@@ -579,7 +579,7 @@ class TestTheQuestion:
         """In the live database, the table has no primary key."""
         with closing(sqlite3.connect(stored.database())) as connection, connection:
             connection.execute("DELETE FROM users_by_email")
-        stored.ok("backup", "production")
+        stored.loses("backup", "production")
         with closing(sqlite3.connect(stored.database())) as connection, connection:
             connection.execute("DROP TABLE users_by_email")
             connection.execute("CREATE TABLE users_by_email (key, counter, expiration, value)")
@@ -641,7 +641,7 @@ class TestTheQuestion:
 
     def test_backups_go_on_while_somebody_thinks(self, stored, asked):
         assert len(beside(stored)) == 2, "the staged file waits too"
-        stored.ok("cron", "production", DODEKA_LOCK_WAIT_S="0")
+        stored.loses("cron", "production", DODEKA_LOCK_WAIT_S="0")
         _, stderr = asked.communicate("yes\n", timeout=60)
         assert (asked.returncode, stderr) == (0, "")
         assert sample_data.digest(stored.database()) == stored.before
@@ -921,7 +921,7 @@ def test_a_signal_does_not_hide_that_it_is_down(stored, systemctl):
 
 def test_what_was_there_is_not_removed_before_its_snapshot_has_been_read_back(stored):
     """The pack that holds the same content already is damaged: restic stores it again and says that all is well."""
-    stored.ok("backup", "production")
+    stored.loses("backup", "production")
     stored.ok("backup", "demo")
     for pack in (stored.repository / "data").rglob("*"):
         if pack.is_file() and pack.stat().st_size > 20_000:
@@ -990,7 +990,7 @@ def test_undo_of_a_restore_over_a_damaged_database_does_not_go_further_back(stor
 def test_a_folder_of_the_other_environment_that_is_none_fails_no_backup(stored):
     shutil.rmtree(stored.database("demo").parent)
     stored.database("demo").parent.write_bytes(b"")
-    stored.ok("backup", "production")
+    stored.loses("backup", "production")
 
 
 @pytest.mark.slow("each run", keep=["demo-cron", "production-backup"])
@@ -1077,7 +1077,7 @@ class TestNoRoom:
 
     @pytest.mark.parametrize("format", ["zst", "pages"])
     def test_for_the_new_database_by_its_header_or_its_listed_size(self, stored, disk, systemctl, format):
-        stored.ok("backup", "production", DODEKA_FORMAT=format)
+        stored.loses("backup", "production", DODEKA_FORMAT=format)
         subprocess.run(["mount", "-o", "remount,size=1300k", disk], check=True)
         said = self.refused(stored, systemctl)
         assert f"no room left for the database in {disk}/production: " in said
@@ -1105,7 +1105,7 @@ while True:
 """
         )
         slow.chmod(0o755)
-        stored.ok("backup", "production", DODEKA_FORMAT="pages")
+        stored.loses("backup", "production", DODEKA_FORMAT="pages")
         began = time.monotonic()
         said = self.refused(stored, systemctl, RESTIC=str(slow))
         assert time.monotonic() - began < 30

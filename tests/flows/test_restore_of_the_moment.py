@@ -278,5 +278,5 @@ def test_killed_while_they_are_removed(site):
     assert left and all(name.startswith(staged) for name in left)
     assert any(name.endswith("-wal") for name in left)
     assert content(site.database()) == now
-    site.ok("backup", "production")
+    site.loses("backup", "production")
     assert beside(site) == ["db.sqlite"] and content(site.database()) == now

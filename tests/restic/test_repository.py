@@ -244,7 +244,9 @@ def test_all_are_from_the_future(site):
 
 def test_an_empty_repository_lists_nothing(site):
     assert site.snapshots() == []
-    assert site.ok("snapshots", "demo").split() == ["ID", "When", "Ago", "Size", "Number", "of", "rows"]
+    heading, oldest = site.ok("snapshots", "demo").splitlines()
+    assert heading.split() == ["ID", "When", "Ago", "Size", "Number", "of", "rows"]
+    assert oldest == "oldest copy: none"
 
 
 def expected_to_stay(times: list[datetime]) -> set[datetime]:

@@ -13,7 +13,7 @@ from dodeka_db.data_description import DataDescription
 from dodeka_db.errors import DatabaseError, ServiceError, UsageError
 from dodeka_db.flows import bring_back_plan, erasures, leftovers, stray_writes, verify
 from dodeka_db.flows.bring_back_plan import MAX_NAMED, Asked, Plan
-from dodeka_db.flows.download import Incoming
+from dodeka_db.flows.download import shown, to_new_file
 from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.formatting import cell, columns, counted, when
 from dodeka_db.host import run_lock, service, staging, whole_clones
@@ -71,13 +71,12 @@ def run(
                 repository = Repository(source)
                 snapshot = resolve(source, repository.snapshots(), environment.name, wanted)
                 left_out = erasures.since(repository, snapshot.environment, snapshot.time)
-                copy = _fetch(repository, snapshot, folder / "then.sqlite")
-                erased = erasures.apply(left_out, copy, verify.shown(snapshot))
+                copy = to_new_file(repository, snapshot, folder / "then.sqlite")
+                verify.check(repository, snapshot, copy)
+                erased = erasures.apply(left_out, copy, shown(snapshot))
                 log.info("comparing")
                 with run_lock.beside(live, main.lock_wait_s):
-                    plan = bring_back_plan.make(
-                        *(live, copy, planned, description, asked, verify.shown(snapshot))
-                    )
+                    plan = bring_back_plan.make(*(live, copy, planned, description, asked, shown(snapshot)))
                     before = swap.identity(live)
         preview = _preview(environment, snapshot, plan, description, asked.is_everything, name_all)
         preview += erasures.lines(erased)
@@ -95,13 +94,6 @@ def run(
             done = _put_in(settings, environment, plan, planned)
     leftovers.fail_if_down(down, done)
     return done
-
-
-def _fetch(repository: Repository, snapshot: Snapshot, copy: Path) -> Path:
-    with open(copy, "xb", buffering=0) as file:
-        incoming = Incoming(file, copy, verify.shown(snapshot), "set DODEKA_STATE to another disk")
-        verify.fetch(repository, snapshot, incoming, copy)
-    return copy
 
 
 def _put_in(settings: Settings, environment: Environment, plan: Plan, planned: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dodeka_db import data_description
 from dodeka_db.data_description import DataDescription
-from dodeka_db.flows.download import Incoming, download
+from dodeka_db.flows.download import shown, to_new_file
 from dodeka_db.formatting import cell, columns, counted, when
 from dodeka_db.host import disks, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
@@ -70,10 +70,8 @@ def run(
 
 
 def _of_snapshot(repository: Repository, snapshot: Snapshot, copy: Path) -> Source:
-    shown = f"the database in snapshot {snapshot.short_id}"
-    with open(copy, "xb", buffering=0) as file:
-        download(repository, snapshot, Incoming(file, copy, shown, _LARGER_DISK))
-    return Source(copy, shown, if_damaged="choose another snapshot")
+    to_new_file(repository, snapshot, copy)
+    return Source(copy, shown(snapshot), if_damaged="choose another snapshot")
 
 
 def source_of_live(live: Path, copy: Path) -> Source:

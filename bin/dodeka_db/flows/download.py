@@ -68,6 +68,19 @@ class Incoming:
         disks.for_database(self._path.parent, self._database_bytes, self._remedy).check()
 
 
+def shown(snapshot: Snapshot) -> str:
+    """The name of the database in `snapshot` in messages."""
+    return f"the database in snapshot {snapshot.short_id}"
+
+
+def to_new_file(repository: Repository, snapshot: Snapshot, path: Path, cached: bool = True) -> Path:
+    """Download the database in `snapshot` to the new file `path` in the state folder; returns `path`. Raises as download()."""
+    with open(path, "xb", buffering=0) as file:
+        incoming = Incoming(file, path, shown(snapshot), "set DODEKA_STATE to another disk")
+        download(repository, snapshot, incoming, cached)
+    return path
+
+
 def download(repository: Repository, snapshot: Snapshot, target: Incoming, cached: bool = True) -> None:
     """Write the database in `snapshot` to `target`, as a stream.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from dodeka_db import data_description
 from dodeka_db.data_description import DataDescription
 from dodeka_db.errors import BackupError, SnapshotError
-from dodeka_db.flows import changes, erasures, verify
-from dodeka_db.flows.download import Incoming, download
+from dodeka_db.flows import changes, erasures
+from dodeka_db.flows.download import to_new_file
 from dodeka_db.formatting import cell, counted, when
 from dodeka_db.host import run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
@@ -149,9 +149,8 @@ class _Search:
     ) -> None:
         copy = folder / "snapshot.sqlite"
         try:
-            with open(copy, "wb", buffering=0) as file:
-                incoming = Incoming(file, copy, verify.shown(snapshot), "set DODEKA_STATE to another disk")
-                download(repository, snapshot, incoming)
+            copy.unlink(missing_ok=True)
+            to_new_file(repository, snapshot, copy)
             where = f"snapshot {snapshot.short_id} of {when(snapshot.time)}"
             self._look(copy, where, wanted, members)
         except SnapshotError as error:

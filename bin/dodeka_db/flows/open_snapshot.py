@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from dodeka_db.errors import BackupError, SetupError, UsageError, no_process
 from dodeka_db.flows import erasures, verify
-from dodeka_db.flows.download import Incoming
+from dodeka_db.flows.download import Incoming, download, shown
 from dodeka_db.formatting import when
 from dodeka_db.host import staging
 from dodeka_db.interrupts import SIGNALS, Interrupted, shielded, suspendable
@@ -93,8 +93,9 @@ def _fetch(
     repository = Repository(settings)
     snapshot = resolve(settings, repository.snapshots(), environment.name, wanted)
     left_out = erasures.since(repository, snapshot.environment, snapshot.time)
-    verify.fetch(repository, snapshot, Incoming(file, path, verify.shown(snapshot), remedy), path)
-    for line in erasures.lines(erasures.apply(left_out, path, verify.shown(snapshot))):
+    download(repository, snapshot, Incoming(file, path, shown(snapshot), remedy))
+    verify.check(repository, snapshot, path)
+    for line in erasures.lines(erasures.apply(left_out, path, shown(snapshot))):
         log.info("%s", line)
     return snapshot
 

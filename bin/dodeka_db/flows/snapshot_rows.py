@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from dodeka_db.errors import DatabaseError, RepositoryDamagedError, SnapshotError
-from dodeka_db.flows.download import Incoming, download
+from dodeka_db.flows.download import to_new_file
 from dodeka_db.host import row_records, run_lock, staging
 from dodeka_db.host.row_records import Record, Rows
 from dodeka_db.repository_settings import RepositorySettings
@@ -59,8 +59,4 @@ def count(repository: Repository, snapshots: Sequence[Snapshot], sizes: Mapping[
 
 def _fetched(repository: Repository, snapshot: Snapshot) -> Rows:
     with staging.folder(repository.settings) as folder:
-        copy = folder / "counted.sqlite"
-        shown = f"the database in snapshot {snapshot.short_id}"
-        with open(copy, "xb", buffering=0) as file:
-            download(repository, snapshot, Incoming(file, copy, shown, "set DODEKA_STATE to another disk"))
-        return row_counts(copy)
+        return row_counts(to_new_file(repository, snapshot, folder / "counted.sqlite"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dodeka_db import data_description
 from dodeka_db.errors import BackupError, BusyError, DatabaseError, SnapshotError
-from dodeka_db.flows.download import Incoming, download
+from dodeka_db.flows.download import shown, to_new_file
 from dodeka_db.formatting import cell, columns, when
 from dodeka_db.host import job_records, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
@@ -76,11 +76,8 @@ def prove(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, int | N
 @contextmanager
 def _fetched(repository: Repository, snapshot: Snapshot) -> Iterator[tuple[Path, Findings]]:
     with staging.folder(repository.settings) as folder:
-        copy = folder / "drill.sqlite"
-        with open(copy, "xb", buffering=0) as file:
-            incoming = Incoming(file, copy, shown(snapshot), "set DODEKA_STATE to another disk")
-            findings = fetch(repository, snapshot, incoming, copy, cached=False)
-        yield copy, findings
+        copy = to_new_file(repository, snapshot, folder / "drill.sqlite", cached=False)
+        yield copy, check(repository, snapshot, copy)
 
 
 def _warn_of_undescribed(snapshot: Snapshot, copy: Path) -> None:
@@ -98,14 +95,11 @@ def _warn_of_undescribed(snapshot: Snapshot, copy: Path) -> None:
         log.warning("deploy/data.toml: and %s more", len(found) - MAX_UNDESCRIBED)
 
 
-def fetch(
-    repository: Repository, snapshot: Snapshot, incoming: Incoming, copy: Path, cached: bool = True
-) -> Findings:
-    """Download `snapshot` to `copy` by `incoming`, and check it as a restore would; the defects are warnings too.
+def check(repository: Repository, snapshot: Snapshot, copy: Path) -> Findings:
+    """Check the `copy` of `snapshot` as a restore would; the defects are warnings too.
 
-    To be called under the lock. Raises SnapshotError if it is not a database that can be read through.
+    Raises SnapshotError if it is not a database that can be read through.
     """
-    download(repository, snapshot, incoming, cached=cached)
     log.info("checking")
     try:
         findings = integrity.verify(copy, shown(snapshot))
@@ -115,11 +109,6 @@ def fetch(
     for line in findings.lines():
         log.warning("%s: %s", shown(snapshot), line)
     return findings
-
-
-def shown(snapshot: Snapshot) -> str:
-    """The name of the database in `snapshot` in messages."""
-    return f"the database in snapshot {snapshot.short_id}"
 
 
 def _beside(rows: Mapping[str, int | None], live: Mapping[str, int | None]) -> list[str]:
