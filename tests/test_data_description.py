@@ -32,12 +32,21 @@ rows = { "<email>" = "<user>" }
 
 [tables.people]
 found_by = ["user"]
-rows = { "<user>:a" = { mail = "<email>", more = { since = "<word>" } }, "<user>:b" = "" }
+rows = { "<user>:a" = { mail = "<email>", more = { since = "<word>" } }, "<user>:b" = "", "<user>:role:<word>" = "" }
 
 [tables.mails]
 moment = true
 backend = { will = "send", each = "mail", if = { "state.now" = "waits", tries = "0" } }
 rows = { "<word>" = { state = { now = "<word>" }, tries = "<word>" } }
+
+[clone]
+words = ["chair"]
+
+[clone.login]
+table = "people"
+role = "<user>:role:<word>"
+password = "<user>:a"
+value = '{"mail": "x", "more": {"since": 3}}'
 """
 
 
@@ -126,6 +135,34 @@ MISTAKES = [
         'moment = true\nnot_in_clones = ["<word>"]',
         ", table mails, 'not_in_clones': clones have no row of a table with moment = true",
     ),
+    (
+        'words = ["chair"]',
+        'word = ["chair"]',
+        ", 'clone.word': it is none of the words that can stand here: words",
+    ),
+    ('words = ["chair"]', 'words = "chair"', ", 'clone.words': it must be a list of texts in quotes"),
+    ('words = ["chair"]', "words = [1]", ", 'clone.words': it must be a text in quotes"),
+    ('words = ["chair"]', "words = []\n[x]", ", 'x': it is none of the words"),
+    ('table = "people"', 'table = "person"', ", 'clone.login.table': there is no [tables.person]"),
+    ('table = "people"', "", ", 'clone.login.table': it is missing"),
+    (
+        'role = "<user>:role:<word>"',
+        'role = "<user>:roles:<word>"',
+        ", 'clone.login.role': [tables.people] has no such row",
+    ),
+    (
+        'role = "<user>:role:<word>"',
+        'role = "<user>:b"',
+        ", 'clone.login.role': its key must have one user ID and one kind",
+    ),
+    (
+        'password = "<user>:a"',
+        'password = "<user>:role:<word>"',
+        ", 'clone.login.password': its key must have one user ID",
+    ),
+    ('password = "<user>:a"', "password = 1", ", 'clone.login.password': it must be a text in quotes"),
+    ("value = '{", "value = 'x{", ", 'clone.login.value': it must be JSON"),
+    ('"since": 3', '"till": 3', ", 'clone.login.value': value.more.till: a field that is not described"),
     ("[tables.people]", "[tables.people", ": this is not TOML: "),
     ("[tables.people]", "[tables.by_email]", ": this is not TOML: "),
 ]
@@ -157,6 +194,20 @@ def test_a_file_that_cannot_be_read(file):
         data_description.read(file)
 
 
+def test_a_login_of_masked_clones(file):
+    login = data_description.read(file).login
+    assert login and (login.table.name, login.role.key, login.password.key) == (
+        "people",
+        "<user>:role:<word>",
+        "<user>:a",
+    )
+    assert data_description.read(file).kept_words == ("chair",)
+    file.write_text(re.sub(r"value = '.*'", 'value = ""', file.read_text()))
+    assert data_description.read(file).login is None
+    file.write_text(file.read_text().split("[clone]", maxsplit=1)[0])
+    assert (data_description.read(file).login, data_description.read(file).kept_words) == (None, ())
+
+
 def test_what_a_row_holds(file):
     people = data_description.read(file).tables["people"]
     user, email, word = Kind("user", "user ID"), Kind("email", "address"), Kind("word", "no")
@@ -176,6 +227,7 @@ def test_what_a_row_holds(file):
         ("<user>:a", "key", user),
         ("<user>:a", "value.mail", email),
         ("<user>:b", "key", user),
+        ("<user>:role:<word>", "key", user),
     ]
 
 
@@ -375,7 +427,7 @@ def test_what_only_the_database_or_only_the_description_has(path, db):
 def test_the_head_of_the_file_explains_each_word_of_it():
     head = FILE.read_text().split("\n[kinds]\n")[0]
     assert all(line.startswith("#") or not line for line in head.splitlines())
-    for word in ("kinds", "members", "tables.NAME", "tables.NAME.rows"):
+    for word in ("kinds", "members", "clone", "clone.login", "tables.NAME", "tables.NAME.rows"):
         assert f"#   [{word}]" in head
     for word in (
         "table",
@@ -386,6 +438,10 @@ def test_the_head_of_the_file_explains_each_word_of_it():
         "not_in_clones",
         "found_by",
         "tells",
+        "words",
+        "role",
+        "password",
+        "value",
         *(f'"{word}"' for word in PERSONAL),
     ):
         assert f" {word}" in head

@@ -25,7 +25,8 @@ SECRET_CHARACTERS = 8
 MAY_LOSE = 0.5
 _KIND = re.compile(r"<([^<>]*)>")
 # in the order in which a message lists them
-_WORDS = ("kinds", "members", "tables")
+_WORDS = ("kinds", "members", "tables", "clone")
+_NEEDED_WORDS = ("kinds", "members", "tables")
 _WORDS_OF_MEMBERS = ("table", "known_by")
 _WORDS_OF_A_TABLE = (
     "moment",
@@ -38,6 +39,8 @@ _WORDS_OF_A_TABLE = (
     "rows",
 )
 _WORDS_OF_THE_BACKEND = ("will", "each", "if")
+_WORDS_OF_CLONES = ("words", "login")
+_WORDS_OF_A_LOGIN = ("table", "role", "password", "value")
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,18 @@ class Pattern:
             "".join(re.escape(part) if isinstance(part, str) else "(.+?)" for part in self.parts), re.DOTALL
         )
 
+    @cached_property
+    def key_kinds(self) -> tuple[Kind, ...]:
+        """The kinds in the key, one for each group of the expression."""
+        return tuple(part for part in self.parts if isinstance(part, Kind))
+
     def read(self, key: str, value: bytes) -> Row | None:
         """The row; None if the key is not of this sort."""
         match = self.expression.fullmatch(key)
         if not match:
             return None
-        kinds = [part for part in self.parts if isinstance(part, Kind)]
-        contents = [Content("key", (kind,), text) for kind, text in zip(kinds, match.groups(), strict=True)]
+        found_in_key = zip(self.key_kinds, match.groups(), strict=True)
+        contents = [Content("key", (kind,), text) for kind, text in found_in_key]
         unknown: list[str] = []
         try:
             text = value.decode()
@@ -124,7 +132,7 @@ class Pattern:
 
     def places(self) -> Iterator[tuple[str, Kind]]:
         """Each place of such a row with a kind that can stand there."""
-        yield from (("key", part) for part in self.parts if isinstance(part, Kind))
+        yield from (("key", kind) for kind in self.key_kinds)
         yield from _places("value", self.value)
 
 
@@ -190,14 +198,32 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Login:
+    """The password that one user of each role gets in a masked clone: `value`, JSON, in a row of the sort `password` of `table`.
+
+    The key of a row of the sort `role` names a user and a role that the user has.
+    """
+
+    table: Table
+    role: Pattern
+    password: Pattern
+    value: str
+
+
+@dataclass(frozen=True)
 class DataDescription:
-    """The whole file: `members` has one row for each member, who is known by `known_by`."""
+    """The whole file: `members` has one row for each member, who is known by `known_by`.
+
+    `kept_words` may stand in a masked clone although somebody is called so. `login` is None if masked clones have none.
+    """
 
     file: Path
     kinds: Mapping[str, Kind]
     tables: Mapping[str, Table]
     members: Table
     known_by: Kind
+    kept_words: tuple[str, ...] = ()
+    login: Login | None = None
 
     def shown_key(self, table: str, key: str) -> str:
         """The key of a row of `table` for a message: of one that opens something, only its beginning."""
@@ -225,7 +251,7 @@ def read(file: Path = FILE) -> DataDescription:
         ) from error
     except (ValueError, RecursionError) as error:
         raise at.wrong(f"this is not TOML: {error}") from error
-    at.check_words(found, _WORDS, needed=_WORDS)
+    at.check_words(found, _WORDS, needed=_NEEDED_WORDS)
     kinds = {}
     at_kinds, at_members = at.of("kinds"), at.of("members")
     for name, personal in at_kinds.table(found["kinds"]).items():
@@ -243,7 +269,12 @@ def read(file: Path = FILE) -> DataDescription:
     if name not in tables:
         raise at_members.of("table").wrong(f"there is no [tables.{name}]")
     _check_that_all_are_told(file, tables, known_by)
-    return DataDescription(file, kinds, tables, tables[name], known_by)
+    at_clone = at.of("clone")
+    clone = at_clone.table(found.get("clone", {}))
+    at_clone.check_words(clone, _WORDS_OF_CLONES, needed=())
+    words = at_clone.of("words").texts(clone.get("words", []))
+    login = _login(at_clone.of("login"), clone["login"], tables) if "login" in clone else None
+    return DataDescription(file, kinds, tables, tables[name], known_by, words, login)
 
 
 @dataclass(frozen=True)
@@ -281,6 +312,11 @@ class _Place:
         if not isinstance(found, str):
             raise self.wrong("it must be a text in quotes")
         return found
+
+    def texts(self, found: object) -> tuple[str, ...]:
+        if not isinstance(found, list):
+            raise self.wrong('it must be a list of texts in quotes, ["member"]')
+        return tuple(self.text(one) for one in found)
 
     def kinds(self, found: object, kinds: Mapping[str, Kind]) -> tuple[Kind, ...]:
         if not isinstance(found, list):
@@ -355,6 +391,36 @@ def _action(at: _Place, found: object, patterns: Sequence[Pattern]) -> Action:
         if f"value.{field}" not in places:
             raise at_if.of(field).wrong("no row of the table has this field")
     return Action(at.of("will").text(words["will"]), at.of("each").text(words["each"]), condition)
+
+
+def _login(at: _Place, found: object, tables: Mapping[str, Table]) -> Login | None:
+    words = at.table(found)
+    at.check_words(words, _WORDS_OF_A_LOGIN, needed=_WORDS_OF_A_LOGIN)
+    name = at.of("table").text(words["table"])
+    if name not in tables:
+        raise at.of("table").wrong(f"there is no [tables.{name}]")
+    sorts = {}
+    for word, kinds in (("role", ["no", "user ID"]), ("password", ["user ID"])):
+        key = at.of(word).text(words[word])
+        found_patterns = [pattern for pattern in tables[name].patterns if pattern.key == key]
+        if not found_patterns:
+            raise at.of(word).wrong(f"[tables.{name}] has no such row")
+        (sorts[word],) = found_patterns
+        if sorted(kind.personal for kind in sorts[word].key_kinds) != kinds:
+            what = "one user ID and one kind that is not personal" if word == "role" else "one user ID"
+            raise at.of(word).wrong(f"its key must have {what}")
+    value = at.of("value").text(words["value"])
+    if not value:
+        return None
+    unknown: list[str] = []
+    try:
+        for _ in _contents("value", sorts["password"].value, json.loads(value), unknown):
+            pass
+    except (ValueError, RecursionError) as error:
+        raise at.of("value").wrong("it must be JSON") from error
+    if unknown:
+        raise at.of("value").wrong(unknown[0])
+    return Login(tables[name], sorts["role"], sorts["password"], value)
 
 
 def _parts(at: _Place, key: str, kinds: Mapping[str, Kind]) -> tuple[str | Kind, ...]:
