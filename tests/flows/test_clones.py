@@ -379,6 +379,23 @@ class TestMasked:
         return asked
 
     @of_both_formats
+    def test_nobody_of_production_is_in_the_file_of_demo(self, site):
+        """With the engine itself."""
+        self.clone(site, "yes")
+        made = site.database("demo").read_bytes().lower()
+        names = {
+            name.encode()
+            for (key,) in rows(site.database(), "SELECT value FROM users_by_email")
+            for name in re.findall("[a-z]{4,}", key.decode())
+        }
+        addresses = [
+            address.encode() for (address,) in rows(site.database(), "SELECT key FROM users_by_email")
+        ]
+        assert len(names) > 10 and len(addresses) == sample_data.count(site.database("demo"))
+        assert not [original for original in [*names, *addresses] if original in made]
+        assert beside(site) == ["db.sqlite"] and not site.staged()
+
+    @of_both_formats
     def test_only_made_up_people_reach_the_folder_of_demo(self, site, engine, caplog):
         caplog.set_level("INFO", logger="dodeka_db")
         demo = content(site.database("demo"))
