@@ -111,7 +111,9 @@ def set_up(server: Server, count: int) -> str:
     server.run("make", "-C", str(PROJECT), "init", "YES=1")
     server.run("make", "-C", str(PROJECT), "backup", "ENV=production")
     server.run("systemctl", "start", NAME, user="root")
-    return server.sh(f"{PROJECT}/bin/dodeka-db-snapshots.py production | tail -1 | cut -d' ' -f1").strip()
+    return server.sh(
+        f"{PROJECT}/bin/dodeka-db-snapshots.py production | grep -E '^[0-9a-f]{{8}} ' | tail -1 | cut -d' ' -f1"
+    ).strip()
 
 
 def down_s(server: Server) -> float:

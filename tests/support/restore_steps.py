@@ -70,7 +70,9 @@ class Machine:
         limit.write_text("[Unit]\nStartLimitIntervalSec=0\n")
         server.run("systemctl", "daemon-reload", user="root")
         server.run("make", "-C", str(PROJECT), "backup", "ENV=demo")
-        snapshot = server.sh(f"{PROJECT}/bin/dodeka-db-snapshots.py demo | tail -1 | cut -c1-8").strip()
+        snapshot = server.sh(
+            f"{PROJECT}/bin/dodeka-db-snapshots.py demo | grep -E '^[0-9a-f]{{8}} ' | tail -1 | cut -c1-8"
+        ).strip()
         self.script = [str(PROJECT / "bin/dodeka-db-restore.py"), "demo", f"--snapshot={snapshot}", "--yes"]
         self._mark = 0
         self._old = 0  # the inode of the database that prepare() made
