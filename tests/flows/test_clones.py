@@ -463,6 +463,7 @@ class TestANameForWholeClones:
         # and a quarantined clone of that has nothing of the moment
         assert sample_data.count(site.database("demo"), "session_cache") == 0
 
+    @pytest.mark.slow("seven runs")
     def test_while_it_could_not_be_saved(self, site):
         """The file beside the database is a whole clone, whatever becomes of demo meanwhile."""
         site.ok(*CLONE, "--clone=whole", stdin=WORDS)
@@ -488,6 +489,7 @@ class TestANameForWholeClones:
         site.ok("bring-back", "demo", "--snapshot=latest", "--yes")
         assert self.tags(site)[-1] == self.NAME
 
+    @pytest.mark.slow("six runs")
     def test_without_what_is_on_record_a_restore_goes_on(self, site):
         site.ok(*CLONE, "--clone=whole", stdin=WORDS)
         record = site.state / "whole-clones" / "demo.json"
@@ -509,6 +511,7 @@ def full(site: Site) -> str:
 STEPS = "unlink,unlinkat,rename,link,mkdir,ftruncate,fsync,fdatasync,write,pwrite64"
 
 
+@pytest.mark.slow("every step")
 @pytest.mark.long
 @pytest.mark.slow("each step", keep=["zst"])
 @of_both_formats

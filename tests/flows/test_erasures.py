@@ -408,6 +408,7 @@ class TestTheListOutlives:
         site.ok("restore", "production", "--snapshot", "latest", "--yes")
         assert holding(site.database(), *member.texts) == {}
 
+    @pytest.mark.slow("each way", keep=["at once"])
     @pytest.mark.parametrize("copied", ["at once", "by the next copy"])
     def test_the_server(self, twin, copied):
         """With an erasure in between; then a new server, which has nothing but the off-site repository."""
@@ -433,6 +434,7 @@ class TestTheListOutlives:
         assert holding(twin.database(), *member.texts) == {}
         assert sample_data.count(twin.database()) == 399
 
+    @pytest.mark.slow("three repositories")
     def test_a_new_main_repository_and_its_old_snapshots_off_site(self, twin):
         """The next erasure must not hide the earlier one."""
         one, other = Member(twin.database(), 7), Member(twin.database(), 8)

@@ -86,7 +86,10 @@ def sqlite3_of(site: Site, reading: subprocess.Popen) -> str:
 
 
 def is_sqlite3(process: str) -> bool:
-    return Path(f"/proc/{process}/comm").read_text() == "sqlite3\n"
+    try:
+        return Path(f"/proc/{process}/comm").read_text() == "sqlite3\n"
+    except FileNotFoundError:  # a program of an earlier step, which has ended
+        return False
 
 
 def test_the_copy_of_a_killed_one_goes_with_the_next_run(lost):

@@ -79,6 +79,7 @@ def test_a_pinned_pre_restore_snapshot_stays_too(site):
     assert "pinned" in site.ok("retention", "production")
 
 
+@pytest.mark.slow("twelve backups")
 def test_what_the_next_run_would_do(site):
     backups(site, 12)
     site.ok("pin", "production", "--note", "mine", "--", ids(site)[0])

@@ -353,7 +353,7 @@ class TestOurOwnCache:
         cache = site.state / "restic-cache"
         ours = set(cache.rglob("*"))
         execute(site.database("demo"), "DELETE FROM users_by_email")
-        site.ok("backup", "demo", **variables)
+        site.loses("backup", "demo", **variables)
         site.ok("snapshots", **variables)
         theirs = set(cache.rglob("*")) - ours
         assert theirs

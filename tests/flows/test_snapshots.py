@@ -172,6 +172,7 @@ def test_a_damaged_snapshot_keeps_none_of_the_others_from_being_counted(site):
     assert "ALL=1" not in done.stdout, "that was tried"
 
 
+@pytest.mark.slow("it waits")
 def test_backups_get_in_between(site):
     """One that waits for the lock comes between two snapshots, not after the last one."""
     for _ in range(4):
