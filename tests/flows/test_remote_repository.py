@@ -352,8 +352,8 @@ class TestOurOwnCache:
         site.ok("backup", "demo", **variables)
         cache = site.state / "restic-cache"
         ours = set(cache.rglob("*"))
-        execute(site.database("demo"), "DELETE FROM users_by_email")
-        site.loses("backup", "demo", **variables)
+        execute(site.database("demo"), "DELETE FROM users_by_email WHERE rowid <= 10")
+        site.ok("backup", "demo", **variables)
         site.ok("snapshots", **variables)
         theirs = set(cache.rglob("*")) - ours
         assert theirs
