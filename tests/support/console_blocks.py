@@ -36,6 +36,7 @@ def masked(line: str) -> str:
         (r"(restic +)[\d.]+, \S+", r"\1VERSION"),
         (r"\d+\.\d s\b", "SECONDS"),
         (r"\d+ ms\b", "MILLISECONDS"),
+        (r"\b(keeps) .*", r"\1 WHY"),  # restic from 0.17 on names more reasons
         (r"pre-restore-\d{8}T\d{6}Z", "pre-restore-TIME"),
         (r"\w+day \d\d \w+ \d{4} \d\d:\d\d", "WHEN"),
         (r"outbox( +[+-]?\d+)+", "outbox ROWS"),  # the backend writes there all the time
