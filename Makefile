@@ -56,6 +56,7 @@ override SHELL := /bin/sh
 override ENVIRONMENTS := production demo
 override NEED_ENV := backup pin unpin retention changes open bring-back accept restore undo verify erased
 override NEED_NAME := key-add key-remove
+override NEED_SNAPSHOT := pin unpin
 override KNOW_OFFSITE := init snapshots retention changes open bring-back restore verify erased keys key-add key-remove restic
 override GOALS := $(value MAKECMDGOALS)
 
@@ -72,6 +73,11 @@ endif
 ifneq ($(filter $(NEED_NAME),$(GOALS)),)
   ifeq ($(NAME),)
     $(error $(firstword $(GOALS)) needs a name: NAME=anna)
+  endif
+endif
+ifneq ($(filter $(NEED_SNAPSHOT),$(GOALS)),)
+  ifeq ($(SNAPSHOT),)
+    $(error $(firstword $(GOALS)) needs a snapshot: SNAPSHOT=<id> or SNAPSHOT=latest)
   endif
 endif
 ifneq ($(OFFSITE),)
@@ -172,11 +178,11 @@ undo: ## put back the database that the last restore of ENV replaced
 
 .PHONY: pin
 pin: ## keep SNAPSHOT of ENV whatever the retention policy says; NOTE="why"
-	@bin/dodeka-db-pin.py "$$ENV" $${NOTE:+--note="$$NOTE"} -- "$${SNAPSHOT:?name one: SNAPSHOT=<id> or latest}"
+	@bin/dodeka-db-pin.py "$$ENV" $${NOTE:+--note="$$NOTE"} -- "$$SNAPSHOT"
 
 .PHONY: unpin
 unpin: ## let the retention policy decide about SNAPSHOT of ENV again
-	@bin/dodeka-db-unpin.py "$$ENV" -- "$${SNAPSHOT:?name one: SNAPSHOT=<id> or latest}"
+	@bin/dodeka-db-unpin.py "$$ENV" -- "$$SNAPSHOT"
 
 .PHONY: retention
 retention: ## what the next run keeps and removes of ENV's snapshots, and why; removes nothing

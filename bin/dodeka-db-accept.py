@@ -7,7 +7,7 @@ from dodeka_db.flows import row_loss
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, opens_repository=True)
+    parser = console.parser(__doc__, 75)
     parser.add_argument("environment", type=console.environment_name, help="production or demo")
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)

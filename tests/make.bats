@@ -30,7 +30,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
         [ -z "$output" ]
     done
     for goal in backup cron snapshots pin unpin retention changes open bring-back accept restore undo verify erased; do
-        mk $goal ENV=staging WHO=anna@example.org
+        mk $goal ENV=staging WHO=anna@example.org SNAPSHOT=latest
         [ "$status" -eq 2 ]
         [ "${#stderr_lines[@]}" -eq 1 ]
         [[ $stderr == *"unknown environment 'staging': there are production and demo"* ]]
@@ -40,6 +40,15 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 2 ]
     [[ $stderr == *"unknown environment 'staging'"* ]]
     [ "$(state_of_everything)" = "$before" ]
+}
+
+@test "make pin and unpin without a snapshot do nothing else" {
+    for goal in pin unpin; do
+        mk $goal ENV=demo
+        [ "$status" -eq 2 ]
+        [ "${#stderr_lines[@]}" -eq 1 ]
+        [[ $stderr == *"$goal needs a snapshot: SNAPSHOT=<id> or SNAPSHOT=latest"* ]]
+    done
 }
 
 @test "backup, snapshots, restore, clone" {

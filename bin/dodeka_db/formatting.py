@@ -8,6 +8,8 @@ from dodeka_db.errors import plain
 
 # the longest name or path in a table, in characters
 MAX_CHARACTERS = 1000
+# of a terminal, in characters
+COLUMNS = 80
 
 
 def size(count: int) -> str:

@@ -21,6 +21,7 @@ def test_a_pinned_snapshot_stays_and_has_its_note(site):
     (old,) = ids(site)
     said = site.ok("pin", "production", "--note", "before migration 12", "--", old)
     (now,) = ids(site)
+    assert old != now and "is a whole database" in site.ok("verify", "production", "--snapshot", old)
     assert (
         f"done: snapshot {now}, which was {old}, is pinned (before migration 12): no retention removes it"
         in said

@@ -65,9 +65,15 @@ def test_each_run_tells_until_the_rows_are_back(good):
     status = good.run("status").stdout
     assert re.search(r"BAD +production +cron +failed .*HAS LOST ROWS", status)
     good.ok("bring-back", "production", "--snapshot", pinned, "--yes")
-    assert "production has the rows of snapshot" in cron(good)
+    said = cron(good)
+    assert "production has the rows of snapshot" in said
+    (unpin,) = re.findall(
+        r"stays pinned until you unpin it: make unpin ENV=production SNAPSHOT=([0-9a-f]{8})\n", said
+    )
     assert "LOST" not in cron(good)
     assert [one["short_id"] for one in good.snapshots("production") if "pinned" in one["tags"]] == [pinned]
+    good.ok("unpin", "production", "--", unpin)
+    assert not [one for one in good.snapshots("production") if "pinned" in one["tags"]]
 
 
 def test_a_backup_by_hand_tells_too(good):

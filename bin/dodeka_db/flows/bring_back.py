@@ -15,7 +15,7 @@ from dodeka_db.flows import bring_back_plan, erasures, leftovers, stray_writes, 
 from dodeka_db.flows.bring_back_plan import MAX_NAMED, Asked, Plan
 from dodeka_db.flows.download import shown, to_new_file
 from dodeka_db.flows.take_snapshot import take_snapshot
-from dodeka_db.formatting import cell, columns, counted, when
+from dodeka_db.formatting import COLUMNS, cell, columns, counted, when
 from dodeka_db.host import run_lock, service, staging, whole_clones
 from dodeka_db.interrupts import Interrupted, shielded
 from dodeka_db.repository_settings import RepositorySettings
@@ -26,8 +26,6 @@ from dodeka_db.sqlite import kept_files, missing_rows, swap
 from dodeka_db.sqlite.checkpoint import check_access
 
 log = logging.getLogger("dodeka_db")
-# of a terminal
-COLUMNS = 80
 
 
 def table_names(text: str | None) -> tuple[str, ...]:
@@ -76,7 +74,7 @@ def run(
                 erased = erasures.apply(left_out, copy, shown(snapshot))
                 log.info("comparing")
                 with run_lock.beside(live, main.lock_wait_s):
-                    plan = bring_back_plan.make(*(live, copy, planned, description, asked, shown(snapshot)))
+                    plan = bring_back_plan.make(live, copy, planned, description, asked, shown(snapshot))
                     before = swap.identity(live)
         preview = _preview(environment, snapshot, plan, description, asked.is_everything, name_all)
         preview += erasures.lines(erased)
@@ -153,17 +151,17 @@ def _preview(
             "Nothing that is there changes, and the backend keeps running.",
         ]
     if plan.people:
-        shown = plan.people if name_all else plan.people[:MAX_NAMED]
+        first = plan.people if name_all else plan.people[:MAX_NAMED]
         lines.append(f"People who come back: {len(plan.people)}")
-        lines += _indented(wrap(", ".join(map(cell, shown)), COLUMNS - 2, break_on_hyphens=False))
-        lines += _indented(_more(plan.people, shown))
+        lines += _indented(wrap(", ".join(map(cell, first)), COLUMNS - 2, break_on_hyphens=False))
+        lines += _indented(_more(plan.people, first))
     if plan.present:
         lines += ["Rows of people who are still there come back:", *_indented(named(plan.present))]
     if plan.rows and name_all:
         lines += ["The rows:", *_indented(named(plan.rows))]
     if plan.left_alone:
-        shown = plan.left_alone if name_all else plan.left_alone[:MAX_NAMED]
-        lines += ["Left alone:", *_indented(map(cell, shown)), *_indented(_more(plan.left_alone, shown))]
+        first = plan.left_alone if name_all else plan.left_alone[:MAX_NAMED]
+        lines += ["Left alone:", *_indented(map(cell, first)), *_indented(_more(plan.left_alone, first))]
     if is_everything:
         never = [name for name, table in description.tables.items() if not table.can_come_back]
         lines += wrap(f"Never brought back: the rows of {', '.join(never)}.", COLUMNS)
@@ -174,8 +172,8 @@ def _people(addresses: Sequence[str]) -> str:
     return "1 person" if len(addresses) == 1 else f"{len(addresses)} people"
 
 
-def _more(names: Sequence[str], shown: Sequence[str]) -> list[str]:
-    left = len(names) - len(shown)
+def _more(names: Sequence[str], first: Sequence[str]) -> list[str]:
+    left = len(names) - len(first)
     return [f"and {left} more; ROWS=1 names all"] if left else []
 
 

@@ -33,8 +33,8 @@ class Asked:
 class Plan:
     """The `missing` rows that come back, and in words what is left alone.
 
-    `people` are those who come back, by address; `present` are rows of people who are still there, `rows` all that come back, each
-    as its table and its key.
+    `people` are those who come back, by address. `present` are rows of people who are still there, `rows` all rows that come
+    back, each as its table and its key.
     """
 
     missing: list[MissingRows] = field(default_factory=list)
@@ -53,9 +53,10 @@ class Plan:
 def make(live: Path, then: Path, plan: Path, description: DataDescription, asked: Asked, shown: str) -> Plan:
     """Write the missing rows that come back to the empty file `plan`, and say what is left alone.
 
-    `then` is the snapshot's database, `shown` its name in messages. Somebody comes back if no address leads to them any more. Rows
-    of people who are still there come back only if the operator asked for people or tables. Raises SnapshotError or UsageError if there is
-    not what was asked for, DatabaseError if the live database cannot be read, or people would come back incomplete.
+    `then` is the snapshot's database, `shown` its name in messages. Somebody comes back if no address leads to them any more.
+    Rows of people who are still there come back only if the operator asked for people or tables. Raises SnapshotError or
+    UsageError if there is not what was asked for, DatabaseError if the live database cannot be read, or people would come back
+    incomplete.
     """
     with opened(then, "mode=ro", shown) as connection:
         connection.text_factory = missing_rows.text
@@ -224,13 +225,14 @@ class _Choice:
         return lines
 
     def rows_of(self, made: Plan) -> list[tuple[str, str]]:
-        """All rows of those of whom a row comes back, by table and key."""
+        """The rows that come back, and all others of the same people, by table and key."""
         persons = {self._person[owner] for row in made.rows for owner in self._owners.get(row, [])}
-        return [
+        of_them = (
             row
             for row, owners in self._owners.items()
             if any(self._person[owner] in persons for owner in owners)
-        ]
+        )
+        return list(dict.fromkeys((*made.rows, *of_them)))
 
 
 def _persons(owners: Iterable[Sequence[str]]) -> dict[str, str]:

@@ -42,11 +42,15 @@ def pin_stored_as(repository: Repository, stored_as: str, note: str) -> str | No
 
     To be called under the lock. One that is pinned already stays as it is.
     """
-    found = next((one for one in repository.listed() if one.stored_as.startswith(stored_as)), None)
+    found = _stored_as(repository, stored_as)
     if found and not found.is_pinned:
         _tag(repository, found, tags(note))
-        found = next((one for one in repository.listed() if one.stored_as.startswith(stored_as)), None)
+        found = _stored_as(repository, stored_as)
     return found.short_id if found else None
+
+
+def _stored_as(repository: Repository, stored_as: str) -> Snapshot | None:
+    return next((one for one in repository.listed() if one.stored_as.startswith(stored_as)), None)
 
 
 def _tagged(
@@ -59,7 +63,7 @@ def _tagged(
         if not added and not snapshot.is_pinned:
             raise SnapshotError(f"snapshot {snapshot.short_id} is not pinned", "see: make snapshots")
         _tag(repository, snapshot, added)
-        (now,) = [one for one in repository.snapshots() if one.stored_as == snapshot.stored_as]
+        now = _stored_as(repository, snapshot.stored_as) or snapshot
     said = f"snapshot {now.short_id}, which was {snapshot.short_id}, is"
     if not added:
         return f"{said} no longer pinned: the retention policy decides"

@@ -7,14 +7,13 @@ from datetime import datetime
 from dodeka_db.flows import erasures
 from dodeka_db.flows.clones import Clone
 from dodeka_db.flows.restore_origin import Origin
-from dodeka_db.formatting import ago, cell, columns, counted, wrapped
+from dodeka_db.formatting import COLUMNS, ago, cell, columns, counted, wrapped
 from dodeka_db.settings import MASKED, QUARANTINED, WHOLE, Environment
 from dodeka_db.sqlite.acting_rows import ActingRows
 from dodeka_db.sqlite.compare import TableChanges
 from dodeka_db.sqlite.erased_rows import Removed
 from dodeka_db.sqlite.integrity import Findings
 
-COLUMNS = 80
 # what is typed to say yes, and to a clone that brings mails and sessions along
 YES, YES_TO_ALL = "yes", "with mails and sessions"
 _OF_A_CLONE = {QUARANTINED: ", quarantined", MASKED: ", with made-up people", WHOLE: ", whole"}
@@ -30,8 +29,7 @@ class Change:
     the new database. `fixed`: defects that rebuilding its indexes repaired. `without` are the tables whose rows are left out;
     None where that is not possible. `clone` is None if this is none. `acting` are the rows on which the backend will act.
     `tables` is None, with a `problem`, if the two cannot be compared; `damaged` if the reason is that the live database is no
-    whole database. `erased` are the
-    members who were erased since, and stay out.
+    whole database. `erased` are the members who were erased since, and stay out.
     """
 
     target: Environment
@@ -68,7 +66,7 @@ class Change:
 
     @property
     def words(self) -> str:
-        """What is to be typed to say yes to it."""
+        """The words that say yes to it."""
         return YES_TO_ALL if self.clone and self.clone.kind == WHOLE else YES
 
 

@@ -124,7 +124,7 @@ def accept(settings: Settings, environment: Environment) -> str:
         tables = _lost(found.good.rows, found.lost.rows, data_description.read().tables)
         _write(state, environment, _Baseline(found.lost))
     loss = Loss(settings, environment, found.lost.snapshot, found.good.snapshot, tables)
-    return f"accepted: {loss.shown}; {_still_pinned(settings, environment)}"
+    return f"accepted: {loss.shown}; {_still_pinned(settings, environment, found.good.snapshot)}"
 
 
 def start_over(settings: Settings, environment: Environment) -> None:
@@ -153,12 +153,12 @@ def _say_that_it_is_over(settings: Settings, environment: Environment, good: str
         "%s has the rows of snapshot %s again; %s",
         environment.name,
         good,
-        _still_pinned(settings, environment),
+        _still_pinned(settings, environment, good),
     )
 
 
-def _still_pinned(settings: Settings, environment: Environment) -> str:
-    unpin = settings.main.make(f"unpin ENV={environment.name} SNAPSHOT=<its ID>")
+def _still_pinned(settings: Settings, environment: Environment, good: str) -> str:
+    unpin = settings.main.make(f"unpin ENV={environment.name} SNAPSHOT={good}")
     return f"the snapshot from before stays pinned until you unpin it: {unpin}"
 
 

@@ -7,12 +7,11 @@ from dodeka_db import data_description
 from dodeka_db.data_description import DataDescription
 from dodeka_db.errors import SetupError
 from dodeka_db.flows.snapshots import Listing
-from dodeka_db.formatting import ago, cell, columns, counted, size, when_briefly, wrapped
+from dodeka_db.formatting import COLUMNS, ago, cell, columns, counted, size, when_briefly, wrapped
 from dodeka_db.host.row_records import Rows
 from dodeka_db.restic.snapshots import PINNED, PRE_RESTORE, Snapshot, of_environment
 
 log = logging.getLogger("dodeka_db")
-COLUMNS = 80
 _HEADINGS = ("ID", "When", "Ago", "Size")
 _LAST_HEADING = "Number of rows"
 

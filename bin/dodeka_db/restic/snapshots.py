@@ -152,7 +152,8 @@ def resolve(
     """The snapshot of `environment` that `wanted` names, of `snapshots`, the oldest first.
 
     `wanted` is an ID, its beginning, `latest`, which is the newest(), `latest~2`, the second ordinary one before that, or a
-    time (an aware datetime), which means the newest ordinary one of that time or before. Logs which one a time means.
+    time (an aware datetime), which means the newest ordinary one of that time or before. A snapshot that was copied or pinned
+    is also known by the ID that it had first. Logs which one a time means.
 
     Raises SnapshotError if `wanted` is malformed, unknown, ambiguous, or of another environment, or if no snapshot is that old.
     """
@@ -172,6 +173,7 @@ def resolve(
             f"{wanted!r} is neither a snapshot ID (4 to 64 digits, 0-9 and a-f) nor '{LATEST}'", hint
         )
     matches = [snapshot for snapshot in candidates if snapshot.id.startswith(wanted)]
+    matches = matches or [snapshot for snapshot in candidates if snapshot.stored_as.startswith(wanted)]
     if len(matches) > 1:
         ids = ", ".join(snapshot.short_id for snapshot in matches)
         raise SnapshotError(f"{wanted} matches several snapshots: {ids}", "type more digits of the ID")

@@ -1,7 +1,7 @@
 """Remove all rows of some tables of a database, and some rows of others, and what is left of them in its pages."""
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -39,7 +39,7 @@ def empty_tables(
         connection.execute("PRAGMA secure_delete=ON")
         connection.execute("BEGIN")
         for table in (*tables, *rows):
-            _refuse_trigger(connection, table, shown, remedy)
+            refuse_trigger(connection, table, shown, remedy)
         for table in tables:
             # without WHERE and triggers, SQLite clears the table's pages, and does not look into any index
             connection.execute(f"DELETE FROM main.{quoted(table)}")
@@ -47,15 +47,21 @@ def empty_tables(
             connection.create_function("is_meant", 1, lambda key, of=is_meant: of(_text(key)))
             # an index may lack entries
             connection.execute(f"DELETE FROM main.{quoted(table)} NOT INDEXED WHERE is_meant(key)")
-        for (samples,) in connection.execute(
-            "SELECT name FROM sqlite_master WHERE name IN (?, ?)", _SAMPLES
-        ).fetchall():
-            for table in (*tables, *rows):
-                connection.execute(f"DELETE FROM main.{samples} WHERE tbl = ? COLLATE NOCASE", (table,))
+        forget_samples(connection, (*tables, *rows))
         connection.execute("COMMIT")
 
 
-def _refuse_trigger(connection: sqlite3.Connection, table: str, shown: str, remedy: str) -> None:
+def forget_samples(connection: sqlite3.Connection, tables: Iterable[str]) -> None:
+    """Remove SQLite's own samples of the keys of these tables."""
+    for (samples,) in connection.execute(
+        "SELECT name FROM sqlite_master WHERE name IN (?, ?)", _SAMPLES
+    ).fetchall():
+        for table in tables:
+            connection.execute(f"DELETE FROM main.{samples} WHERE tbl = ? COLLATE NOCASE", (table,))
+
+
+def refuse_trigger(connection: sqlite3.Connection, table: str, shown: str, remedy: str) -> None:
+    """Raise SnapshotError, with `remedy`, if the table of the database called `shown` has a trigger."""
     trigger = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE", (table,)
     ).fetchone()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from dodeka_db.data_description import DataDescription, Kind, Table
-from dodeka_db.errors import SnapshotError
 from dodeka_db.sqlite.connection import opened, quoted
+from dodeka_db.sqlite.empty_tables import forget_samples, refuse_trigger
 from dodeka_db.sqlite.failures import is_of_the_database, one_line
 from dodeka_db.sqlite.header import read_header, set_journal_mode
-from dodeka_db.sqlite.table_shape import tables
+from dodeka_db.sqlite.member_rows import described_tables
 
 # what a row can be found by: the name of a kind, and the text as two of them are compared
 Name = tuple[str, str]
@@ -119,10 +119,11 @@ def remove(
         connection.execute("PRAGMA secure_delete=ON")
         connection.execute("BEGIN")
         for table, numbers in rows.items():
-            _check_triggers(connection, table, shown)
+            refuse_trigger(connection, table, shown, "choose another snapshot")
             connection.executemany(
                 f"DELETE FROM main.{quoted(table)} WHERE rowid = ?", ((one,) for one in sorted(numbers))
             )
+        forget_samples(connection, rows)
         connection.execute("COMMIT")
         remains = _rewrite(connection)
     set_journal_mode(path, was_wal)
@@ -140,28 +141,12 @@ def _rewrite(connection: sqlite3.Connection) -> str:
     return ""
 
 
-def _check_triggers(connection: sqlite3.Connection, table: str, shown: str) -> None:
-    trigger = connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE", (table,)
-    ).fetchone()
-    if trigger:
-        raise SnapshotError(
-            f"table {table} of {shown} has the trigger {one_line(trigger[0])}, which could change other tables",
-            "choose another snapshot",
-        )
-
-
 def _described(
     connection: sqlite3.Connection, description: DataDescription
 ) -> Iterator[tuple[Table, frozenset[Kind]]]:
     """The described tables that are there and can hold rows of members, and the kinds by which a row is found."""
-    there = tables(connection)
-    for table in description.tables.values():
-        columns: Mapping[str, object] = {}
-        if table.name in there and table.found_by:
-            shape = connection.execute(f"PRAGMA main.table_info({quoted(table.name)})")
-            columns = dict.fromkeys(column[1] for column in shape)
-        if {"key", "value"} <= columns.keys():
+    for table in described_tables(connection, description):
+        if table.found_by:
             yield table, frozenset((*table.found_by, *table.tells))
 
 

@@ -56,7 +56,7 @@ def findings(connection: sqlite3.Connection, description: DataDescription) -> li
             found.append(Finding(name, "it does not have the columns key and value"))
     unknown = Counter(
         (table.name, what)
-        for table in _described(connection, description)
+        for table in described_tables(connection, description)
         for _, row in _rows(connection, table)
         for what in row.unknown
     )
@@ -81,7 +81,7 @@ def member_rows(
     for address in found:
         fresh.setdefault((known_by, known_by.normal(address)), set()).add(address)
     known: dict[tuple[Kind, str], set[str]] = {}
-    described = list(enumerate(_described(connection, description)))
+    described = list(enumerate(described_tables(connection, description)))
     while fresh:
         for one, owners in fresh.items():
             known.setdefault(one, set()).update(owners)
@@ -114,7 +114,7 @@ def member_rows(
 def addresses(connection: sqlite3.Connection, description: DataDescription) -> list[str]:
     """What members are known by: all that stands in a key of a table whose rows last and are found by it."""
     found: dict[str, None] = {}
-    for table in _described(connection, description):
+    for table in described_tables(connection, description):
         if description.known_by in table.found_by and not table.is_of_the_moment:
             for _, row in _rows(connection, table):
                 found.update(
@@ -131,7 +131,7 @@ def has_keys_and_values(connection: sqlite3.Connection, table: str, schema: str 
     return {"key", "value"} <= columns
 
 
-def _described(connection: sqlite3.Connection, description: DataDescription) -> list[Table]:
+def described_tables(connection: sqlite3.Connection, description: DataDescription) -> list[Table]:
     """The described tables that are there, in the order of the description."""
     there = tables(connection)
     return [

@@ -260,9 +260,8 @@ def put_in(connection: sqlite3.Connection, missing: Sequence[MissingRows], guard
     live = Path(connection.execute("PRAGMA database_list").fetchone()[2])
     connection.execute(f"PRAGMA busy_timeout={WAIT_S * 1000}")
     connection.execute("PRAGMA wal_autocheckpoint=0")  # the backend does that, and must not wait for ours
-    connection.execute(
-        "PRAGMA synchronous=NORMAL"
-    )  # no wait for the disk while we hold the lock, but after that
+    # no wait for the disk while we hold the lock, but after that
+    connection.execute("PRAGMA synchronous=NORMAL")
     rows = sum(one.count for one in missing)
     longest_s, done = 0.0, 0
     for batch in list(_batches(connection, missing)):  # no reading goes on while a transaction begins

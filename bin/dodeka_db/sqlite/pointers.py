@@ -94,11 +94,10 @@ def lost(connection: sqlite3.Connection, description: DataDescription) -> Lost:
             what = "it" if one.table.value.personal == "secret" else one.value
             reason = f"{what} has {other.key} in {one.table.name} by now"
             found.append(Conflict(one.table.name, one.key, reason, is_taken=False))
-    entries = (
+    led, lead = (
         {one.normal_key for one in some if one.table.key == description.known_by}
         for some in (then, then & now)
     )
-    led, lead = entries
     return Lost(tuple(found), frozenset(led - lead))
 
 
@@ -109,24 +108,25 @@ def guards(
 
     `rows` are all rows of those whose rows come back, by table and key. Their pointers are written into the plan.
     """
-    known = {one.name: one for one in _there(connection, THEN, description)}
-    connection.execute(f"CREATE TABLE {PLAN}.pointers (name, key, value)")
+    known = _there(connection, THEN, description)
+    numbers = {one.name: number for number, one in enumerate(known)}
+    connection.execute(f"CREATE TABLE {PLAN}.pointers (number, key, value)")
     for table, key in rows:
-        if table in known:
+        if table in numbers:
             connection.execute(
                 f"INSERT INTO {PLAN}.pointers SELECT ?, key, CAST(value AS BLOB)"
                 f" FROM {THEN}.{quoted(table)} WHERE key = ?",
-                (table, key),
+                (numbers[table], key),
             )
     connection.execute(f"CREATE INDEX {PLAN}.by_value ON pointers (value)")
     return [
         guard(
             connection,
             f"SELECT count(*) FROM {PLAN}.pointers AS p JOIN {LIVE}.{quoted(other.name)} AS n ON {on}"
-            f" WHERE p.name = '{one.name}'",
+            f" WHERE p.number = {number}",
         )
-        for one in known.values()
-        for other in known.values()
+        for number, one in enumerate(known)
+        for other in known
         for on in (
             ["n.key = p.key", "p.value = CAST(n.value AS BLOB)"] if other == one else ["n.key = p.key"]
         )
@@ -148,6 +148,6 @@ def _there(connection: sqlite3.Connection, database: str, description: DataDescr
         if not has_keys_and_values(connection, table.name, database):
             raise DatabaseError(
                 f"table {table.name} does not have the columns key and value, so it is not known who has come back since",
-                f"describe it anew in {description.file}; until then make open and SQL",
+                "make restore needs no such columns",
             )
     return found
