@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from test_verify import TAGS, exported
 
 from site_folder import Site
 
@@ -95,3 +96,17 @@ def test_what_the_next_run_would_do(site):
     site.ok("cron", "production")
     gone = set(before) - set(ids(site))
     assert set(would_go) <= gone and len(gone) <= len(would_go) + 1
+
+
+def test_nothing_goes_while_a_snapshot_is_from_the_future(site):
+    backups(site, 1)
+    file = site.folder / "dodeka-production.sqlite.zst"
+    file.write_bytes(exported(site))
+    for time in (*(f"2020-01-01 03:00:{second:02}" for second in range(12)), "2099-01-01 00:00:00"):
+        site.restic("backup", "--time", time, "--tag", TAGS, str(file))
+    future = ids(site)[-1]
+    lines = site.ok("retention", "production").splitlines()[1:]
+    assert len(lines) == 14 and all(" keeps " in line for line in lines)
+    assert f"nothing is removed while {future} is from the future" in lines[0]
+    site.restic("forget", future)
+    assert " removes" in site.ok("retention", "production").splitlines()[1]

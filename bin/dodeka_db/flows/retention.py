@@ -19,7 +19,9 @@ def preview(repository: Repository, environment: Environment) -> list[str]:
     kept, removed = repository.decided(environment)
     since = retention_policy.pre_restore_since()
     rows = [("ID", "When", "Next run", "Why")]
-    for snapshot in of_environment(repository.snapshots(), environment.name):
+    snapshots = of_environment(repository.snapshots(), environment.name)
+    future = next((snapshot for snapshot in snapshots if snapshot.is_from_the_future), None)
+    for snapshot in snapshots:
         stays, why = True, ", ".join(kept.get(snapshot.id, [])).replace(" snapshot", "")
         if snapshot.is_pinned:
             why = f"pinned: {snapshot.note}" if snapshot.note else "pinned"
@@ -28,6 +30,8 @@ def preview(repository: Repository, environment: Environment) -> list[str]:
             why = f"{PRE_RESTORE}, for {retention_policy.PRE_RESTORE_MONTHS} months"
         elif snapshot.id in removed:
             stays, why = False, ""
+        if future and not stays:
+            stays, why = True, f"nothing is removed while {future.short_id} is from the future"
         rows.append((snapshot.short_id, when_briefly(snapshot.time), "keeps" if stays else "removes", why))
     return columns(rows, "<<<<")
 
