@@ -388,6 +388,21 @@ CASES = {
         "dodeka-backend-demo is inactive",
         None,
     ),
+    "a restore would not be allowed to stop it": (
+        sh("mv /etc/sudoers.d/dodeka /tmp"),
+        ["demo service", "production service"],
+        "sudo does not let this user stop and start it: no restore could",
+        sh("mv /tmp/dodeka /etc/sudoers.d"),
+    ),
+    "it may be stopped and not started": (
+        sh(
+            "mv /etc/sudoers.d/dodeka /tmp; grep -v start.*demo"
+            f" {PROJECT}/deploy/dodeka-backup-sudoers > /etc/sudoers.d/dodeka"
+        ),
+        ["demo service"],
+        "dodeka-backend-demo is active, but sudo does not let",
+        sh("mv /tmp/dodeka /etc/sudoers.d"),
+    ),
     "no unit": (
         sh(f"mv {DEMO_UNIT} /tmp; systemctl stop dodeka-backend-demo; systemctl daemon-reload"),
         ["demo service"],
@@ -485,6 +500,7 @@ CASES = {
         "a failed cron run",
         "password for all",
         "not mounted",
+        "not be allowed",
         "lock of a dead",
     ],
 )

@@ -22,7 +22,14 @@ def service_line(settings: Settings, environment: Environment) -> Look:
     state = now.state if now.load == "loaded" else now.load
     if now.load == "loaded" and now.is_active:
         stray = stray_writes.found(unit, environment.live)
-        return bad(stray, "BACKUP.md, 'Written elsewhere'") if stray else well(f"{unit.unit} is active")
+        if stray:
+            return bad(stray, "BACKUP.md, 'Written elsewhere'")
+        if unit.is_refused:
+            text = f"{unit.unit} is active, but sudo does not let this user stop and start it: no restore could"
+            set_up = installed.set_up()
+            rules = "docs/set-ups.md, 'One user for all', has sudo's rules for an administrator"
+            return bad(text, set_up.fix if set_up.is_own else rules)
+        return well(f"{unit.unit} is active")
     if state in ("not-found", "masked"):
         fix = "install the unit, or set DODEKA_SYSTEMCTL=none if there is none"
         return bad(f"{unit.unit} is {state}", fix)

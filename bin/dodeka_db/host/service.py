@@ -100,7 +100,7 @@ class Service:
                 f"systemd does not know {self.unit} (LoadState: {loaded or 'none'})",
                 "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
             )
-        if os.path.basename(self._systemctl[0]) == "sudo" and not self._sudo_allows():
+        if self._asks_sudo and not self._sudo_allows():
             asked = programs.run(
                 self._sudo[0], *self._sudo[1:], "-v"
             )  # asks on the terminal, if there is one
@@ -265,6 +265,17 @@ class Service:
     @property
     def _hint(self) -> str:
         return f"see: systemctl status {self.unit}"
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether sudo would not let this user stop and start the unit, or would first ask for a password. False where it is not
+        sudo that decides: polkit cannot be asked without doing it.
+        """
+        return self._asks_sudo and not self._sudo_allows()
+
+    @property
+    def _asks_sudo(self) -> bool:
+        return os.path.basename(self._systemctl[0]) == "sudo"
 
     def _sudo_allows(self) -> bool:
         # -l asks whether a command is allowed, and does not run it; -n never asks for a password
