@@ -221,6 +221,10 @@ uninstall: ## remove what make install made; data stays
 	@bin/check-clone.sh
 	@bin/dodeka-install.py --uninstall
 
+.PHONY: monitor
+monitor: ## send a test to the monitor, DODEKA_MONITOR, for each job, and show what it answers
+	@bin/dodeka-db-monitor.py
+
 .PHONY: settings
 settings: ## every setting: its value in force, and where it was set
 	@bin/dodeka-db-settings.py

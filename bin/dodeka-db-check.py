@@ -4,14 +4,17 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import check
+from dodeka_db.host import monitor
 
 
 def main(argv: console.Argv = None) -> int:
     console.parser(__doc__, opens_repository=True).parse_args(argv)
     console.begin("both")
 
-    check.run(settings.load().main)
-    console.done("no errors")
+    with monitor.told("check") as run:
+        check.run(run.began(settings.load()).main)
+        run.summary = "no errors"
+    console.done(run.summary)
     return 0
 
 

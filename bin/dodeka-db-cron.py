@@ -19,11 +19,10 @@ def main(argv: console.Argv = None) -> int:
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
-    found = settings.load()
-    environment = found.environment(arguments.environment)
-    with monitor.after(environment):
-        done = cron.run(found, environment)
-    console.done(done.summary)
+    with monitor.told("cron", arguments.environment) as run:
+        found = run.began(settings.load())
+        run.summary = cron.run(found, found.environment(arguments.environment)).summary
+    console.done(run.summary)
     return 0
 
 

@@ -6,15 +6,19 @@ import sys
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import offsite
+from dodeka_db.host import monitor
 
 
 def main(argv: console.Argv = None) -> int:
     console.parser(__doc__, 4, opens_repository=True).parse_args(argv)
     console.begin("both")
 
-    found = settings.load()
-    if found.offsite:
-        console.done(offsite.run(found).summary)
+    with monitor.told("offsite") as run:
+        found = run.began(settings.load())
+        if found.offsite:
+            run.summary = offsite.run(found).summary
+    if run.summary:
+        console.done(run.summary)
     elif sys.stdout.isatty():  # cron need not say so every hour
         console.show("OFFSITE_REPOSITORY is not set: nothing to copy to (BACKUP.md, 'Off-site')")
     return 0

@@ -1,18 +1,23 @@
 #!/usr/bin/python3
 """Show whether all is well, the worst first (make status)."""
 
+import logging
+
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import MEANINGS, BackupError, as_line
 from dodeka_db.flows import status, status_report
 from dodeka_db.flows.status_lines import State, overall
+from dodeka_db.host import monitor
 
+log = logging.getLogger("dodeka_db")
 OWN_MEANINGS = {
     **{code: meaning for code, meaning in MEANINGS.items() if code > 128},
-    0: "all is well",
+    0: "all is well, perhaps with notes",
     1: "something is bad",
     2: "the state is unknown, or the command line is not valid",
 }
+SIGNALS = {State.WELL: monitor.SUCCESS, State.BAD: monitor.FAILURE, State.UNKNOWN: monitor.LOG}
 
 
 def main(argv: console.Argv = None) -> int:
@@ -20,10 +25,15 @@ def main(argv: console.Argv = None) -> int:
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_true", help="for programs")
     formats.add_argument("--prometheus", action="store_true", help="for node_exporter's textfile collector")
+    formats.add_argument(
+        "--hourly", action="store_true", help="what cron runs: tell the monitor; print nothing if all is well"
+    )
     arguments = parser.parse_args(argv)
-    console.output_is_data()
 
     try:
+        if arguments.hourly:
+            return hourly()
+        console.output_is_data()
         lines = status.look(settings.load())
     except (BackupError, OSError) as error:
         failure = BackupError(as_line(error))
@@ -36,6 +46,19 @@ def main(argv: console.Argv = None) -> int:
     else:
         console.show(*status_report.as_text(lines))
     return overall(lines)
+
+
+def hourly() -> int:
+    console.begin("both")
+    with monitor.told("status") as run:
+        found = run.began(settings.load())
+        lines = status.look(found)
+        state = overall(lines)
+        run.signal, run.summary = SIGNALS[state], "\n".join(status_report.as_text(lines))
+        # what else an hourly run writes from these lines, a page for example, goes here: a failure of it is told too
+    if state is not State.WELL:
+        log.warning("%s", status_report.as_one_line(lines))
+    return state
 
 
 if __name__ == "__main__":

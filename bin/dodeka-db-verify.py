@@ -4,6 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import verify
+from dodeka_db.host import monitor
 from dodeka_db.restic.snapshots import LATEST
 
 
@@ -15,10 +16,13 @@ def main(argv: console.Argv = None) -> int:
     arguments = parser.parse_args(argv)
     console.begin(arguments.environment)
 
-    found = settings.load()
-    environment = found.environment(arguments.environment)
     wanted = console.wanted_snapshot(arguments, LATEST)
-    console.done(verify.run(found.repository(arguments.offsite), environment, wanted))
+    is_drill = wanted == LATEST and not arguments.offsite  # another one says nothing about today's backups
+    with monitor.told("drill", arguments.environment, is_told=is_drill) as run:
+        found = run.began(settings.load())
+        environment = found.environment(arguments.environment)
+        run.summary = verify.run(found.repository(arguments.offsite), environment, wanted)
+    console.done(run.summary)
     return 0
 
 

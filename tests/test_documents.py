@@ -12,6 +12,7 @@ import console_blocks
 from dodeka_db import errors, interrupts, schedule
 from dodeka_db.host import installed
 from dodeka_db.restic import retention_policy
+from dodeka_db.settings import ENVIRONMENTS
 from whole_server import PROJECT, ROOT, Server
 
 PAGES = {
@@ -198,7 +199,8 @@ def test_the_schedule():
     every = int(schedule.BACKUP_EVERY.total_seconds() / 60)
     due = {name: list(range(first, 60, every)) for name, first in schedule.FIRST_MINUTE.items()}
     assert due == {"production": list(range(0, 60, 12)), "demo": list(range(6, 60, 12))}
-    *backups, offsite = rows(BACKUP, "minutes of every hour")
+    *backups, offsite, status = rows(BACKUP, "minutes of every hour")
+    hourly_at = {"offsite": offsite[0], "status": status[0]}
     for minutes, what in backups:
         assert [int(minute) for minute in minutes.split(":")[1:]] == due[what.strip("`").split("ENV=")[1]]
 
@@ -207,15 +209,32 @@ def test_the_schedule():
         for command, when in lines.items()
         if "cron.sh" not in command
     }
-    assert set(others) == {("verify", name) for name in schedule.DRILLED} | {("check", ""), ("offsite", "")}
+    assert set(others) == {("verify", name) for name in schedule.DRILLED} | {
+        *(("check", ""), ("offsite", ""), ("status", ""))
+    }
     at = {re.search(r"`make (\w+)", what)[1]: time for time, what in rows(BACKUP, "at")}
     for (verb, _), (minute, hour, *days) in others.items():
-        hourly = verb == "offsite"
+        hourly = verb in hourly_at
         assert days == ["*", "*", "*" if hourly else "0"]
         assert int(minute) not in due["production"] + due["demo"]
         assert (
-            (hour == "*" and offsite[0] == f":{minute}") if hourly else at[verb] == f"{int(hour):02}:{minute}"
+            (hour == "*" and hourly_at[verb] == f":{minute}")
+            if hourly
+            else at[verb] == f"{int(hour):02}:{minute}"
         )
+
+
+def test_the_schedules_that_a_monitor_is_given():
+    """The page's table of checks has the jobs of the crontab, and its times."""
+    when = {}
+    for job in installed.ONE_USER.jobs:
+        script, *arguments = job.command.split(" >>")[0].split()
+        verb = Path(script).stem.removeprefix("dodeka-db-").replace("verify", "drill")
+        when["-".join(["dodeka", verb, *(one for one in arguments if one in ENVIRONMENTS)])] = " ".join(
+            job.when
+        )
+    page = console_blocks.section(BACKUP, "Monitor").replace("\n   |", "\n|")
+    assert {row[0].strip("` "): row[2].strip("`") for row in rows(page, "check")} == when
 
 
 def test_the_figures_of_the_formats_are_the_benchmark_s():

@@ -393,6 +393,7 @@ def test_the_example_file_shows_every_setting_and_its_default(file):
         "\n".join(line[1:] for line in text.splitlines() if line.startswith("#") and "=" in line.split()[0])
     )
     example = load(file, HOME=os.path.expanduser("~"))
+    assert example.monitor and settings.load({"DODEKA_BACKUP_ENV": "/dev/null"}).monitor is None
     assert set(example.health_urls) == set(example.ping_urls) == set(settings.ENVIRONMENTS)
     default = settings.load({"DODEKA_BACKUP_ENV": "/dev/null", "HOME": os.path.expanduser("~")})
     assert example.main.address == default.main.address

@@ -195,14 +195,19 @@ BROKEN = {
 def test_the_monitor_is_told_by_whatever_python_there_is(clone, break_it, wrong, environment, arguments):
     break_it(clone)
     with Receiver() as receiver:
-        url = {f"DODEKA_PING_URL_{environment.upper()}": receiver.url}
+        url = {f"DODEKA_PING_URL_{environment.upper()}": receiver.url, "DODEKA_MONITOR": receiver.key_url}
         done = clone.run("cron", *arguments, **url)
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
     (line,) = done.stderr.splitlines()
     assert wrong.format(venv=clone.venv) in line
-    ((_, path, body),) = receiver.calls
-    assert path.endswith("/fail")
+    failed = {
+        path.split("?")[0]: body
+        for _, path, body in receiver.calls
+        if not path.split("?")[0].endswith("/start")
+    }
+    assert set(failed) == {"/ping/SECRET-UUID/fail", f"/SECRET-KEY/dodeka-cron-{environment}/fail"}
+    (body,) = set(failed.values())
     assert line.endswith(f" error: {body}") and body.endswith(f"; run: make -C {clone.folder} setup")
 
 
@@ -212,23 +217,57 @@ def test_a_monitor_that_is_down_is_a_warning_in_the_log(clone):
         done = clone.run("cron", "demo", DODEKA_PING_URL_DEMO=receiver.url)
     first, second = done.stderr.splitlines()
     assert " error: " in first
-    assert re.match(rf"{STAMP} demo warning: the heartbeat could not be delivered to .*: HTTP 500", second)
+    assert re.match(
+        rf"{STAMP} demo warning: a ping of the monitor could not be delivered to .*: HTTP 500", second
+    )
     assert "SECRET" not in done.stderr
 
 
-@pytest.mark.parametrize("script", ["backup", "status", "verify"])
-def test_nobody_else_calls_the_monitor(clone, script):
+@pytest.mark.parametrize(
+    ("words", "slug"),
+    [
+        (["verify", "production"], "dodeka-drill-production"),
+        (["check"], "dodeka-check"),
+        (["offsite"], "dodeka-offsite"),
+        (["status", "--hourly"], "dodeka-status"),
+    ],
+)
+def test_the_other_jobs_tell_it_too(clone, words, slug):
     upgrade(clone)
     with Receiver() as receiver:
-        clone.fails(script, *ARGUMENTS.get(script, []), DODEKA_PING_URL_PRODUCTION=receiver.url)
+        clone.fails(*words, DODEKA_MONITOR=receiver.key_url, OFFSITE_REPOSITORY="/offsite")
+        ((told, signal, body),) = receiver.told
+    assert (told, signal) == (slug, "fail")
+    assert body.endswith(f"; run: make -C {clone.folder} setup")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["backup", "production"],
+        ["status"],
+        ["verify", "production", "--snapshot=latest"],
+        ["cron", "staging"],
+        ["offsite"],  # none is set up
+    ],
+    ids=" ".join,
+)
+def test_nobody_else_calls_the_monitor(clone, words):
+    upgrade(clone)
+    with Receiver() as receiver:
+        addresses = {"DODEKA_PING_URL_PRODUCTION": receiver.url, "DODEKA_MONITOR": receiver.key_url}
+        clone.fails(*words, **addresses)
     assert receiver.calls == []
 
 
-def test_settings_that_make_no_sense_change_nothing_about_the_line(clone):
+@pytest.mark.parametrize("address", ["DODEKA_PING_URL_PRODUCTION", "DODEKA_MONITOR"])
+def test_settings_that_make_no_sense_are_no_reason_to_tell_nobody(clone, address):
     upgrade(clone)
-    clone.fails(
-        "cron", "production", DODEKA_LOCK_WAIT_S="x", DODEKA_PING_URL_PRODUCTION="http://127.0.0.1:9/"
-    )
+    with Receiver() as receiver:
+        url = receiver.key_url if address == "DODEKA_MONITOR" else receiver.url
+        clone.fails("cron", "production", DODEKA_LOCK_WAIT_S="x", **{address: url})
+        assert len(receiver.calls) == 1
+    clone.fails("cron", "production", DODEKA_LOCK_WAIT_S="x", **{address: "http://a:b/"})
 
 
 @pytest.mark.slow("pip, for each cause")

@@ -39,8 +39,8 @@ def shown(name: str, value: str, variables: Mapping[str, str]) -> str:
     """The `value` of the setting `name` as it may be printed."""
     if is_secret(name) or name == "RESTIC_PASSWORD_COMMAND":
         return "***"
-    if name.startswith(("DODEKA_PING_URL_", "DODEKA_HEALTH_URL_")):
-        secret = r"(?<=[^/:])[/?#].*" if "PING" in name else r"\?.*"
+    if name.startswith(("DODEKA_MONITOR", "DODEKA_PING_URL_", "DODEKA_HEALTH_URL_")):
+        secret = r"\?.*" if "HEALTH" in name else r"(?<=[^/:])[/?#].*"
         value = re.sub(secret, lambda match: f"{match[0][0]}***", value)
     return masked(value, variables)
 

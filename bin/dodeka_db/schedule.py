@@ -9,6 +9,8 @@ DRILLED = ("production",)
 BACKUP_OVERDUE = timedelta(minutes=30)
 OFFSITE_OVERDUE = timedelta(hours=3)
 WEEKLY_OVERDUE = timedelta(days=8)
+PROOF_OVERDUE = timedelta(days=365)
+MONITOR_OVERDUE = timedelta(days=1)
 # how far two clocks may differ before a snapshot counts as one from the future
 CLOCK_TOLERANCE = timedelta(minutes=5)
 

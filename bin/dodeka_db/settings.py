@@ -69,8 +69,9 @@ class Settings:
 
     `main` is the repository that backups are stored in.
     `systemctl` is the command as a tuple of words, empty if no service is managed. `start_wait_s` is how long a started
-    service is watched. `clone` is the kind of a clone where nothing is said, one of CLONES. `sources` says where each name was
-    set: the path of the settings file, or `environment`.
+    service is watched. `monitor` is the address of a monitor behind which every job has a check; None if not set. `clone` is the
+    kind of a clone where nothing is said, one of CLONES. `sources` says where each name was set: the path of the settings
+    file, or `environment`.
     """
 
     backend: Path
@@ -78,6 +79,7 @@ class Settings:
     systemctl: tuple[str, ...]
     start_wait_s: int
     health_urls: Mapping[str, str]
+    monitor: str | None
     ping_urls: Mapping[str, str]
     clone: str
     sources: Mapping[str, str]
@@ -146,6 +148,7 @@ SETTINGS: Mapping[str, Callable[[Settings], object]] = {
     "DODEKA_START_WAIT_S": lambda settings: settings.start_wait_s,
     "DODEKA_HEALTH_URL_PRODUCTION": lambda settings: settings.health_urls.get("production"),
     "DODEKA_HEALTH_URL_DEMO": lambda settings: settings.health_urls.get("demo"),
+    "DODEKA_MONITOR": lambda settings: settings.monitor,
     "DODEKA_PING_URL_PRODUCTION": lambda settings: settings.ping_urls.get("production"),
     "DODEKA_PING_URL_DEMO": lambda settings: settings.ping_urls.get("demo"),
     "DODEKA_LOCK_WAIT_S": lambda settings: settings.main.lock_wait_s,
@@ -190,10 +193,23 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
         systemctl=_systemctl(values.get("DODEKA_SYSTEMCTL")),
         start_wait_s=_seconds("DODEKA_START_WAIT_S", values.get("DODEKA_START_WAIT_S", "5")),
         health_urls=_urls("DODEKA_HEALTH_URL", values),
+        monitor=_url("DODEKA_MONITOR", values),
         ping_urls=_urls("DODEKA_PING_URL", values),
         clone=_clone(values.get("DODEKA_CLONE", QUARANTINED)),
         sources=sources,
     )
+
+
+def leniently(name: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """The value of the setting `name` for a run to which load() fails; None if it is not set or is a monitor's and no address.
+
+    Of the environment, or of its own line of the settings file, whatever else is wrong with these.
+    """
+    environ = os.environ if environ is None else environ
+    file = os.path.expanduser(environ.get("DODEKA_BACKUP_ENV") or str(SETTINGS_FILE))
+    value = environ.get(name) or settings_file.one(Path(file), name)
+    is_url = name.startswith(("DODEKA_MONITOR", "DODEKA_PING_URL"))
+    return value if value and (_is_address(value) or not is_url) else None
 
 
 def _main(
@@ -398,14 +414,15 @@ def _seconds(name: str, value: str) -> int:
 
 
 def _urls(setting: str, values: Mapping[str, str]) -> dict[str, str]:
-    urls = {}
-    for environment in ENVIRONMENTS:
-        name = f"{setting}_{environment.upper()}"
-        if url := values.get(name):
-            if not _is_address(url):
-                raise SetupError(f"{name} is not an address that begins with http:// or https://")
-            urls[environment] = url
-    return urls
+    found = {name: _url(f"{setting}_{name.upper()}", values) for name in ENVIRONMENTS}
+    return {name: url for name, url in found.items() if url}
+
+
+def _url(name: str, values: Mapping[str, str]) -> str | None:
+    url = values.get(name)
+    if url and not _is_address(url):
+        raise SetupError(f"{name} is not an address that begins with http:// or https://")
+    return url
 
 
 def _is_address(url: str) -> bool:

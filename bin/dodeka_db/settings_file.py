@@ -57,6 +57,21 @@ def read(file: Path, home: Path) -> dict[str, str]:
     return values
 
 
+def one(file: Path, name: str) -> str:
+    """The value of `name` in `file`, whatever else is wrong with the file; empty if there is none."""
+    try:
+        with open(file, "rb", opener=safe_open.regular) as opened:
+            text = opened.read(_MAX_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+    found = ""
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line)
+        if match and match[1] == name:
+            found = _PIECE.sub(_unquoted, match[2])
+    return found
+
+
 def check_printable(name: str, value: str, where: str) -> None:
     """Raise SetupError if the `value` of `name`, which is from `where`, contains a control character."""
     if _UNPRINTABLE.search(value):

@@ -62,9 +62,7 @@ def _fail(problem: str) -> "NoReturn":
         from dodeka_db.host import monitor
 
         monitor.of_script(sys.argv, error)
-    except (
-        Exception
-    ):  # settings that are not valid, or a Python too old for ours: the monitor notices the missing run
+    except Exception:  # a Python too old for ours: the monitor notices the missing run
         pass
     raise SystemExit(6)
 

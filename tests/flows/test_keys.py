@@ -358,7 +358,7 @@ def test_a_key_that_was_never_handed_over_shows_in_the_status(site):
     site.ok("key-add", "bob", "--offsite", **there)
     files = [str(site.state / "key-anna"), str(site.state / "offsite/key-bob")]
     shown = line()
-    assert (shown["state"], shown["fix"]) == ("bad", f"hand it over, then: rm {' '.join(files)}")
+    assert (shown["state"], shown["fix"]) == ("note", f"hand it over, then: rm {' '.join(files)}")
     assert shown["text"].endswith(f": {', '.join(files)}")
     for file in files:
         os.unlink(file)

@@ -414,7 +414,7 @@ def offsite_line(twin: Site, **variables: str) -> dict:
 
 def test_the_status_shows_its_age(twin, site, tmp_path):
     assert offsite_line(site)["text"] == "none: OFFSITE_REPOSITORY is not set"
-    assert offsite_line(site)["state"] == "well"
+    assert offsite_line(site)["state"] == "note"
     with served(twin, tmp_path / "server") as server:
         line = offsite_line(twin, **at(server))
         assert (line["state"], line["fix"]) == ("bad", "make offsite")

@@ -18,6 +18,7 @@ from dodeka_db.flows import snapshot_growth, status_repository
 from dodeka_db.flows.status_lines import State
 from dodeka_db.host import installed, job_records
 from dodeka_db.restic.snapshots import Snapshot
+from monitor_receiver import Receiver
 from site_folder import Site
 from whole_server import PROJECT, ROOT, Server
 
@@ -107,8 +108,12 @@ class TestWell:
         assert_all_is_well(server)
         done = server.run(STATUS)
         lines = done.stdout.splitlines()
-        assert lines[0] == "All is well."
-        assert not re.search(r"^(BAD|\?)|fix:", done.stdout, re.MULTILINE)
+        notes = [line for line in lines if line.startswith("note ")]
+        assert lines[0] == f"All is well, with {len(notes)} notes."
+        said = {re.split(r" {2,}", line.removeprefix("note "))[-2] for line in notes}
+        assert {"monitor", "off-site copy", "drill", "user"} <= said
+        assert done.stdout.count(" fix: ") == len(notes)
+        assert not re.search(r"^(BAD|\?)", done.stdout, re.MULTILINE)
         (newest,) = [line for line in lines if re.match(r"ok +production +snapshots ", line)]
         kept, replaced = counted(server, "production")
         said = rf"the newest, [0-9a-f]{{8}}, was taken \d+ \w+ ago; {kept} snapshots?, {replaced} pre-restore"
@@ -118,12 +123,11 @@ class TestWell:
 
     def test_each_thing_that_it_is_to_show_has_a_line(self, server):
         _, found = look(server)
-        everywhere = {"snapshots", "size", "cron", "drill", "service", "kept files"}
+        everywhere = {"snapshots", "size", "cron", "drill", "service", "live database", "kept files"}
+        seen = of_state(found, "well") + of_state(found, "note")
         for environment in ("production", "demo"):
-            assert {
-                subject for where, subject in of_state(found, "well") if where == environment
-            } == everywhere
-        assert {subject for where, subject in of_state(found, "well") if not where} == {
+            assert {subject for where, subject in seen if where == environment} == everywhere
+        assert {subject for where, subject in seen if not where} == {
             *(
                 "restic",
                 "password",
@@ -131,6 +135,7 @@ class TestWell:
                 "key files",
                 "check",
                 "off-site copy",
+                "monitor",
                 "volume",
                 "state folder",
                 "lock",
@@ -159,6 +164,33 @@ class TestWell:
         assert code == 0
         (line,) = [line for line in found["lines"] if line["subject"] == "lock"]
         assert line["text"].startswith(f"restore of demo, process {holder}, for ")
+
+    def test_the_hourly_run_prints_nothing_and_sends_the_screen(self, server):
+        with Receiver() as receiver:
+            done = server.run(STATUS, "--hourly", DODEKA_MONITOR=receiver.key_url)
+            (_, (slug, signal, body)) = receiver.told
+            assert (done.stdout, done.stderr) == ("", "")
+            assert (slug, signal) == ("dodeka-status", "success")
+            assert re.match(r"All is well, with \d notes\.\n", body)
+            server.run("systemctl", "stop", "dodeka-backend-demo", user="root")
+            try:
+                done = server.run(STATUS, "--hourly", check=False, DODEKA_MONITOR=receiver.key_url)
+            finally:
+                server.run("systemctl", "start", "dodeka-backend-demo", user="root")
+            assert done.returncode == 1 and done.stderr == ""
+            said = "make status: Something needs attention. demo service: dodeka-backend-demo is inactive; sudo systemctl start"
+            assert f" both warning: {said} dodeka-backend-demo\n" in done.stdout
+            assert receiver.told[-1][1] == "fail" and "BAD  demo        service" in receiver.told[-1][2]
+            done = server.run(
+                STATUS,
+                "--hourly",
+                check=False,
+                DODEKA_MONITOR=receiver.key_url,
+                DODEKA_SYSTEMCTL="/none/systemctl",
+            )
+            assert done.returncode == 2 and "Some states are unknown. production service: " in done.stdout
+            assert receiver.told[-1][1] == "log"
+        assert "SECRET" not in done.stdout
 
     def test_json(self, server):
         _, found = look(server)
@@ -423,12 +455,6 @@ CASES = {
         "restores replaced damaged databases, kept as",
         None,
     ),
-    "a key that was never handed over": (
-        sh(f"install -o backend -m 600 /dev/null {STATE}/key-anna"),
-        [" key files"],
-        f"the password of a new key is still on this server: {STATE}/key-anna",
-        None,
-    ),
     "a failed check": (fail_check, [" check"], "failed", None),
     "no check for 9 days": (
         lambda server: edit_record(server, "check", passed=before(timedelta(days=9))),
@@ -482,8 +508,8 @@ CASES = {
     "the volume is full soon": (grow, [" volume"], "enough for ", stop_growing),
     "a run that hangs": (hang, [" lock"], "for 31 minutes", None),
     "a lock of a dead restic": (kill_restic, [" restic's locks"], "left by a restic that was killed", None),
-    "no crontab": (sh("crontab -u backend -r"), [" crontab"], "5 of the 5 shipped lines are missing", None),
-    "a line of the crontab is missing": (drop_line, [" crontab"], "1 of the 5 shipped lines", None),
+    "no crontab": (sh("crontab -u backend -r"), [" crontab"], "6 of the 6 shipped lines are missing", None),
+    "a line of the crontab is missing": (drop_line, [" crontab"], "1 of the 6 shipped lines", None),
     "no logrotate": (
         sh("rm /etc/logrotate.d/dodeka-backup"),
         [" logrotate"],
@@ -608,7 +634,7 @@ class TestElsewhere:
         assert "belongs to backend, not to root; run this as backend" in done.stderr
 
     def test_a_reader_that_goes_away(self, server):
-        assert server.sh(f"{STATUS} | true; {STATUS} 2>&1 | head -1") == "All is well.\n"
+        assert server.sh(f"{STATUS} | true; {STATUS} 2>&1 | head -1").startswith("All is well, with ")
 
     def test_settings_that_cannot_be_read(self, server):
         done = server.run(STATUS, check=False, DODEKA_BACKUP_ENV="/none/backup.env")

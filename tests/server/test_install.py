@@ -12,6 +12,7 @@ import pytest
 
 from cheap_key import reseal
 from hostile_files import with_journal_of
+from monitor_receiver import Receiver
 from whole_server import CLONE, HOME, OWN_HOME, PROJECT, ROOT, Server
 
 if os.geteuid() != 0:
@@ -20,7 +21,7 @@ if os.geteuid() != 0:
 DATABASES = HOME / "dodeka/backend/envs"
 DEMO = DATABASES / "demo/db.sqlite"
 UNIT = "dodeka-backend-demo"
-JOBS = ("production", "demo", "offsite", "verify", "check")
+JOBS = ("production", "demo", "offsite", "verify", "check", "status")
 
 
 @pytest.fixture(scope="module")
@@ -518,8 +519,30 @@ class TestTimers:
         server, _ = timers
         done = server.run("systemctl", "start", f"dodeka-backup-{job}.service", user="root", check=False)
         log = server.path("/var/log/dodeka-backup/backup.log").read_text()
+        if job == "status":  # this server has all its backups on the disk of its databases
+            assert " both warning: make status: Something needs attention. " in log.splitlines()[-1]
+            return
         assert done.returncode == 0, log[-2000:]
         assert " done: " in log.splitlines()[-1]
+
+    def test_the_hourly_status_sees_what_somebody_sees_who_types_it(self, timers):
+        """Without sudo, and without the right to read a crontab."""
+        server, _ = timers
+        config = server.path(CLONE / "deploy/backup.env")
+        before = config.read_text()
+        with Receiver() as receiver:
+            server.sh(f"echo DODEKA_MONITOR={receiver.key_url} >> {CLONE}/deploy/backup.env", user="dbackup")
+            try:
+                server.run("systemctl", "start", "dodeka-backup-status.service", user="root", check=False)
+                own(server, "monitor")
+                by_hand = own(server, "status", check=False).stdout
+                server.run("systemctl", "start", "dodeka-backup-status.service", user="root", check=False)
+            finally:
+                config.write_text(before)
+            told = [one for one in receiver.told if one[0] == "dodeka-status" and one[1] == "fail"]
+        assert len(told) == 2
+        lines = [re.findall(r"^(?:BAD|ok|note|\?) .{28}", one, re.MULTILINE) for one in (told[1][2], by_hand)]
+        assert lines[0] == lines[1]
 
     def test_a_restore_under_the_same_hardening(self, timers):
         """What an option breaks would be found here: it stops, replaces, starts and saves."""

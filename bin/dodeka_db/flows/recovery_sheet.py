@@ -200,7 +200,9 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "settings", str(main.variables.get("DODEKA_BACKUP_ENV") or SETTINGS_FILE)
     if credentials := _credentials(settings):
         yield "credentials in them", ", ".join(credentials)
-    if monitors := {masking.shown_host(url) for url in settings.ping_urls.values()}:
+    if monitors := {
+        masking.shown_host(url) for url in (settings.monitor, *settings.ping_urls.values()) if url
+    }:
         yield "monitor", ", ".join(sorted(monitors))
     if origin := _output("git", "-C", str(ROOT), "remote", "get-url", "origin"):
         yield "these scripts", main.masked(origin)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from dodeka_db import places
 from dodeka_db.flows import status_jobs, status_repository, status_server
-from dodeka_db.flows.status_lines import Line, Look, State, bad, guarded, unknown
+from dodeka_db.flows.status_lines import ORDER, Line, Look, State, bad, guarded, unknown
 from dodeka_db.flows.status_repository import Stored
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, of_environment
@@ -21,8 +21,7 @@ Found = TypeVar("Found")
 
 def look(settings: Settings) -> list[Line]:
     """All lines, the worst first."""
-    worst = (State.BAD, State.UNKNOWN, State.WELL)
-    return sorted(_Screen(settings).lines(), key=lambda line: worst.index(line.look.state))
+    return sorted(_Screen(settings).lines(), key=lambda line: ORDER.index(line.look.state))
 
 
 class _Screen:
@@ -64,6 +63,9 @@ class _Screen:
         yield Line("", "check", self._at([state], lambda: status_jobs.repository_check(main)))
         copy = self._at([state, where, *self._second], lambda: status_jobs.offsite_copy(settings))
         yield Line("", "off-site copy", copy)
+        if settings.offsite:
+            yield Line("", "proof", self._at([state], lambda: status_jobs.proof(main)))
+        yield Line("", "monitor", self._at([state], lambda: status_jobs.monitor_reached(settings)))
         if where:
             rate = status_repository.growth_of_all(stored)
             volume = self._at([where, *databases], lambda: status_repository.volume(settings, where, rate))
@@ -97,6 +99,8 @@ class _Screen:
         yield Line(name, "drill", self._at([main.state], lambda: status_jobs.drill(main, environment)))
         service = self._at([database], lambda: status_server.service_line(self._settings, environment))
         yield Line(name, "service", service)
+        rights = self._at([database], lambda: status_server.readers(environment))
+        yield Line(name, "live database", rights)
         kept = self._at([database], lambda: status_server.kept_files_line(main, environment))
         yield Line(name, "kept files", kept)
 

@@ -6,11 +6,14 @@ from datetime import timedelta
 from dodeka_db import schedule
 from dodeka_db.errors import BackupError
 from dodeka_db.flows import check, cron, offsite, verify
-from dodeka_db.flows.status_lines import Look, State, age, bad, is_future, now, well
-from dodeka_db.host import disks, job_records, password_files, run_lock
+from dodeka_db.flows.status_lines import Look, State, age, bad, is_future, note, now, well
+from dodeka_db.host import disks, job_records, monitor, password_files, run_lock
 from dodeka_db.host.job_records import Record
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.settings import Environment, Settings
+
+# the name under which `make prove` is on record
+PROOF = "prove"
 
 
 def cron_run(main: RepositorySettings, environment: Environment) -> Look:
@@ -22,7 +25,7 @@ def drill(main: RepositorySettings, environment: Environment) -> Look:
     record = job_records.read(main.state, verify.job(environment))
     scheduled = environment.name in schedule.DRILLED
     if not scheduled and not record.passed and not record.failed:
-        return well("no drill yet, and none is scheduled")
+        return note("no drill yet, and none is scheduled", main.make(f"verify ENV={environment.name}"))
     overdue = schedule.WEEKLY_OVERDUE if scheduled else None
     look = _job(record, "drill", "drill", overdue, main.make(f"verify ENV={environment.name}"))
     if snapshot := record.details.get("snapshot"):
@@ -45,7 +48,7 @@ def repository_check(main: RepositorySettings) -> Look:
 def offsite_copy(settings: Settings) -> Look:
     main, second = settings.main, settings.offsite
     if second is None:
-        return well("none: OFFSITE_REPOSITORY is not set")
+        return note("none: OFFSITE_REPOSITORY is not set", "BACKUP.md, 'Off-site'")
     try:
         password_files.check(second)
     except BackupError as error:
@@ -68,6 +71,35 @@ def offsite_copy(settings: Settings) -> Look:
         text = f"{look.text}; the off-site repository is on the disk of {main.folder}: one failure would destroy both"
         return bad(text, look.fix or "a place elsewhere: BACKUP.md, 'Off-site'", **look.figures)
     return look
+
+
+def proof(main: RepositorySettings) -> Look:
+    """Whether somebody has opened the off-site repository with nothing but what is on paper."""
+    record, fix = job_records.read(main.state, PROOF), main.make("prove")
+    if not record.passed:
+        return note("nobody has proven yet that the paper opens the off-site repository", fix)
+    who = record.details.get("who")
+    text = (
+        f"the paper opened the off-site repository {age(record.passed)} ago{f', says {who}' if who else ''}"
+    )
+    return note(text, fix) if now() - record.passed > schedule.PROOF_OVERDUE else well(text)
+
+
+def monitor_reached(settings: Settings) -> Look:
+    """Whether somebody would hear of a failure."""
+    if not settings.monitor and not settings.ping_urls:
+        return note("nobody is told when a job fails: DODEKA_MONITOR is not set", "BACKUP.md, 'Monitor'")
+    record, test = job_records.read(settings.main.state, monitor.RECORD), settings.main.make("monitor")
+    if not record.passed:
+        return note("the monitor has not been reached yet", test)
+    text = f"the monitor was last reached {age(record.passed)} ago"
+    if now() - record.passed > schedule.MONITOR_OVERDUE:
+        return note(text, test)
+    if not settings.monitor:
+        return note(
+            f"{text}, but is told of cron runs only: DODEKA_MONITOR is not set", "BACKUP.md, 'Monitor'"
+        )
+    return well(text)
 
 
 def at_work(main: RepositorySettings) -> Look:

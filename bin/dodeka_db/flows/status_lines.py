@@ -12,11 +12,16 @@ from dodeka_db.settings import Environment
 
 
 class State(IntEnum):
-    """The state of a subject; the number is the exit code."""
+    """The state of a subject; the number is the exit code, but NOTE is none: what is not broken, and should not stay so."""
 
     WELL = 0
     BAD = 1
     UNKNOWN = 2
+    NOTE = 3
+
+
+# the worst first
+ORDER = (State.BAD, State.UNKNOWN, State.NOTE, State.WELL)
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,10 @@ def bad(text: str, fix: str, **figures: float) -> Look:
     return Look(State.BAD, text, fix, figures)
 
 
+def note(text: str, fix: str, **figures: float) -> Look:
+    return Look(State.NOTE, text, fix, figures)
+
+
 def unknown(text: str) -> Look:
     return Look(State.UNKNOWN, text)
 
@@ -81,9 +90,14 @@ def guarded(look_at: Callable[[], Look]) -> Look:
 
 
 def overall(lines: Sequence[Line]) -> State:
-    """BAD if any line is, otherwise UNKNOWN if any line is, otherwise WELL."""
+    """BAD if any line is, otherwise UNKNOWN if any line is, otherwise WELL, whatever notes there are."""
     states = {line.look.state for line in lines}
-    return State.BAD if State.BAD in states else max(states)
+    return next((state for state in (State.BAD, State.UNKNOWN) if state in states), State.WELL)
+
+
+def notes(lines: Sequence[Line]) -> int:
+    """How many lines are notes."""
+    return sum(line.look.state is State.NOTE for line in lines)
 
 
 def age(moment: datetime) -> str:

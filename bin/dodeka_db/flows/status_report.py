@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from dodeka_db.flows.status_lines import FIGURES, Line, State, overall
+from dodeka_db.flows.status_lines import FIGURES, Line, State, notes, overall
+from dodeka_db.formatting import counted
 
-NAMES = {State.WELL: "ok", State.BAD: "BAD", State.UNKNOWN: "?"}
+NAMES = {State.WELL: "ok", State.NOTE: "note", State.BAD: "BAD", State.UNKNOWN: "?"}
 SUMMARIES = {
     State.WELL: "All is well.",
     State.BAD: "Something needs attention.",
@@ -15,14 +16,29 @@ SUMMARIES = {
 
 
 def as_text(lines: Sequence[Line]) -> list[str]:
-    """One line each, with the fix below where something is bad."""
-    shown = [SUMMARIES[overall(lines)], ""]
+    """One line each, with the next step below where there is one."""
+    shown = [_summary(lines), ""]
     for line in lines:
         name = NAMES[line.look.state]
         shown.append(f"{name:<4} {line.environment:<11} {line.subject:<15} {line.look.text}".rstrip())
         if line.look.fix:
             shown.append(f"{'':<32} fix: {line.look.fix}")
     return shown
+
+
+def as_one_line(lines: Sequence[Line]) -> str:
+    """The summary, and the worst line with its next step."""
+    worst, more = lines[0], sum(line.look.state in (State.BAD, State.UNKNOWN) for line in lines) - 1
+    where = " ".join(filter(None, (worst.environment, worst.subject)))
+    said = "; ".join(filter(None, (worst.look.text, worst.look.fix)))
+    return f"make status: {_summary(lines)} {where}: {said}{f' (and {more} more)' if more > 0 else ''}"
+
+
+def _summary(lines: Sequence[Line]) -> str:
+    said, count = SUMMARIES[overall(lines)], notes(lines)
+    if overall(lines) is State.WELL and count:
+        return f"{said.removesuffix('.')}, with {counted(count, 'note')}."
+    return said
 
 
 def as_json(lines: Sequence[Line]) -> list[str]:
@@ -39,7 +55,7 @@ def as_json(lines: Sequence[Line]) -> list[str]:
         for line in lines
     ]
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    page = {"state": overall(lines).name.lower(), "time": now, "lines": described}
+    page = {"state": overall(lines).name.lower(), "notes": notes(lines), "time": now, "lines": described}
     return json.dumps(page, indent=2).splitlines()
 
 
@@ -48,7 +64,8 @@ def as_metrics(lines: Sequence[Line]) -> list[str]:
     meaning = "0: all is well, 1: something needs attention, 2: the state is unknown."
     shown = _metric("status", meaning, [("", overall(lines))])
     states = [(_labels(line, subject=line.subject), line.look.state) for line in lines]
-    shown += _metric("line_status", "The same for each line of make status.", states)
+    shown += _metric("line_status", "The same for each line of make status; 3: a note.", states)
+    shown += _metric("notes", "Lines of make status that are notes.", [("", notes(lines))])
     for name, meaning in FIGURES.items():
         values = [(_labels(line), line.look.figures[name]) for line in lines if name in line.look.figures]
         if values:

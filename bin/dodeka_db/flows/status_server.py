@@ -6,9 +6,9 @@ import shlex
 from dodeka_db import places
 from dodeka_db.errors import BackupError
 from dodeka_db.flows import keys, stray_writes
-from dodeka_db.flows.status_lines import Look, bad, largest_bytes, well
+from dodeka_db.flows.status_lines import Look, bad, largest_bytes, note, well
 from dodeka_db.formatting import size
-from dodeka_db.host import disks, installed, service
+from dodeka_db.host import disks, file_rights, installed, service
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import kept_files
@@ -25,7 +25,9 @@ def service_line(settings: Settings, environment: Environment) -> Look:
         if stray:
             return bad(stray, "BACKUP.md, 'Written elsewhere'")
         if unit.is_refused:
-            text = f"{unit.unit} is active, but sudo does not let this user stop and start it: no restore could"
+            text = (
+                f"{unit.unit} is active, but sudo does not let this user stop and start it: no restore could"
+            )
             set_up = installed.set_up()
             rules = "docs/set-ups.md, 'One user for all', has sudo's rules for an administrator"
             return bad(text, set_up.fix if set_up.is_own else rules)
@@ -35,6 +37,24 @@ def service_line(settings: Settings, environment: Environment) -> Look:
         return bad(f"{unit.unit} is {state}", fix)
     left = ", a restore left it stopped" if unit.is_marked else ""
     return bad(f"{unit.unit} is {state}{left}", f"sudo systemctl start {unit.unit}")
+
+
+def readers(environment: Environment) -> Look:
+    """Who can read the live database besides its owner, its group, this user and the owner of its folder."""
+    live = environment.live
+    if not live.exists():
+        return well("there is none")
+    rights, folder = file_rights.read(live), live.parent.stat()
+    for parent in live.parents:
+        rights = rights.within(parent)
+    others = rights.readers({0, os.geteuid(), folder.st_uid}, {*os.getgroups(), os.getegid(), folder.st_gid})
+    if not others:
+        return well("for its owner and its group alone")
+    sudo = "" if os.geteuid() in (0, live.stat().st_uid) else "sudo "
+    if "others" in others:
+        return note(f"every user of this server can read {live}", f"{sudo}chmod o= {shlex.quote(str(live))}*")
+    remove = f"setfacl -x {','.join(others)} {shlex.quote(str(live))}*"
+    return note(f"its access list lets {', '.join(others)} read {live}", f"{sudo}{remove}")
 
 
 def kept_files_line(main: RepositorySettings, environment: Environment) -> Look:
@@ -53,7 +73,7 @@ def key_files(settings: Settings) -> Look:
     repositories = (one for one in (settings.main, settings.offsite) if one)
     if left := [str(file) for one in repositories for file in keys.left_files(one)]:
         text = f"the password of a new key is still on this server: {', '.join(left)}"
-        return bad(text, f"hand it over, then: rm {shlex.join(left)}")
+        return note(text, f"hand it over, then: rm {shlex.join(left)}")
     return well("no password of a key is left")
 
 
@@ -92,5 +112,5 @@ def user(settings: Settings) -> Look:
         folder.is_dir() and folder.stat().st_uid == os.geteuid() for folder in folders
     ):
         text = f"{name} runs the web service too: whoever breaks into the web service can read and remove all backups"
-        return well(f"{text} (BACKUP.md, 'Who can do what')")
+        return note(text, "a separate user for the backups: BACKUP.md, 'Set up a server'")
     return well(name)

@@ -18,7 +18,7 @@ _VERSION = struct.pack("<I", 2)
 _ENTRY = struct.Struct("<HHI")
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _NO_ID = 0xFFFFFFFF
-_ALL = 0o7
+_ALL, _READ = 0o7, 0o4
 # attributes of these names are set by the system on a new file, if we may not
 _OF_THE_SYSTEM = ("security.", "system.", "trusted.")
 
@@ -45,6 +45,20 @@ class Rights:
         if len(entries) > len(self.entries):  # named users or groups were added, which needs a mask
             entries.setdefault((_MASK, _NO_ID), _ALL)
         return replace(self, entries=entries)
+
+    def readers(self, users: set[int], groups: set[int]) -> list[str]:
+        """Who may read the file besides its owner and group and these `users` and `groups`, as setfacl names them; `others` are all."""
+        mask = self.entries.get((_MASK, _NO_ID), _ALL)
+        named = [
+            f"{kind}:{of}"
+            for (tag, of), bits in sorted(self.entries.items())
+            for kind, named_tag, known in (
+                ("u", _USER, users | {self.owner}),
+                ("g", _GROUP, groups | {self.group}),
+            )
+            if tag == named_tag and of not in known and bits & mask & _READ
+        ]
+        return ["others"] if self.entries[_OTHER, _NO_ID] & _READ else named
 
     def within(self, folder: Path) -> "Rights":
         """These rights without those of users and groups that `folder` does not let through. Raises OSError."""

@@ -9,23 +9,39 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 
-def problem(url: str, limit_s: float, body: bytes | None = None, direct: bool = False) -> str:
-    """What is wrong with the answer of `url`, which may contain `user:password@`; empty for a 2xx, also after redirections.
+class Question:
+    """A request of `url`, which may contain `user:password@`, whose answer a thread waits for: the caller can go on meanwhile.
 
-    urllib's time limit is one for each packet, so a thread asks, and is waited for `limit_s` seconds. `body` is posted;
-    `direct` ignores the proxies of the environment.
+    urllib's time limit is one for each packet, so the thread is waited for, up to `limit_s` seconds. `body` is posted; `direct`
+    ignores the proxies of the environment.
     """
-    found = [f"no answer within {limit_s:g} s"]
-    asking = threading.Thread(target=lambda: found.append(_problem(url, limit_s, body, direct)), daemon=True)
-    try:
-        asking.start()
-    except RuntimeError:
-        return "this machine has no thread left to ask"
-    asking.join(limit_s)
-    return found[-1]
+
+    def __init__(self, url: str, limit_s: float, body: bytes | None = None, direct: bool = False) -> None:
+        self.status = 0  # of HTTP, as soon as there is an answer that is a 2xx
+        self._problem = _late(limit_s)
+        self._thread = threading.Thread(target=self._ask, args=(url, limit_s, body, direct), daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._problem = "this machine has no thread left to ask"
+
+    def problem(self, wait_s: float) -> str:
+        """What is wrong with the answer, for which this waits `wait_s` seconds; empty for a 2xx, also after redirections."""
+        if self._thread.ident:
+            self._thread.join(max(0, wait_s))
+        return self._problem
+
+    def _ask(self, url: str, limit_s: float, body: bytes | None, direct: bool) -> None:
+        self.status, self._problem = _answer(url, limit_s, body, direct)
 
 
-def _problem(url: str, limit_s: float, body: bytes | None, direct: bool) -> str:
+def problem(url: str, limit_s: float, direct: bool = False) -> str:
+    """What is wrong with the answer of `url` within `limit_s` seconds, as Question.problem() says."""
+    return Question(url, limit_s, direct=direct).problem(limit_s)
+
+
+def _answer(url: str, limit_s: float, body: bytes | None, direct: bool) -> tuple[int, str]:
+    """The status of a 2xx, or 0; and the problem."""
     scheme, place, path, query, _ = urlsplit(url)
     user_info, _, host = place.rpartition("@")
     try:
@@ -33,14 +49,24 @@ def _problem(url: str, limit_s: float, body: bytes | None, direct: bool) -> str:
         if user_info:  # urllib would take it for a part of the host's name
             credentials = base64.b64encode(unquote_to_bytes(user_info)).decode()
             request.add_unredirected_header("Authorization", f"Basic {credentials}")
-        with _opener(direct).open(request, timeout=limit_s):
-            return ""
+        if body is not None:
+            request.add_header("Content-Type", "text/plain; charset=utf-8")
+        with _opener(direct).open(request, timeout=limit_s) as answer:
+            return answer.status, ""
     except urllib.error.HTTPError as error:
-        return f"HTTP {error.code}"
+        return 0, f"HTTP {error.code}"
     except urllib.error.URLError as error:
-        return str(error.reason)[:_SHOWN]
+        if isinstance(error.reason, TimeoutError):
+            return 0, _late(limit_s)
+        return 0, str(error.reason)[:_SHOWN]
+    except TimeoutError:
+        return 0, _late(limit_s)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return str(error)[:_SHOWN] or type(error).__name__
+        return 0, str(error)[:_SHOWN] or type(error).__name__
+
+
+def _late(limit_s: float) -> str:
+    return f"no answer within {limit_s:g} s"
 
 
 def _opener(direct: bool) -> urllib.request.OpenerDirector:

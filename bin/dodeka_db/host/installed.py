@@ -34,7 +34,7 @@ UNIT_NAME = "dodeka-backup-"
 # copies of the passwords, for root to read from a place that no other user can change
 CREDENTIALS = Path("/etc/dodeka-backup")
 CREDENTIAL_NAMES = ("restic-password", "offsite-password")
-_JOB = re.compile(r"/dodeka-db-(cron|offsite|verify|check)\.(sh|py)\b.*>> \S+/backup\.log")
+_JOB = re.compile(r"/dodeka-db-(cron|offsite|verify|check|status)\.(sh|py)\b.*>> \S+/backup\.log")
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,10 @@ def is_ours(line: str) -> bool:
 
 def missing_jobs() -> list[str]:
     """The names of the jobs that neither this user's crontab nor a timer runs."""
-    there = crontab().splitlines()
-    return [
-        job.name
-        for job in set_up().jobs
-        if job.line not in there
-        and not (UNITS / "timers.target.wants" / f"{UNIT_NAME}{job.name}.timer").exists()
-    ]
+    wants = UNITS / "timers.target.wants"
+    others = [job for job in set_up().jobs if not (wants / f"{UNIT_NAME}{job.name}.timer").exists()]
+    there = crontab().splitlines() if others else []  # a unit of the timers may not ask for it
+    return [job.name for job in others if job.line not in there]
 
 
 def logrotate_is_installed() -> bool:
