@@ -17,8 +17,8 @@ from dodeka_db.errors import SetupError
 from dodeka_db.settings import ROOT
 
 FILE = ROOT / "deploy" / "data.toml"
-# how personal a kind can be: "no" is not at all; a "text" may be anything that JSON can hold
-PERSONAL = ("no", "user ID", "address", "name", "number", "date", "secret", "text")
+# how personal a kind can be: "no" and "next user" are not at all; a "text" may be anything that JSON can hold
+PERSONAL = ("no", "next user", "user ID", "address", "name", "number", "date", "secret", "text")
 # so many characters of a token tell which one it is, and open nothing
 SECRET_CHARACTERS = 8
 # the share of its rows that a table may lose where nothing else is said
@@ -53,7 +53,12 @@ class Kind:
     @property
     def is_personal(self) -> bool:
         """Whether it tells about a person, or opens something."""
-        return self.personal != "no"
+        return self.personal not in ("no", "next user")
+
+    @property
+    def is_looked_for(self) -> bool:
+        """Whether a masked clone is refused if such a value of its source is in it."""
+        return self.is_personal and self.personal != "text"
 
     def normal(self, text: str) -> str:
         """`text` as two of them are compared: the backend keeps addresses in small letters."""

@@ -183,3 +183,19 @@ def test_when_nothing_else_is_left(monkeypatch):
     monkeypatch.setattr(Originals, "part_in", lambda self, content: "name")
     with pytest.raises(BackupError, match="no made-up value \\(number\\) was found"):
         made_up().of("number", "9000012")
+
+
+def test_a_user_s_number_that_is_a_member_s_is_not_given_to_another_user():
+    users = [f"{number}_anna_voorbeeld{number}" for number in range(995, 1005)]
+    values = made_up(*(("user ID", user) for user in users), ("number", "1000"), ("number", "1004"))
+    numbers = {values.of("user ID", user).split("_")[0] for user in users}
+    assert numbers == {*map(str, range(995, 1005))} - {"1000", "1004"} | {"0", "1"}
+    assert values.of("next user", "1004") == "1005" and values.of("next user", "1009") == "1009"
+    assert values.of("next user", "3") == "1005"
+
+
+def test_a_short_original_is_not_made_up():
+    """Numbers of two digits are not looked for."""
+    originals = [str(number) for number in range(10, 70)]
+    values = made_up(*(("number", number) for number in originals))
+    assert not {values.of("number", number) for number in originals} & set(originals)

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -36,6 +38,7 @@ HARD = (
     ("Sören", "", "ÇELİK"),
     ("Exam", "", "Ample"),
     ("Kees", "", "Stra"),
+    ("Chloe\u0301", "", "Zu\u0308rich"),
 )
 
 
@@ -116,16 +119,19 @@ def personal(source: Path) -> tuple[set[str], set[str]]:
     return names - {""}, others - {"None"}
 
 
+def cells(path: Path) -> list[str]:
+    return [
+        cell if isinstance(cell, str) else cell.decode()
+        for table in sample_data.TABLES
+        for row in rows(path, f"SELECT key, value FROM {table}")
+        for cell in row
+    ]
+
+
 def found_in(masked: Path, names: set[str], others: set[str]) -> list[str]:
     """Each original that is in the file: parts by plain `in`, short names as whole words in the rows, words of the backend aside."""
     content = masked.read_bytes().lower()
-    cells = [
-        cell if isinstance(cell, str) else cell.decode()
-        for (table,) in rows(masked, "SELECT name FROM sqlite_master WHERE type = 'table'")
-        for row in rows(masked, f"SELECT key, value FROM {table}")
-        for cell in row
-    ]
-    words = {word for cell in cells for word in re.split(r"[\W_]+", cell.lower())}
+    words = {word for cell in cells(masked) for word in re.split(r"[\W_]+", cell.lower())}
     ours = (b"password", b"registration", b"bootstrap", b"email", b"example.org")
     without_ours = content
     for word in ours:
@@ -318,7 +324,171 @@ def test_one_clone_is_not_like_another(make):
     assert order == sorted(order)
 
 
+def renumbered(user: int, to: int) -> list[str]:
+    """Statements that give the user with that number another one."""
+    rest = f"'{to}' || substr(CAST({{0}} AS TEXT), {len(str(user)) + 1})"
+    there = f"CAST({{0}} AS TEXT) LIKE '{user}~_%' ESCAPE '~'"
+    return [
+        f"UPDATE {table} SET {column} = {made.format(column)} WHERE {there.format(column)}"
+        for table, column, made in (
+            ("users", "key", rest),
+            ("birthdays", "key", rest),
+            ("users_by_email", "value", f"CAST({rest} AS BLOB)"),
+            ("users_by_bondsnummer", "value", f"CAST({rest} AS BLOB)"),
+        )
+    ] + [
+        f"""UPDATE birthdays SET value = CAST(replace(value, '"{user}_', '"{to}_') AS BLOB) WHERE key LIKE '{to}~_%' ESCAPE '~'"""
+    ]
+
+
+def with_number(number: int, to: int) -> list[str]:
+    """Statements that give a member another number."""
+    return [
+        f"UPDATE users_by_bondsnummer SET key = '{to}' WHERE key = '{number}'",
+        f"UPDATE volta_data SET key = '{to}', value = CAST(replace(value, '{number}', '{to}') AS BLOB) WHERE key = '{number}'",
+    ]
+
+
+@pytest.mark.parametrize("copy", [export_compacted, copy_pages], ids=["from zst", "from pages"])
+def test_numbers_of_members_that_are_numbers_of_users_too(make, copy):
+    """Also the number that the next user gets, and a year."""
+    source = make(
+        *renumbered(7, 2012),
+        *renumbered(8, 2299),
+        *with_number(9000012, 2012),
+        *with_number(9000013, 2300),
+        *with_number(9000014, 2299),
+        *with_number(9000015, 2001),
+        copy=copy,
+    )
+    before, (names, others) = references(source), personal(source)
+    target, _ = mask(source)
+    assert references(target) == before
+    assert not {"2012", "2300", "2299", "2001"} & set(re.findall(r"\d+", "\n".join(cells(target))))
+    assert found_in(target, names, others - {"2012", "2300", "2299", "2001"}) == []
+    ((_, counter),) = rows(target, "SELECT key, value FROM metadata")
+    users = [int(user.split(b"_")[0]) for (user,) in rows(target, "SELECT value FROM users_by_email")]
+    assert len(set(users)) == len(users) and max(users) < int(counter) == 2301
+
+
+def test_a_member_whose_number_is_that_of_a_user_where_no_number_is_free(make):
+    """Nobody ever left: the lowest number that is free is that of the next user, who gets a higher one."""
+    dense = [
+        statement for user in range(MEMBERS + 2 * len(HARD)) for statement in renumbered(user, 1000 + user)
+    ]
+    removed = "UPDATE metadata SET value = CAST('1088' AS BLOB) WHERE key = 'user_id_counter'"
+    source = make(*dense, *with_number(9000012, 1003), removed)
+    target, _ = mask(source)
+    ((_, counter),) = rows(target, "SELECT key, value FROM metadata")
+    users = {int(user.split(b"_")[0]) for (user,) in rows(target, "SELECT value FROM users_by_email")}
+    assert 1003 not in users and len(users) == MEMBERS + 2 * len(HARD) and max(users) < int(counter)
+
+
+def test_a_short_number_is_not_that_of_somebody_else(make):
+    """Numbers of fewer than four digits are not looked for."""
+    numbers = range(10, 95)
+    statements = [one for at, to in enumerate(numbers) for one in with_number(9000000 + at, to)]
+    source = make(*statements)
+    target, _ = mask(source)
+    made = {number for (number,) in rows(target, "SELECT key FROM users_by_bondsnummer")}
+    assert not made & set(map(str, numbers)) and references(target) == references(source)
+
+
+@pytest.mark.parametrize(
+    "day", ["{2}-{1}-{0}", "{0}{1}{2}", "{2}/{1}/{0}", "{0}/{1}/{2}", "{2}.{1}.{0}", "{0}-{1}-{2}"]
+)
+@pytest.mark.parametrize("written", ["2019-01-31", "31-01-2019", "2019-01-31T00:00:00"])
+def test_a_date_is_found_in_whatever_way_it_is_written(make, written, day):
+    left = f"""UPDATE volta_data SET value = CAST(replace(value, '"opzegdatum": ""', '"opzegdatum": "{written}"') AS BLOB)"""
+    found = f"UPDATE system_users SET value = CAST('{day.format('2019', '01', '31')}' AS BLOB)"
+    with pytest.raises(SnapshotError, match=r"still has an original \(date\) in table system_users"):
+        mask(make(f"{left} WHERE key = '9000001'", found))
+
+
+@pytest.mark.parametrize("text", ["Ren%C3%A9", "bront%c3%ab", "x%41nna", "Zo%C3%AB", "anna.0%40example.org"])
+def test_an_original_as_it_stands_in_a_link(make, text):
+    with pytest.raises(SnapshotError, match=r"still has an original \(.*\) in table system_users"):
+        mask(make(f"UPDATE system_users SET value = CAST('{text}' AS BLOB)"))
+
+
+def test_times_whose_bytes_are_letters(make):
+    """A role that expires on 6 April 2022 at the very second that SQLite writes as `bram`, and one that it writes as `Anna`."""
+    times = [int.from_bytes(letters, "big") for letters in (b"bram", b"Anna")]
+    source = make(
+        f"UPDATE users SET expiration = {times[0]} WHERE key LIKE '%:perm:member'",
+        f"UPDATE volta_data SET counter = {times[1]}",
+    )
+    target, _ = mask(source)
+    assert b"bram" in target.read_bytes() and b"Anna" in target.read_bytes()
+    assert rows(target, "SELECT DISTINCT counter FROM volta_data") == [(times[1],)]
+
+
+def test_what_sqlite_counted_does_not_come_along(make):
+    """Samples of keys, in sqlite_stat4; an index on an expression; and tables of other sorts are whole."""
+    key = "key TEXT PRIMARY KEY, counter INTEGER, expiration INTEGER, value BLOB"
+    source = make(
+        "CREATE INDEX i ON users (key || length(value), value)",
+        "CREATE TABLE other AS SELECT * FROM birthdays",
+        "DROP TABLE birthdays",
+        f"CREATE TABLE birthdays ({key}) WITHOUT ROWID",
+        "INSERT INTO birthdays SELECT * FROM other",
+        "DROP TABLE other",
+        "CREATE TABLE other AS SELECT * FROM private",
+        "DROP TABLE private",
+        "CREATE TABLE private (counter INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE, expiration INTEGER, value BLOB)",
+        "INSERT INTO private SELECT counter, key, expiration, value FROM other",
+        "DROP TABLE other",
+        "ANALYZE",
+    )
+    before, (names, others) = references(source), personal(source)
+    target, _ = mask(source)
+    assert found_in(target, names, others) == [] and references(target) == before
+    assert not integrity.verify(target, "the masked copy").lines()
+    assert rows(target, "SELECT name FROM sqlite_master WHERE name LIKE 'sqlite_stat%'") == []
+    assert len(rows(target, "SELECT key FROM birthdays WHERE key > ''")) == before["birthday"]
+
+
+def test_a_key_that_is_not_text_is_not_said(make):
+    source = make(
+        "INSERT INTO users VALUES (CAST(x'3132ff5f416e6e6120566f6f726265656c64' AS TEXT), 0, 0, x'')"
+    )
+    with pytest.raises(BackupError) as raised:
+        mask(source)
+    line = as_line(raised.value)
+    assert (
+        line.startswith("the database in snapshot 1 is damaged: Could not decode") and "Voorbeeld" not in line
+    )
+
+
 REFUSED = [
+    (
+        """UPDATE birthdays SET value = CAST('{"voornaam": {"phone": "0612345678"}}' AS BLOB)""",
+        "value.voornaam of <user>: it is more than one value",
+    ),
+    (
+        """UPDATE users SET value = CAST('"Anna"' AS BLOB) WHERE key LIKE '%:profile'""",
+        "value of <user>:profile: it is not a JSON object",
+    ),
+    (
+        """UPDATE birthdays SET value = CAST('{"Voornaam": "Anna"}' AS BLOB)""",
+        "value.Voornaam of <user>: it is not described",
+    ),
+    (
+        """UPDATE registrations SET value = CAST('{"bondsnummer": 1.5}' AS BLOB)""",
+        "value.bondsnummer of <registration>: it is neither a text nor a number",
+    ),
+    (
+        "UPDATE metadata SET value = CAST('-1' AS BLOB) WHERE key = 'user_id_counter'",
+        "table metadata: value of user_id_counter: it is not a number of digits alone",
+    ),
+    (
+        "INSERT INTO metadata VALUES ('next_user_id_counter', 0, 0, x'31')",
+        "table metadata: a key of the form a_a_a_a fits no line",
+    ),
+    (
+        "CREATE TABLE sqlitestat (key, counter, expiration, value)",
+        "table sqlitestat: in the database, but not",
+    ),
     (
         "CREATE TABLE trophies (key TEXT PRIMARY KEY, counter INTEGER, expiration INTEGER, value BLOB) STRICT",
         "table trophies: in the database, but not described",
@@ -459,12 +629,19 @@ def test_a_chance_hit_is_made_again_with_another_key(make, monkeypatch):
     assert found_in(target, *personal(source)) == []
 
 
-def test_no_room_for_the_copy(make, monkeypatch):
+def test_no_room_for_the_copy(make, small_disk):
     source = make()
-    target = Path("/dev/full")
-    with pytest.raises(BackupError, match="the masked copy cannot be written to /dev/full"):
-        masked_copy(source, target, "the database in snapshot 1", data_description.read())
-    assert len(list(source.parent.iterdir())) == 1
+    room_bytes = source.stat().st_size + 100_000
+    subprocess.run(["mount", "-o", f"remount,size={room_bytes}", small_disk], check=True)
+    shutil.copy(source, small_disk / "source.sqlite")
+    with pytest.raises(BackupError, match=r"^no room left on the disk of the masked copy of the database in"):
+        masked_copy(
+            small_disk / "source.sqlite",
+            small_disk / "made",
+            "the database in snapshot 1",
+            data_description.read(),
+        )
+    assert [path.name for path in small_disk.iterdir()] == ["source.sqlite"]
 
 
 def test_one_login_per_role(make):

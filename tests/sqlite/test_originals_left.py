@@ -12,7 +12,7 @@ from dodeka_db.sqlite import sample_data
 from dodeka_db.sqlite.connection import opened
 from dodeka_db.sqlite.originals import Originals
 from dodeka_db.sqlite.originals_left import Values, find_left, originals_of
-from dodeka_db.sqlite.page_texts import text_spans
+from dodeka_db.sqlite.page_texts import row_and_text_spans
 from sqlite_files import rows
 
 MEMBERS = 30
@@ -180,7 +180,9 @@ def test_where_texts_stand_on_a_page(tmp_path, page_bytes, without_rowid):
     content, spans = path.read_bytes(), []
     for at in range(0, len(content), page_bytes):
         page = content[at : at + page_bytes]
-        spans += [page[start:end].decode(errors="replace") for start, end in text_spans(page, at == 0)]
+        spans += [
+            page[start:end].decode(errors="replace") for start, end in row_and_text_spans(page, at == 0)[1]
+        ]
     for number, (key, value) in enumerate(texts.items()):
         here = [span for span in spans if span.startswith(f"[{number}]")]
         assert all(value.startswith(span) or span.startswith(value) for span in here)

@@ -32,7 +32,8 @@ class CannotCompactError(DatabaseError):
 
 
 def failure_of_sqlite(path: Path, shown: str, error: sqlite3.Error, is_alone: bool) -> BackupError:
-    name, said = name_of(error), one_line(error)
+    # in these words of sqlite3's, the text follows: it may be somebody's name
+    name, said = name_of(error), one_line(error).partition(" with text ")[0]
     rolls_nothing_back = is_alone and name == "SQLITE_BUSY" and Path(f"{path}-journal").exists()
     if name == "SQLITE_NOTADB" or said == "unsupported file format":
         return NotWholeError(

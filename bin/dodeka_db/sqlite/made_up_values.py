@@ -4,12 +4,12 @@ import hashlib
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
-from itertools import chain
+from itertools import chain, count, islice
 
 from dodeka_db.errors import BackupError
-from dodeka_db.sqlite.originals import A_WORD, Originals, folded, words_of
+from dodeka_db.sqlite.originals import A_WORD, Originals, folded, parsed_date, words_of
 
 DOMAIN = "example.org"
 # a made-up date is not further from the true one, if one of these days is nobody's
@@ -21,7 +21,6 @@ _WORDS_OF_AN_ADDRESS = 4
 # after so many tries a value gets longer
 _TRIES_A_LENGTH = 20
 _USER_ID = re.compile(r"(\d+)_(.+)", re.DOTALL)
-_DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%d-%m-%Y", "%d/%m/%Y", "%Y%m%d")
 # syllables begin with a consonant: so a word goes on with nothing that stands in front of it
 _BEGINNINGS = (*"bdfghjklmnprstvwz", "br", "dr", "kl", "kr", "pl", "st", "tr", "vl", "vr", "zw")
 _MIDDLES = ("a", "e", "i", "o", "aa", "ee", "oo", "ie", "ei")
@@ -74,10 +73,10 @@ class MadeUpValues:
         self,
         key: bytes,
         originals: Originals,
-        by_personal: Mapping[str, Iterable[str]],
+        by_personal: Mapping[str, Collection[str]],
         fronts: Iterable[str] = (),
     ) -> None:
-        """`key`: up to 64 bytes. Of the originals `by_personal`, the user IDs and the dates are read.
+        """`key`: up to 64 bytes. `by_personal`: the same originals, those too that are too short to be looked for.
 
         `fronts` are texts that can stand right in front of a value in the file: nothing that goes from one into the other may
         look like an original.
@@ -86,11 +85,12 @@ class MadeUpValues:
         self._fronts = [front.encode() for front in dict.fromkeys(("", *fronts, DOMAIN))]
         self._known: dict[tuple[str, str], str] = {}
         self._taken: set[tuple[str, str]] = set()
+        self._by_personal = by_personal
         numbers = {match[1] for one in by_personal.get("user ID", ()) if (match := _USER_ID.fullmatch(one))}
-        # the same numbers, each given to another user: none is as high as the next new one
-        shuffled = sorted(numbers, key=lambda number: self._digest("number of a user", number, 0))
+        given = self._numbers_to_give(numbers)
+        shuffled = sorted(given, key=lambda number: self._digest("number of a user", number, 0))
         self._user_numbers = dict(zip(sorted(numbers), shuffled, strict=True))
-        parsed = (_parsed(one) for one in by_personal.get("date", ()))
+        parsed = (parsed_date(one) for one in by_personal.get("date", ()))
         self._days = {moment.toordinal() for moment, _ in filter(None, parsed)}
 
     def fits(self, personal: str, text: str) -> bool:
@@ -100,17 +100,18 @@ class MadeUpValues:
                 return bool(_USER_ID.fullmatch(text))
             case "address":
                 return "@" in text
-            case "number":
+            case "number" | "next user":
                 return _is_number(text)
             case "date":
-                return _parsed(text) is not None
+                return parsed_date(text) is not None
         return True
 
     def of(self, personal: str, text: str, names: Callable[[], Sequence[str]] = tuple) -> str:
         """What stands for `text`, which is not empty, and `personal` in that way (a word of data_description.PERSONAL, not "no").
 
-        An address is made of what stands for the `names`, names or user IDs, if there are any. Raises NotMadeUpError if `text` is
-        not a number or a date. Raises BackupError if every value that was tried is an original.
+        An address is made of what stands for the `names`, names or user IDs, if there are any. The number of the next user stays,
+        if it is nobody's, and higher than every made-up one. Raises NotMadeUpError if `text` is not a number or a date.
+        Raises BackupError if every value that was tried is an original.
         """
         known = self._known.get((personal, text))
         if known is None:
@@ -129,6 +130,8 @@ class MadeUpValues:
                 return self._number(text)
             case "date":
                 return self._date(text)
+            case "next user":
+                return self._next_user(text)
         return self._secret(text)
 
     def _word(self, word: str) -> str:
@@ -153,6 +156,24 @@ class MadeUpValues:
             return self.of("name", text)
         return f"{self._user_numbers[match[1]]}_{self.of('name', match[2])}"
 
+    def _numbers_to_give(self, numbers: Collection[str]) -> list[str]:
+        """As many numbers of users as `numbers`: the same, since none of them is as high as the next new one.
+
+        But a number that is also somebody's in another way would be found as that: in its place there is the lowest one that
+        is nobody's.
+        """
+        given = [number for number in numbers if self._is_nobodys(number)]
+        others = (text for text in map(str, count()) if text not in numbers and self._is_nobodys(text))
+        return given + list(islice(others, len(numbers) - len(given)))
+
+    def _next_user(self, text: str) -> str:
+        _check_number(text)
+        lowest = max(int(text), *(int(number) + 1 for number in self._user_numbers.values()), 0)
+        return next(number for number in map(str, count(lowest)) if self._is_nobodys(number))
+
+    def _is_nobodys(self, number: str) -> bool:
+        return not self._originals.part_in(number.encode())
+
     def _address(self, text: str, names: Callable[[], Sequence[str]]) -> str:
         normal = text.strip().lower()
         known = self._known.get(("address", normal))
@@ -173,8 +194,7 @@ class MadeUpValues:
         return self._chosen("address", normal, candidate)
 
     def _number(self, text: str) -> str:
-        if not _is_number(text):
-            raise NotMadeUpError("it is not a number of digits alone")
+        _check_number(text)
 
         def candidate(digest: int, attempt: int) -> str:
             lowest = 10 ** (len(text) - 1 + attempt // _TRIES_A_LENGTH)
@@ -183,7 +203,7 @@ class MadeUpValues:
         return self._chosen("number", text, candidate)
 
     def _date(self, text: str) -> str:
-        parsed = _parsed(text)
+        parsed = parsed_date(text)
         if not parsed:
             raise NotMadeUpError("it is not a date")
         moment, form = parsed
@@ -223,7 +243,8 @@ class MadeUpValues:
             return known
         for attempt in range(_MAX_TRIES):
             made = candidate(self._digest(personal, normal, attempt), attempt)
-            if (personal, made) not in self._taken and not self._is_somebodys(made, personal):
+            is_taken = (personal, made) in self._taken or made in self._by_personal.get(personal, ())
+            if not is_taken and not self._is_somebodys(made, personal):
                 self._taken.add((personal, made))
                 self._known[personal, normal] = made
                 return made
@@ -249,15 +270,10 @@ class MadeUpValues:
         return int.from_bytes(hashlib.blake2b(said, key=self._key).digest(), "big")
 
 
+def _check_number(text: str) -> None:
+    if not _is_number(text):
+        raise NotMadeUpError("it is not a number of digits alone")
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-def _parsed(text: str) -> tuple[datetime, str] | None:
-    """The date in `text`, and its format; None if it is not a date."""
-    for form in _DATE_FORMATS:
-        try:
-            return datetime.strptime(text.strip(), form), form
-        except ValueError:
-            continue
-    return None

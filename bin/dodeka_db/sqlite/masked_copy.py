@@ -1,24 +1,24 @@
 """Write a masked copy of a database: the same rows without the people, checked before anybody sees it."""
 
 import secrets
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dodeka_db import safe_open
 from dodeka_db.data_description import DataDescription, Table, Text
 from dodeka_db.errors import BackupError, SnapshotError
 from dodeka_db.sqlite import integrity
 from dodeka_db.sqlite.clone_logins import Logins
 from dodeka_db.sqlite.connection import opened, quoted
-from dodeka_db.sqlite.failures import DISK, next_step, one_line
+from dodeka_db.sqlite.failures import DISK, one_line
 from dodeka_db.sqlite.made_up_values import MadeUpValues
 from dodeka_db.sqlite.masked_rows import NotMaskedError, RowMask
 from dodeka_db.sqlite.originals_left import Values, find_left, originals_of
 
+# the room for it, as a multiple of the source's size (measured: 1.3; up to 2.2 if one table has all rows)
+TIMES_THE_SOURCE = 2.2
 # a made-up value can look like an original by chance, together with what stands beside it; with another key it does not
 MAX_TRIES = 3
 _COLUMNS = {"key", "counter", "expiration", "value"}
@@ -38,12 +38,13 @@ class Masked:
 
 
 def masked_copy(source: Path, target: Path, shown: str, description: DataDescription) -> Masked:
-    """Write a masked copy of the database in the file `source` to the existing, empty file `target`.
+    """Write a masked copy of the database in the file `source` to the file `target` (0600), which is replaced.
 
-    `source` is a private file of ours that nobody uses, and is only read; `shown` is its name in messages. The copy is made and
-    checked in the folder of `source`; no byte that is not masked comes near `target`. It has no row that no clone has, no free
-    page, and a rollback journal; its schema, page size and settings are those of `source`. Every name, address, number and secret
-    is in memory meanwhile: some 170 MB for 36,000 members.
+    `source` is a private file of ours that nobody uses, and is only read; `shown` is its name in messages. `target` is on the
+    same file system. The copy is made and checked in the folder of `source`; with SQLite's temporary files it needs TIMES_THE_SOURCE.
+    No byte that is not masked comes near `target`. It has no row that no clone has, no free page, and a rollback journal; its schema,
+    page size and settings are those of `source`. Every name, address, number and secret is in memory meanwhile: some 170 MB for
+    36,000 members.
 
     Raises SnapshotError if something is not described, or if an original is still there. Raises SetupError if .venv lacks a package, and
     BackupError if there is no room, or if no made-up value was found.
@@ -59,7 +60,7 @@ def masked_copy(source: Path, target: Path, shown: str, description: DataDescrip
             masked = _write(source, made, shown, description, schema, made_up)
             left = find_left(made, originals, f"the masked copy of {shown}")
             if not left:
-                _copy(made, target)
+                made.replace(target)
                 return masked
             found = f"{left.personal}) in {left.place}"
             made.unlink()
@@ -183,16 +184,6 @@ def _fronts(description: DataDescription) -> list[str]:
         for pattern in table.patterns
         if isinstance(pattern.parts[-1], str) and isinstance(pattern.value, Text) and pattern.value.kinds
     ]
-
-
-def _copy(made: Path, target: Path) -> None:
-    try:
-        with open(made, "rb") as read, open(target, "r+b", opener=safe_open.no_link) as write:
-            shutil.copyfileobj(read, write, 1_000_000)
-    except OSError as error:
-        raise BackupError(
-            f"the masked copy cannot be written to {target}: {error.strerror}", next_step(error)
-        ) from error
 
 
 def _refused(shown: str, why: str) -> SnapshotError:

@@ -86,9 +86,9 @@ class RowMask:
             return found
         if isinstance(found, str):
             return self._made_up(place, personal, found)
-        if type(found) is not int or personal not in ("number", "secret"):
+        if type(found) is not int or personal not in ("number", "secret", "next user"):
             raise self._refused(place, "it is neither a text nor a number that stands for a person")
-        return int(self._made_up(place, "number", str(found)))
+        return int(self._made_up(place, "number" if personal == "secret" else personal, str(found)))
 
     def _which(self, kinds: Sequence[Kind], found: object) -> str:
         """How personal a value is that may be of several kinds: as the first of them whose form it has."""

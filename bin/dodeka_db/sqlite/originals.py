@@ -4,7 +4,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from functools import cache
+from urllib.parse import unquote
 
 from dodeka_db import packages
 
@@ -13,6 +15,9 @@ SHORTEST_PART = 4
 # shorter secrets, and shorter runs of digits, are not looked for: they stand everywhere
 SHORTEST_SECRET = 8
 SHORTEST_NUMBER = 4
+DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%d-%m-%Y", "%d/%m/%Y", "%Y%m%d")
+# in which a day is looked for
+_DAY_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%d-%m-%Y", "%d/%m/%Y", "%d.%m.%Y", "%Y%m%d", "%d%m%Y")
 # words of SQLite, of its schema and of JSON, and the domain of made-up addresses
 WORDS_OF_THE_FORMAT = (
     *("SQLite format", "sqlite_autoindex_", "CREATE TABLE", "CREATE INDEX", "CREATE UNIQUE INDEX", "STRICT"),
@@ -45,8 +50,18 @@ def folded(text: str) -> str:
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).translate(_PLAIN)
 
 
+def parsed_date(text: str) -> tuple[datetime, str] | None:
+    """The date in `text`, and its format; None if it is not a date."""
+    for form in DATE_FORMATS:
+        try:
+            return datetime.strptime(text.strip(), form), form
+        except ValueError:
+            continue
+    return None
+
+
 class Originals:
-    """Originals that can be found again in any letter case, with accents and without, in UTF-8 and as JSON escapes them."""
+    """Originals that can be found again in any letter case, with accents and without, in UTF-8 and as JSON and links escape them."""
 
     def __init__(self, values: Iterable[tuple[str, str]], kept_words: Iterable[str]) -> None:
         """`values`: how personal each is, a word of data_description.PERSONAL, and the text. SetupError if .venv lacks a package.
@@ -97,10 +112,10 @@ class Originals:
     def any_in(self, content: bytes) -> str:
         """How personal an original is that stands in `content`, the text of rows: in a word or as one, escaped or not; or ""."""
         found = self.part_in(content) or self.word_in(content)
-        if found or (content.isascii() and b"\\u" not in content):
+        if found or (content.isascii() and b"\\u" not in content and b"%" not in content):
             return found
         text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), content.decode(errors="replace"))
-        plain = folded(text).encode(errors="replace")
+        plain = folded(unquote(text)).encode(errors="replace")
         return self.part_in(plain) or self.word_in(plain)
 
     def is_begun_by(self, content: bytes) -> bool:
@@ -141,6 +156,8 @@ def _looked_for(personal: str, text: str) -> Iterator[tuple[str, bool]]:
             yield text, text.isascii() and text.isalnum()
     elif len(text) >= SHORTEST_NUMBER:
         yield text, False
+        if personal == "date" and (parsed := parsed_date(text)):
+            yield from ((parsed[0].strftime(form), False) for form in _DAY_FORMATS)
 
 
 def _forms(text: str) -> set[bytes]:

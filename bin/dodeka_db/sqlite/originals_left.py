@@ -14,7 +14,7 @@ from dodeka_db.sqlite.connection import opened, quoted
 from dodeka_db.sqlite.failures import DISK
 from dodeka_db.sqlite.header import read_header
 from dodeka_db.sqlite.originals import WORDS_OF_THE_FORMAT, Originals
-from dodeka_db.sqlite.page_texts import text_spans
+from dodeka_db.sqlite.page_texts import row_and_text_spans
 from dodeka_db.sqlite.table_shape import tables
 
 _ROWS = 500
@@ -39,7 +39,7 @@ class Values:
     def __init__(self, connection: sqlite3.Connection, description: DataDescription) -> None:
         """Reads every row of every table that is described, those of the moment too. sqlite3.Error if that fails."""
         self.by_personal: dict[str, set[str]] = {
-            kind.personal: set() for kind in description.kinds.values() if kind.personal not in ("no", "text")
+            kind.personal: set() for kind in description.kinds.values() if kind.is_looked_for
         }
         for name in tables(connection):
             if name in description.tables:
@@ -115,20 +115,24 @@ def find_left(path: Path, originals: Originals, shown: str) -> Left | None:
 
 
 def _is_by_chance(page: bytes, is_first: bool, start: int, end: int) -> bool:
-    """Whether what begins in a text and ends outside of it, or the other way round, only looks like an original.
+    """Whether what stands in a row, but not in one of its texts alone, only looks like an original.
 
-    Each text was looked through by itself. In front of it and behind it SQLite writes lengths and numbers, which can be letters.
+    Each text was looked through by itself. Beside it SQLite writes lengths and numbers, whose bytes can be letters: the time
+    1784770932, at which a row expires, is written "jalt".
     """
-    return end > len(page) or any(
-        start < span_end and end > span_start and not (span_start <= start and end <= span_end)
-        for span_start, span_end in text_spans(page, is_first)
-    )
+    if end > len(page):
+        return True
+    rows, texts = row_and_text_spans(page, is_first)
+    is_of_a_row = any(start < row_end and end > row_start for row_start, row_end in rows)
+    return is_of_a_row and not any(text_start <= start and end <= text_end for text_start, text_end in texts)
 
 
 def _contents(connection: sqlite3.Connection) -> Iterator[tuple[str, bytes]]:
     """The texts of the schema and of every table, some rows at a time, with a zero byte between two of them."""
     names = [
-        name.decode() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        name.decode()
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        if not name.startswith(b"sqlite_")  # a count of SQLite's own, without a key
     ]
     selects = [("sqlite_master", "SELECT name, coalesce(sql, '') FROM sqlite_master")]
     selects += [(name, f"SELECT key, value FROM main.{quoted(name)} NOT INDEXED") for name in names]

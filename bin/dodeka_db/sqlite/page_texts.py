@@ -1,4 +1,4 @@
-"""Where the texts and blobs of rows stand on a page of a database file (https://www.sqlite.org/fileformat2.html#b_tree_pages)."""
+"""Where rows, and the texts and blobs in them, stand on a page of a database file (https://www.sqlite.org/fileformat2.html#b_tree_pages)."""
 
 from dodeka_db.sqlite.header import HEADER_BYTES
 
@@ -7,27 +7,34 @@ _LEAF_OF_TABLE, _LEAF_OF_INDEX, _INTERIOR_OF_INDEX = 0x0D, 0x0A, 0x02
 _NUMBER_BYTES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)
 
 
-def text_spans(page: bytes, is_first: bool) -> list[tuple[int, int]]:
-    """The begin and the end of each text and blob that stands on a whole `page`, as far as it stands there.
+Spans = list[tuple[int, int]]
+
+
+def row_and_text_spans(page: bytes, is_first: bool) -> tuple[Spans, Spans]:
+    """The begin and the end of each row that stands on a whole `page`, and of each text and blob in it, as far as they stand there.
 
     `is_first`: the page with the header of the file. The page must be one of a database that is whole, without reserved bytes at the
-    end of pages. Pages without rows have none. On a page on which a long row goes on, its bytes are one span.
+    end of pages. Pages without rows have none. On a page on which a long row goes on, its bytes are one text.
     """
     start = HEADER_BYTES if is_first else 0
     kind = page[start]
     if kind == 0:
-        return [(4, len(page))]
+        return [(4, len(page))], [(4, len(page))]
     if kind not in (_LEAF_OF_TABLE, _LEAF_OF_INDEX, _INTERIOR_OF_INDEX):
-        return []
+        return [], []
     pointers = start + (12 if kind == _INTERIOR_OF_INDEX else 8)
-    spans = []
+    rows: Spans = []
+    texts: Spans = []
     for number in range(int.from_bytes(page[start + 3 : start + 5], "big")):
         at = pointers + 2 * number
-        spans += _spans_of_cell(page, int.from_bytes(page[at : at + 2], "big"), kind)
-    return spans
+        row, of_row = _spans_of_cell(page, int.from_bytes(page[at : at + 2], "big"), kind)
+        rows.append(row)
+        texts += of_row
+    return rows, texts
 
 
-def _spans_of_cell(page: bytes, at: int, kind: int) -> list[tuple[int, int]]:
+def _spans_of_cell(page: bytes, start: int, kind: int) -> tuple[tuple[int, int], Spans]:
+    at = start
     payload_bytes, at = _varint(page, at + 4 if kind == _INTERIOR_OF_INDEX else at)
     if kind == _LEAF_OF_TABLE:
         _rowid, at = _varint(page, at)
@@ -41,7 +48,7 @@ def _spans_of_cell(page: bytes, at: int, kind: int) -> list[tuple[int, int]]:
         if serial >= len(_NUMBER_BYTES) and body < end:
             spans.append((body, min(body + length, end)))
         body += length
-    return spans
+    return (start, end), spans
 
 
 def _bytes_here(payload_bytes: int, page_bytes: int, kind: int) -> int:
