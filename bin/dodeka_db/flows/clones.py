@@ -78,21 +78,26 @@ def write(
             to_whole = Incoming(file, whole, shown, _LARGER_DISK)
             proven = proven_database.write(origin, to_whole, whole, shown, _LARGER_DISK)
         before = row_counts(whole)
-        disks.for_database(folder, whole.stat().st_size, _LARGER_DISK).check()
         logins: Sequence[tuple[str, str]] = ()
         if kind == MASKED:
-            from dodeka_db.sqlite.masked_copy import masked_copy  # it needs what no other command does
+            from dodeka_db.sqlite import masked_copy  # it needs what no other command does
 
+            _check_room(whole, masked_copy.TIMES_THE_SOURCE)
             log.info("making up the people")
-            copy.touch()
-            logins = masked_copy(whole, copy, shown, description).logins
+            logins = masked_copy.masked_copy(whole, copy, shown, description).logins
         else:
+            _check_room(whole, 1)
             _warn_of_undescribed(before, description, origin)
             _quarantine(whole, before, copy, shown, description)
         with open(copy, "rb") as made:
             incoming.start_over()
             shutil.copyfileobj(made, incoming)
         return _clone(kind, before, row_counts(copy), description, logins), proven
+
+
+def _check_room(whole: Path, times: float) -> None:
+    """Raise BackupError unless there is room for that many databases of the size of `whole` beside it."""
+    disks.for_database(whole.parent, int(times * whole.stat().st_size), _LARGER_DISK).check()
 
 
 def _quarantine(
