@@ -1,7 +1,8 @@
 #!/bin/sh
 # usage: install-venv.sh PYTHON
 # Makes .venv with PYTHON, and installs what requirements.txt pins; silent and quick if that is done already. A .venv that
-# was made by another version of Python, or is half made, is made again.
+# was made by another version of Python, or is half made, is made again. Compiles the scripts' modules: the user of the backups
+# may not write here, and each run would compile them again.
 # In sh, because it runs before there is a Python to rely on.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,7 +12,12 @@ version='import sys; print(*sys.version_info[:2])'
 
 works() { [ "$(.venv/bin/python -c "import sh, zstandard; $version" 2>/dev/null)" = "$("$python" -c "$version")" ]; }
 
-! works || [ ! .venv/.runtime -nt requirements.txt ] || exit 0
+compile() { .venv/bin/python -m compileall -qq bin/dodeka_db || :; }
+
+! works || [ ! .venv/.runtime -nt requirements.txt ] || {
+    compile
+    exit 0
+}
 
 bin/install-packages.sh "$python" python3-venv
 works || "$python" -m venv --clear --without-pip .venv
@@ -31,4 +37,5 @@ export TMPDIR="$PWD/.venv/tmp" # /tmp may be in memory, and full
     fi
     exit 6
 }
+compile
 touch .venv/.runtime

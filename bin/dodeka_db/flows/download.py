@@ -99,4 +99,5 @@ def download(repository: Repository, snapshot: Snapshot, target: Incoming, cache
             shutil.copyfileobj(source, target)
 
     log.info("downloading snapshot %s (%s)", snapshot.short_id, snapshot.format)
-    repository.dump(snapshot.id, repository.path_in(snapshot), write, cached)
+    options = () if cached else ("--no-cache",)
+    repository.dump(snapshot.id, repository.path_in(snapshot), write, options)

@@ -41,7 +41,7 @@ def apply(repository: Repository, environment: Environment) -> int:
 
     While a snapshot is from the future that is 0, with a warning. Raises the failure of restic.
     """
-    everything = repository.listed()
+    everything = repository.known()
     listed = of_environment(everything, environment.name)
     future = [snapshot for snapshot in listed if snapshot.is_from_the_future]
     if future:

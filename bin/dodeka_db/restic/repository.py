@@ -3,8 +3,10 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -19,7 +21,7 @@ from dodeka_db.errors import (
 )
 from dodeka_db.host import disks, password_files
 from dodeka_db.repository_settings import RepositorySettings
-from dodeka_db.restic import erasures, failures, json_values, retention_policy
+from dodeka_db.restic import erasures, failures, json_values, listing_record, retention_policy
 from dodeka_db.restic.runner import Restic
 from dodeka_db.restic.snapshots import (
     DATABASE,
@@ -182,16 +184,21 @@ class Repository:
         """
         name = environment.file_name(self.settings.format)
         is_compressed = self.settings.format == "zst"
+        tags = (*tags_of(environment.name), *extra_tags)
         output = self._restic.run(
             *("backup", "--json", "--stdin", "--stdin-filename", name),
             *(("--compression", "off") if is_compressed else ()),
-            *("--tag", ",".join((*tags_of(environment.name), *extra_tags))),
+            *("--tag", ",".join(tags)),
             *(("--time", f"{time.astimezone():%Y-%m-%d %H:%M:%S}") if time else ()),
             stdin=file,
         ).stdout
-        return self._restic.parsed(
+        stored = self._restic.parsed(
             lambda summary: _stored(summary, f"/{name}", is_compressed), _summary(output)
         )
+        taken = (time or datetime.now()).astimezone().isoformat()
+        entry = {"time": taken, "tags": tags, "hostname": os.uname().nodename, "paths": [stored.path]}
+        listing_record.add(self.settings, stored.snapshot_id, entry)
+        return stored
 
     def listed(self) -> list[Snapshot]:
         """All snapshots of all environments, the oldest first, also those without a database: one call.
@@ -199,11 +206,29 @@ class Repository:
         Afterwards `unreadable` has the IDs of those whose metadata restic cannot read, and `erasures` the tags of the
         snapshots that stand for an erasure, by their IDs.
         """
+        return self._listed(self._list())
+
+    def known(self) -> list[Snapshot]:
+        """As listed(); without starting restic if all that restic would say is on record. To be called under the lock."""
+        if on_record := listing_record.read(self.settings):
+            with suppress(BackupError):  # it is no such record
+                found = self._listed(on_record)
+                self.unreadable = []
+                return found
+        present = listing_record.present(self.settings)
+        output = self._list()
+        if present is not None and not self.unreadable:
+            self._restic.parsed(partial(listing_record.write, self.settings, present), output)
+        return self._listed(output)
+
+    def _list(self) -> bytes:
         done = self._restic.run("snapshots", "--json", "--tag", DATABASE, "--tag", erasures.TAG)
         self.unreadable = failures.unreadable_snapshots(done.stderr)
-        self.erasures = self._restic.parsed(_erasures, done.stdout)
-        found = self._restic.parsed(from_json, done.stdout)
-        return sorted(found, key=lambda snapshot: snapshot.time)
+        return done.stdout
+
+    def _listed(self, output: bytes) -> list[Snapshot]:
+        self.erasures = self._restic.parsed(_erasures, output)
+        return sorted(self._restic.parsed(from_json, output), key=lambda snapshot: snapshot.time)
 
     def check_writable(self) -> None:
         """Raise BackupError unless a local repository exists and can be written; one on a server is not checked.
@@ -298,14 +323,12 @@ class Repository:
         return self._each_whole(snapshots[:half], work) + self._each_whole(snapshots[half:], work)
 
     def dump(
-        self, snapshot_id: str, path: str, reader: Callable[[Readable], None], cached: bool = True
+        self, snapshot_id: str, path: str, reader: Callable[[Readable], None], options: Sequence[str] = ()
     ) -> None:
         """Give `reader` the file at `path` in the snapshot as a stream; on a second try from the start again.
 
-        `cached` False: without restic's cache, which has everything but the file's content. Raises SnapshotError if the file
-        cannot be read to its end, and what `reader` raises.
+        `options` are restic's. Raises SnapshotError if the file cannot be read to its end, and what `reader` raises.
         """
-        options = () if cached else ("--no-cache",)
         self._restic.run("dump", *options, "--", snapshot_id, path, reader=reader)
 
     def path_in(self, snapshot: Snapshot) -> str:
