@@ -339,8 +339,8 @@ def asked(folder: Path, fake: Path, answer: bytes) -> None:
     of_it = repository.Repository(here.main)
     environment = here.environment("production")
     for look in (
-        lambda: snapshot_table.as_tables(snapshots.described(of_it, of_it.listed()), settings.ENVIRONMENTS),
-        lambda: [size(count) for count in of_it.sizes([snapshot()]).values()],
+        lambda: snapshot_table.as_tables(snapshots.described(of_it, None)[1], settings.ENVIRONMENTS),
+        lambda: [size(count) for count in of_it.sizes([snapshot()], of_it.all_sizes).values()],
         lambda: keys.table(here.main),
         of_it.config,
         lambda: size(of_it.stored_bytes(environment)),

@@ -5,6 +5,7 @@ stopped run would keep its lock, perhaps while the service is down. Only at a qu
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -64,9 +65,13 @@ def _on_signal(signum: int, _frame: object) -> None:
 def shielded() -> Iterator[None]:
     """Run the block to its end; a signal that comes meanwhile raises Interrupted after it.
 
-    If the block itself fails too, its message becomes the note.
+    If the block itself fails too, its message becomes the note. In another thread than the main one, which gets all signals,
+    this does nothing.
     """
     global _depth, _pending
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _depth += 1
     note = ""
     try:

@@ -21,7 +21,7 @@ from dodeka_db.host import service as services
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.erasures import Erasure
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import LATEST, Snapshot, of_environment, resolve
+from dodeka_db.restic.snapshots import LATEST, Snapshot, resolve
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import swap
 from dodeka_db.sqlite.header import read_header
@@ -51,11 +51,12 @@ def choose(
     `all_members`: with those who were erased since.
     """
     repository = Repository(settings)
-    found = repository.snapshots()
     if wanted is None:
-        candidates = snapshots.described(repository, of_environment(found, source))
+        found, candidates = snapshots.described(repository, source)
         shown = snapshot_table.as_tables(candidates, [source])
         wanted = ask([*shown, f"Snapshot of {source} to restore (an ID, or '{LATEST}'):"])
+    else:
+        found = repository.snapshots()
     snapshot = resolve(settings, found, source, wanted)  # once, before anything is changed
     return Choice(
         repository, snapshot, () if all_members else erasures.since(repository, source, snapshot.time)

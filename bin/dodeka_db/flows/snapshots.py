@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dodeka_db.flows import snapshot_rows
+from dodeka_db.host.beside import beside
 from dodeka_db.host.row_records import Rows
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
@@ -32,8 +33,7 @@ class Listing:
 def listed(settings: RepositorySettings, environment: str | None, count_all: bool) -> Listing:
     """The snapshots of `environment`, of all if that is None. `count_all`: those that are not on record are counted."""
     repository = Repository(settings)
-    found = repository.snapshots()
-    listing = described(repository, of_environment(found, environment) if environment else found)
+    found, listing = described(repository, environment)
     listing = replace(listing, oldest=min((one.time for one in found), default=None))
     if not count_all:
         return listing
@@ -41,12 +41,15 @@ def listed(settings: RepositorySettings, environment: str | None, count_all: boo
     return replace(listing, rows={**listing.rows, **counted}, uncounted=())
 
 
-def described(repository: Repository, snapshots: Sequence[Snapshot]) -> Listing:
-    """These snapshots with their sizes and rows, as far as those are known without fetching anything."""
-    sizes = repository.sizes(snapshots)
-    rows = snapshot_rows.on_record(repository.settings, snapshots, sizes)
-    uncounted = [one for one in snapshots if one.id in sizes and one.id not in rows]
-    return Listing(repository.settings, snapshots, sizes, rows, uncounted)
+def described(repository: Repository, environment: str | None) -> tuple[list[Snapshot], Listing]:
+    """All snapshots; and those of `environment`, of all if that is None, with their sizes and rows, without fetching anything."""
+    with beside(repository.all_sizes, "the question for the sizes") as all_sizes:
+        found = repository.snapshots()
+        ours = of_environment(found, environment) if environment else found
+        sizes = repository.sizes(ours, all_sizes)
+    rows = snapshot_rows.on_record(repository.settings, ours, sizes)
+    uncounted = [one for one in ours if one.id in sizes and one.id not in rows]
+    return found, Listing(repository.settings, ours, sizes, rows, uncounted)
 
 
 def as_json(listing: Listing) -> list[str]:

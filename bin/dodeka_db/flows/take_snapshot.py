@@ -1,14 +1,15 @@
 """Take one snapshot of a database: export, check, count its rows, compress, store, read back."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from dodeka_db.errors import BackupError, no_process
 from dodeka_db.formatting import size
 from dodeka_db.host import disks, programs, row_records, staging
+from dodeka_db.host.beside import beside
 from dodeka_db.host.row_records import Rows
 from dodeka_db.restic.read_back import read_back
 from dodeka_db.restic.repository import Repository, Stored
@@ -111,11 +112,7 @@ def _check_and_compress(export: Path, source: Path) -> tuple[Path, tuple[Finding
     log.info("compressing")
     compressed = export.with_suffix(".sqlite.zst")
     page_bytes = read_header(export).page_bytes
-    with ThreadPoolExecutor(1) as beside:
-        try:
-            checking = beside.submit(_verify, export, source)
-        except RuntimeError as error:  # no thread left
-            raise no_process("the check of the export") from error
+    with beside(partial(_verify, export, source), "the check of the export") as verified:
         try:
             with open(export, "rb", programs.READ_BYTES) as whole, open(compressed, "xb") as target:
                 zstd_frames.compress(whole, target, page_bytes)
@@ -125,7 +122,7 @@ def _check_and_compress(export: Path, source: Path) -> tuple[Path, tuple[Finding
             raise BackupError(
                 f"{error.filename or compressed}: {error.strerror}", "free some space, or set DODEKA_STATE"
             ) from error
-        return compressed, checking.result()
+        return compressed, verified()
 
 
 def _verify(export: Path, source: Path) -> tuple[Findings, Rows | None]:

@@ -260,16 +260,20 @@ class Repository:
             )
         return found
 
-    def sizes(self, snapshots: Sequence[Snapshot]) -> dict[str, int]:
-        """The bytes of the database's file in each of `snapshots`, by the snapshot's ID.
+    def all_sizes(self) -> dict[str, int]:
+        """The bytes of the database's file in each snapshot, by the snapshot's ID: one call. Raises RepositoryDamagedError.
 
-        `restic snapshots` knows no sizes before 0.17, `restic find` does: one call. Damaged ones are left out, with a warning.
+        `restic snapshots` knows no sizes before 0.17, `restic find` does.
         """
+        return self._sizes("--tag", DATABASE)
+
+    def sizes(self, snapshots: Sequence[Snapshot], all_sizes: Callable[[], dict[str, int]]) -> dict[str, int]:
+        """What `all_sizes` returns, of `snapshots`; or those of the undamaged ones, with a warning of the others."""
         found: dict[str, int] = {}
 
         def look(some: Sequence[Snapshot]) -> None:
             named = [word for snapshot in some for word in ("--snapshot", snapshot.id)]
-            found.update(self._sizes(*(("--tag", DATABASE) if len(some) == len(snapshots) else named)))
+            found.update(all_sizes() if len(some) == len(snapshots) else self._sizes(*named))
 
         try:
             damaged = self._each_whole(snapshots, look)
