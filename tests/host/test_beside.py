@@ -1,0 +1,65 @@
+"""Work in a thread beside the main one: its result, its failure, and the end of what it runs."""
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from dodeka_db.host import programs
+from dodeka_db.host.beside import beside
+
+BIN = Path(__file__).resolve().parents[2] / "bin"
+
+
+def test_the_result_is_waited_for():
+    with beside(lambda: programs.run("sh", "-c", "sleep 0.3; echo out"), "the test") as result:
+        began = time.monotonic()
+    assert time.monotonic() - began > 0.2, "the end of the block waits"
+    assert result().stdout == b"out\n"
+
+
+def test_a_failure_is_raised_where_the_result_is_wanted():
+    with beside(lambda: 1 / 0, "the test") as result:
+        pass
+    with pytest.raises(ZeroDivisionError):
+        result()
+
+
+def test_a_block_that_fails_ends_the_program():
+    began = time.monotonic()
+    with pytest.raises(LookupError), beside(lambda: programs.run("sleep", "60"), "the test"):
+        time.sleep(0.5)
+        raise LookupError
+    assert time.monotonic() - began < 10
+
+
+def test_a_signal_ends_both_programs_and_comes_to_the_main_thread():
+    """Also one that comes while a program is being started in the other thread, where signals are not held back."""
+    code = """
+        import os, signal, sys, threading
+        from dodeka_db import interrupts
+        from dodeka_db.host import programs
+        from dodeka_db.host.beside import beside
+        interrupts.install()
+        threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGTERM)).start()
+        try:
+            with beside(lambda: [programs.run("sleep", "0.01") for _ in range(30)], "the test"):
+                programs.run("sleep", "60")
+        except interrupts.Interrupted as interruption:
+            print(interruption, flush=True)
+            os._exit(0)
+    """
+    for delay_s in (0.3, 0.5):
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), str(delay_s)],
+            env={"PYTHONPATH": str(BIN), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.stdout, done.stderr) == ("SIGTERM\n", "")
+        assert time.monotonic() - began < 20
