@@ -171,9 +171,10 @@ def test_cron_and_status_tell_of_a_damaged_tree(site, how):
         (line["subject"], line["environment"]): line
         for line in json.loads(soon(site, "status", "--json").stdout)["lines"]
     }
-    assert lines["size", "demo"]["state"] == "bad"
-    assert f"repository {site.repository} is damaged" in lines["size", "demo"]["text"]
+    assert lines["cron", "demo"]["state"] == "bad"
+    assert f"repository {site.repository} is damaged" in lines["cron", "demo"]["text"]
     assert lines["snapshots", "demo"]["state"] == lines["size", "production"]["state"] == "well"
+    assert soon(site, "cron", "demo").returncode == 8, "the next run counts again"
     assert soon(site, "cron", "production").returncode == 0
 
 

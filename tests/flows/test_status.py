@@ -644,18 +644,21 @@ class TestElsewhere:
 
 def test_the_growth_per_day(site):
     demo = site.settings.environment("demo")
-    assert snapshot_growth.bytes_per_day(site.state, demo, 1000) is None
+    assert snapshot_growth.bytes_per_day(site.state, demo) is None
 
     def samples(*ages_and_sizes: tuple[timedelta, int]) -> None:
         entries = [[before(age), size] for age, size in ages_and_sizes]
         job_records.passed(site.state, "size-demo", {"samples": entries})
 
-    samples((timedelta(hours=2), 500))
-    assert snapshot_growth.bytes_per_day(site.state, demo, 1000) is None, "two hours say nothing of a day"
-    samples((timedelta(days=20), 0), (timedelta(days=5), 500), (timedelta(days=1), 900))
-    assert snapshot_growth.bytes_per_day(site.state, demo, 1000) == pytest.approx(100, rel=0.01)
-    samples((timedelta(days=2), 5000))
-    assert snapshot_growth.bytes_per_day(site.state, demo, 1000) == pytest.approx(-2000, rel=0.01)
+    now = (timedelta(0), 1000)
+    samples(now)
+    assert snapshot_growth.bytes_per_day(site.state, demo) is None
+    samples((timedelta(hours=2), 500), now)
+    assert snapshot_growth.bytes_per_day(site.state, demo) is None, "two hours say nothing of a day"
+    samples((timedelta(days=20), 0), (timedelta(days=5), 500), (timedelta(days=1), 900), now)
+    assert snapshot_growth.bytes_per_day(site.state, demo) == pytest.approx(100, rel=0.01)
+    samples((timedelta(days=2), 5000), now)
+    assert snapshot_growth.bytes_per_day(site.state, demo) == pytest.approx(-2000, rel=0.01)
 
 
 def test_more_than_the_retention_keeps_is_counted_by_tags(site: Site):

@@ -34,27 +34,26 @@ def sample(repository: Repository, environment: Environment) -> None:
 
 def _sample(repository: Repository, environment: Environment) -> None:
     now = datetime.now().astimezone()
-    samples = _samples(repository.settings.state, environment)
-    if samples and timedelta(0) <= now - samples[-1][0] < SAMPLE_EVERY:
+    found = samples(repository.settings.state, environment)
+    if found and timedelta(0) <= now - found[-1][0] < SAMPLE_EVERY:
         return
-    samples.append((now, repository.stored_bytes(environment)))
-    kept = [[time.isoformat(), size] for time, size in samples[-KEPT_SAMPLES:]]
+    found.append((now, repository.stored_bytes(environment)))
+    kept = [[time.isoformat(), size] for time, size in found[-KEPT_SAMPLES:]]
     job_records.passed(repository.settings.state, _job(environment), {"samples": kept})
 
 
-def bytes_per_day(state: Path, environment: Environment, stored_bytes: int) -> float | None:
-    """The growth over the last week to `stored_bytes` now; None if no sample is old enough yet."""
-    now = datetime.now().astimezone()
-    recent = [
-        (time, size) for time, size in _samples(state, environment) if SHORTEST <= now - time <= LOOK_BACK
-    ]
+def bytes_per_day(state: Path, environment: Environment) -> float | None:
+    """The growth over the week before the last sample; None if no other sample is old enough yet."""
+    *before, (last, stored_bytes) = samples(state, environment) or [(datetime.max, 0)]
+    recent = [(time, size) for time, size in before if SHORTEST <= last - time <= LOOK_BACK]
     if not recent:
         return None
     time, size = recent[0]
-    return (stored_bytes - size) / ((now - time) / timedelta(days=1))
+    return (stored_bytes - size) / ((last - time) / timedelta(days=1))
 
 
-def _samples(state: Path, environment: Environment) -> list[tuple[datetime, int]]:
+def samples(state: Path, environment: Environment) -> list[tuple[datetime, int]]:
+    """The samples, the oldest first: their times, and the bytes that the snapshots of `environment` took then."""
     found: Any = job_records.read(state, _job(environment)).details.get("samples", [])
     try:
         return [(datetime.fromisoformat(time).astimezone(), int(size)) for time, size in found]

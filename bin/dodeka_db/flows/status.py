@@ -3,15 +3,13 @@
 Read only: takes no lock, on this machine or in the repository, and changes nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from dodeka_db import places
 from dodeka_db.flows import status_jobs, status_repository, status_server
 from dodeka_db.flows.status_lines import ORDER, Line, Look, State, bad, guarded, unknown
-from dodeka_db.flows.status_repository import Stored
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, of_environment
 from dodeka_db.settings import Environment, Settings
@@ -48,16 +46,10 @@ class _Screen:
         opened = self._at([where], lambda: status_repository.opened(settings, repository, listed))
         yield Line("", "repository", opened)
         readable = repository if isinstance(listed, list) else None
-        snapshots = listed if isinstance(listed, list) else []
-        stored: dict[str, Stored | Exception | None] = {}
-        if readable:
-            for one in settings.environments:
-                ask = partial(status_repository.stored, readable, one, of_environment(snapshots, one.name))
-                stored[one.name] = self._tried(state, ask)
-            if main.format == "pages":
-                yield Line("", "format", guarded(lambda: status_repository.format(readable)))
+        if readable and main.format == "pages":
+            yield Line("", "format", guarded(lambda: status_repository.format(readable)))
         for environment in settings.environments:
-            yield from self._of_snapshots(environment, listed, stored)
+            yield from self._of_snapshots(environment, listed)
             yield from self._of_environment(environment)
         yield Line("", "key files", self._at([state], lambda: status_server.key_files(settings)))
         yield Line("", "check", self._at([state], lambda: status_jobs.repository_check(main)))
@@ -67,8 +59,7 @@ class _Screen:
             yield Line("", "proof", self._at([state], lambda: status_jobs.proof(main)))
         yield Line("", "monitor", self._at([state], lambda: status_jobs.monitor_reached(settings)))
         if where:
-            rate = status_repository.growth_of_all(stored)
-            volume = self._at([where, *databases], lambda: status_repository.volume(settings, where, rate))
+            volume = self._at([state, where, *databases], lambda: status_repository.volume(settings, where))
             yield Line("", "volume", volume)
         room = self._at([state, *databases], lambda: status_server.state_folder(settings))
         yield Line("", "state folder", room)
@@ -83,7 +74,6 @@ class _Screen:
         self,
         environment: Environment,
         listed: list[Snapshot] | Exception | None,
-        stored: Mapping[str, Stored | Exception | None],
     ) -> Iterator[Line]:
         name, main = environment.name, self._settings.main
         if not isinstance(listed, list):
@@ -91,7 +81,9 @@ class _Screen:
             return
         ours = of_environment(listed, name)
         yield Line(name, "snapshots", guarded(lambda: status_repository.snapshots(main, environment, ours)))
-        yield Line(name, "size", self._at([main.state], lambda: status_repository.size_line(stored[name])))
+        yield Line(
+            name, "size", self._at([main.state], lambda: status_repository.size_line(main, environment))
+        )
 
     def _of_environment(self, environment: Environment) -> Iterator[Line]:
         name, main, database = environment.name, self._settings.main, environment.database

@@ -2,8 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from dodeka_db import schedule
@@ -19,14 +18,6 @@ from dodeka_db.restic.snapshots import Snapshot, of_the_past, ordinary
 from dodeka_db.settings import Environment, Settings
 
 FEW_DAYS = 30
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The size of an environment's snapshots in the repository, and its growth: None if that is not known yet."""
-
-    stored_bytes: int
-    bytes_per_day: float | None
 
 
 def restic(main: RepositorySettings) -> Look:
@@ -114,25 +105,18 @@ def snapshots(main: RepositorySettings, environment: Environment, listed: Sequen
     return well(text, **figures)
 
 
-def stored(repository: Repository, environment: Environment, listed: Sequence[Snapshot]) -> Stored:
-    """Raises BackupError or OSError."""
-    stored_bytes = repository.stored_bytes(environment) if listed else 0
-    return Stored(
-        stored_bytes, snapshot_growth.bytes_per_day(repository.settings.state, environment, stored_bytes)
-    )
-
-
-def size_line(found: Stored | Exception | None) -> Look:
-    if isinstance(found, Exception):
-        raise found
-    if found is None:
-        return unknown("not looked at")
-    rate = found.bytes_per_day
+def size_line(main: RepositorySettings, environment: Environment) -> Look:
+    """What the snapshots take, by the sample that a cron run takes once a day: counting it takes a start of restic."""
+    samples = snapshot_growth.samples(main.state, environment)
+    if not samples:
+        return well("not counted yet: a cron run does that once a day")
+    time, stored_bytes = samples[-1]
+    text = f"{size(stored_bytes)} stored, counted {age(time)} ago"
+    rate = snapshot_growth.bytes_per_day(main.state, environment)
     if rate is None:
-        text = f"{size(found.stored_bytes)} stored; the growth will be known after a day"
-        return well(text, stored_bytes=found.stored_bytes)
-    text = f"{size(found.stored_bytes)} stored, {'+' if rate >= 0 else '-'}{size(abs(int(rate)))} a day"
-    return well(text, stored_bytes=found.stored_bytes, growth_bytes_per_day=rate)
+        return well(f"{text}; the growth will be known after a day", stored_bytes=stored_bytes)
+    text = f"{text}, {'+' if rate >= 0 else '-'}{size(abs(int(rate)))} a day"
+    return well(text, stored_bytes=stored_bytes, growth_bytes_per_day=rate)
 
 
 def locks(repository: Repository) -> Look:
@@ -146,9 +130,9 @@ def locks(repository: Repository) -> Look:
     return well(f"held by {shown}" if found else "none")
 
 
-def volume(settings: Settings, folder: Path, rate: float | None) -> Look:
-    """The volume of the repository in `folder`, where the snapshots grow by `rate` bytes a day; None if unknown."""
-    point = disks.mount_point(folder)
+def volume(settings: Settings, folder: Path) -> Look:
+    """The volume of the repository in `folder`."""
+    point, rate = disks.mount_point(folder), _bytes_per_day(settings)
     room = disks.for_snapshot(folder, largest_bytes(settings.environments))
     figures: dict[str, float] = {"volume_free_bytes": room.free_bytes}
     text = f"{point}, {size(room.free_bytes)} free"
@@ -168,11 +152,11 @@ def volume(settings: Settings, folder: Path, rate: float | None) -> Look:
     return well(text, **figures)
 
 
-def growth_of_all(found: Mapping[str, Stored | Exception | None]) -> float | None:
+def _bytes_per_day(settings: Settings) -> float | None:
     """The bytes per day of all environments; None if one of them is not known."""
-    rates = [one.bytes_per_day for one in found.values() if isinstance(one, Stored)]
+    rates = [snapshot_growth.bytes_per_day(settings.main.state, one) for one in settings.environments]
     known = [rate for rate in rates if rate is not None]
-    return sum(known) if found and len(known) == len(found) else None
+    return sum(known) if len(known) == len(rates) else None
 
 
 def _is_mounted(settings: Settings) -> bool:

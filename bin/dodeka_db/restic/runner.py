@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
@@ -105,6 +107,10 @@ class Restic:
 
     def locks(self) -> tuple[list[Lock], list[str]]:
         """The locks in the repository now, and the IDs of those whose content cannot be read. Raises BackupError."""
+        folder = self._repository.folder
+        with suppress(OSError):
+            if folder and not os.listdir(folder / "locks"):
+                return [], []
         listed = self.start("list", "--no-lock", "locks", timeout_s=server_watch.LOOK_S)
         if listed.exit_code:
             raise failures.failure_of_restic(self._repository, "list", listed)
