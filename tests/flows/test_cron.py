@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -650,6 +651,32 @@ def test_the_records(site):
     (site.folder / "unmounted").rename(site.repository)
     site.ok("cron", "demo")
     assert records(site, "cron-demo")["failed"] is None
+
+
+def test_the_day_is_on_record(site):
+    """What the status page shows of it: good runs, a failed one, and one that finds that all members are gone."""
+
+    def today():
+        (values,) = json.loads((site.state / "days" / "production.json").read_text()).values()
+        return dict(
+            zip(("stored", "failed", "first", "last", "gap", "members", "stored_bytes"), values, strict=True)
+        )
+
+    before = int(time.time())
+    site.ok("cron", "production")
+    first = today()
+    assert (first["stored"], first["failed"], first["members"]) == (1, 0, 400)
+    assert before <= first["first"] == first["last"] <= time.time()
+    assert 10_000 < first["stored_bytes"] < site.repository_bytes()
+    assert site.run("cron", "production", RESTIC="/nowhere/restic").returncode != 0
+    assert today() == {**first, "failed": 1}
+    with closing(sqlite3.connect(site.database())) as connection, connection:
+        connection.execute("DELETE FROM users_by_email")
+    site.loses("cron", "production")
+    last = today()
+    assert (last["stored"], last["failed"], last["members"]) == (2, 2, 0)
+    assert last["gap"] == last["last"] - last["first"]
+    assert not (site.state / "days" / "demo.json").exists()
 
 
 def test_an_interrupted_run_says_what_is_safe_and_is_no_good_one(site):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from dodeka_db import schedule
-from dodeka_db.errors import BackupError, RepositoryFullError, as_line
+from dodeka_db import data_description, schedule
+from dodeka_db.errors import BackupError, RepositoryFullError, SetupError, as_line
 from dodeka_db.flows import backup, retention, row_loss, snapshot_growth
 from dodeka_db.flows.leftovers import fail_if_down, recover
 from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.formatting import counted
-from dodeka_db.host import job_records, run_lock, staging
+from dodeka_db.host import day_records, job_records, run_lock, staging
 from dodeka_db.interrupts import Interrupted
 from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment, Settings
@@ -49,12 +49,16 @@ def run(settings: Settings, environment: Environment) -> Done:
     def wait_s() -> int:
         return max(0, min(main.lock_wait_s, due - int(time.monotonic() - began)))
 
-    with job_records.failures(main.state, job(environment)):
+    with (
+        day_records.counted(main.state, environment.name) as today,
+        job_records.failures(main.state, job(environment)),
+    ):
         with staging.locked(main, f"cron run of {environment.name}", wait_s()):
             repository = Repository(main)
             down = recover(settings)
             with run_lock.beside(environment.live, wait_s()):
                 taken, removed = _store(settings, repository, environment)
+            today.has_stored, today.members = True, _members(taken)
             loss = row_loss.look(settings, repository, environment, taken)
             if loss:
                 log.info("snapshot %s is stored; after a loss of rows nothing is removed", taken.snapshot_id)
@@ -68,7 +72,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 removed += _after_snapshot(
                     taken, "the retention", "applied", lambda: retention.apply(repository, environment)
                 )
-            _after_snapshot(
+            today.stored_bytes = _after_snapshot(
                 taken,
                 "counting the stored bytes",
                 "done",
@@ -84,6 +88,14 @@ def run(settings: Settings, environment: Environment) -> Done:
 def job(environment: Environment) -> str:
     """The name of the cron run of `environment` in the records."""
     return f"cron-{environment.name}"
+
+
+def _members(taken: Taken) -> int | None:
+    """The number of members in the snapshot; None if that is not known, of which row_loss warns."""
+    try:
+        return taken.rows.get(data_description.read().members.name) if taken.rows is not None else None
+    except SetupError:
+        return None
 
 
 def _is_copied(settings: Settings) -> bool:

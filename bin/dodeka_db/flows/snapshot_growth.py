@@ -18,28 +18,32 @@ SHORTEST = timedelta(hours=12)
 KEPT_SAMPLES = 31
 
 
-def sample(repository: Repository, environment: Environment) -> None:
-    """Record the stored size, if that was not done within a day. To be called under the lock.
+def sample(repository: Repository, environment: Environment) -> int | None:
+    """Record the stored size, if that was not done within a day; returns the newest one, None if that is not known.
+
+    To be called under the lock.
 
     Only for make status, so a failure is a warning. Exception: counting reads all snapshots, so RepositoryDamagedError is
     raised; no other daily step would notice the damage.
     """
     try:
-        _sample(repository, environment)
+        return _sample(repository, environment)
     except RepositoryDamagedError:
         raise
     except (BackupError, OSError) as error:
         log.warning("the stored size is not known: %s", as_line(error))
+        return None
 
 
-def _sample(repository: Repository, environment: Environment) -> None:
+def _sample(repository: Repository, environment: Environment) -> int:
     now = datetime.now().astimezone()
     found = samples(repository.settings.state, environment)
     if found and timedelta(0) <= now - found[-1][0] < SAMPLE_EVERY:
-        return
+        return found[-1][1]
     found.append((now, repository.stored_bytes(environment)))
     kept = [[time.isoformat(), size] for time, size in found[-KEPT_SAMPLES:]]
     job_records.passed(repository.settings.state, _job(environment), {"samples": kept})
+    return found[-1][1]
 
 
 def bytes_per_day(state: Path, environment: Environment) -> float | None:
