@@ -121,8 +121,8 @@ help: ## print this list
 ##@ every day
 
 .PHONY: status
-status: ## is all well? the worst first, with what fixes it
-	@bin/dodeka-db-status.py
+status: ## is all well? the worst first, with what fixes it; HTML=1: as a page
+	@bin/dodeka-db-status.py $(if $(HTML),--html)
 
 .PHONY: snapshots
 snapshots: ## the snapshots of ENV, or of both, and what changed in the number of rows; ALL=1: count all

@@ -6,7 +6,7 @@ import logging
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import MEANINGS, BackupError, as_line
-from dodeka_db.flows import status, status_report
+from dodeka_db.flows import status, status_page, status_report
 from dodeka_db.flows.status_lines import State, overall
 from dodeka_db.host import monitor
 
@@ -25,8 +25,11 @@ def main(argv: console.Argv = None) -> int:
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--json", action="store_true", help="for programs")
     formats.add_argument("--prometheus", action="store_true", help="for node_exporter's textfile collector")
+    formats.add_argument("--html", action="store_true", help="a page for people who do not read terminals")
     formats.add_argument(
-        "--hourly", action="store_true", help="what cron runs: tell the monitor; print nothing if all is well"
+        "--hourly",
+        action="store_true",
+        help="what cron runs: tell the monitor, write the page; print nothing if all is well",
     )
     arguments = parser.parse_args(argv)
 
@@ -34,17 +37,21 @@ def main(argv: console.Argv = None) -> int:
         if arguments.hourly:
             return hourly()
         console.output_is_data()
-        lines = status.look(settings.load())
+        found = settings.load()
+        lines = status.look(found)
+        if arguments.html:
+            shown = status_page.as_html(found, lines)
+        elif arguments.json:
+            shown = status_report.as_json(lines)
+        elif arguments.prometheus:
+            shown = status_report.as_metrics(lines)
+        else:
+            shown = status_report.as_text(lines)
     except (BackupError, OSError) as error:
         failure = BackupError(as_line(error))
         failure.exit_code = State.UNKNOWN
         raise failure from error
-    if arguments.json:
-        console.show(*status_report.as_json(lines))
-    elif arguments.prometheus:
-        console.show(*status_report.as_metrics(lines))
-    else:
-        console.show(*status_report.as_text(lines))
+    console.show(*shown)
     return overall(lines)
 
 
@@ -55,7 +62,7 @@ def hourly() -> int:
         lines = status.look(found)
         state = overall(lines)
         run.signal, run.summary = SIGNALS[state], "\n".join(status_report.as_text(lines))
-        # what else an hourly run writes from these lines, a page for example, goes here: a failure of it is told too
+        status_page.publish(found, lines)  # a failure of it is told too
     if state is not State.WELL:
         log.warning("%s", status_report.as_one_line(lines))
     return state

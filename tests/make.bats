@@ -319,6 +319,8 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [[ $output == *"off-site repository      $SITE/there"* ]]
     mk recovery-sheet HTML=1
     [[ $output == "<!doctype html>"* ]]
+    mk status HTML=1
+    [[ $output == "<!doctype html>"*"backups of D.S.A.V. Dodeka</title>"* ]]
 }
 
 @test "OFFSITE and WITHOUT where they mean nothing, and keys of nobody" {

@@ -70,8 +70,8 @@ class Settings:
     `main` is the repository that backups are stored in.
     `systemctl` is the command as a tuple of words, empty if no service is managed. `start_wait_s` is how long a started
     service is watched. `monitor` is the address of a monitor behind which every job has a check; None if not set. `clone` is the
-    kind of a clone where nothing is said, one of CLONES. `sources` says where each name was set: the path of the settings
-    file, or `environment`.
+    kind of a clone where nothing is said, one of CLONES. `status_page` is the file of the page that shows the status; None if
+    none is written. `sources` says where each name was set: the path of the settings file, or `environment`.
     """
 
     backend: Path
@@ -82,6 +82,7 @@ class Settings:
     monitor: str | None
     ping_urls: Mapping[str, str]
     clone: str
+    status_page: Path | None
     sources: Mapping[str, str]
 
     def environment(self, name: str) -> Environment:
@@ -151,6 +152,7 @@ SETTINGS: Mapping[str, Callable[[Settings], object]] = {
     "DODEKA_MONITOR": lambda settings: settings.monitor,
     "DODEKA_PING_URL_PRODUCTION": lambda settings: settings.ping_urls.get("production"),
     "DODEKA_PING_URL_DEMO": lambda settings: settings.ping_urls.get("demo"),
+    "DODEKA_STATUS_PAGE": lambda settings: settings.status_page,
     "DODEKA_LOCK_WAIT_S": lambda settings: settings.main.lock_wait_s,
 }
 
@@ -185,8 +187,9 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
     main = _main(values, frozenset(sources), home, databases)
     _warn_of_plain_http(values)
     offsite = _offsite(main, values, home)
+    status_page = _path("DODEKA_STATUS_PAGE", values, Path()) if values.get("DODEKA_STATUS_PAGE") else None
     if check_owner:
-        places.check_owner([*main.places, *(offsite.places if offsite else ())])
+        places.check_owner([*main.places, *(offsite.places if offsite else ()), *filter(None, [status_page])])
     return Settings(
         backend=backend,
         main=replace(main, copied_to=offsite),
@@ -196,6 +199,7 @@ def load(environ: Mapping[str, str] | None = None, check_owner: bool = True) -> 
         monitor=_url("DODEKA_MONITOR", values),
         ping_urls=_urls("DODEKA_PING_URL", values),
         clone=_clone(values.get("DODEKA_CLONE", QUARANTINED)),
+        status_page=status_page,
         sources=sources,
     )
 

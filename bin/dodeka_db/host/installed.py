@@ -108,6 +108,7 @@ class SetUp:
         # a - in front: the job starts even if a folder is missing, a volume say, and reports that
         places = [settings.main.folder, settings.offsite and settings.offsite.folder]
         places += [environment.live.parent for environment in settings.environments]
+        places.append(settings.status_page and settings.status_page.parent)
         writes = dict.fromkeys(
             f"-{place}" for place in (*places, settings.main.state, OWN_HOME, self.log_folder) if place
         )
