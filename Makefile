@@ -267,7 +267,7 @@ test-fast: setup .venv/.tests ## the tests that need no repository, no server, n
 	@.venv/bin/python -m pytest --numprocesses 4 --dist worksteal --fast
 
 .PHONY: test-full
-test-full: setup test-packages .venv/.tests ## all tests, the slow ones too (20 minutes)
+test-full: setup test-packages test-browser .venv/.tests ## all tests, the slow ones too (20 minutes)
 	@tests/pytest_and_bats.sh --full
 
 .PHONY: coverage
@@ -314,6 +314,11 @@ fuzz: setup test-packages .venv/.tests ## random settings, IDs, snapshots and JS
 test-packages:
 	@bin/install-packages.sh "$$PYTHON" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
 		rclone openssh-server polkitd acl attr e2fsprogs exfat-fuse exfatprogs
+
+# 300 MB, and Ubuntu has it as a snap alone: without it the tests that need it are skipped
+.PHONY: test-browser
+test-browser:
+	-@bin/install-packages.sh "$$PYTHON" chromium
 
 .venv/.tests: tests/requirements.txt | venv
 	@.venv/bin/python -m pip install --quiet --only-binary :all: --require-hashes -r $<

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import astuple
 from datetime import date, datetime, timedelta
+from enum import IntEnum
 from pathlib import Path
 
 from dodeka_db import settings
@@ -31,6 +32,12 @@ OF_THE_SERVER = (
 )
 # what a line may say, and a page must not
 SECRET = "/mnt/secret <script>alert(1)</script> https://user:password@server.example"
+
+
+class Later(IntEnum):
+    """A state that the page has no words for: it is a note."""
+
+    NOTE = 3
 
 
 def settings_in(folder: Path, **more: str) -> Settings:
@@ -72,7 +79,8 @@ def lines(changed: Mapping[tuple[str, str], Look] = {}) -> list[Line]:
             name = f"{figures[line.subject]}_success_timestamp_seconds"
             look = Look(look.state, look.text, look.fix, {name: times[name], **look.figures})
         found.append(Line(line.environment, line.subject, look))
-    return found
+    known = {(line.environment, line.subject) for line in found}
+    return found + [Line(*subject, look) for subject, look in changed.items() if subject not in known]
 
 
 def full_day(day: date, members: int, stored_bytes: int, **more: int) -> Day:
@@ -178,4 +186,10 @@ def _new():
     return subjects, {}
 
 
-SCENES = {"well": _well, "gap": _gap, "bad": _bad, "new": _new}
+def _notes():
+    _, days = _well()
+    subjects = (("", "off-site copy"), ("", "monitor"), ("", "user"), ("production", "live database"))
+    return {subject: Look(Later.NOTE, SECRET, SECRET) for subject in subjects}, days
+
+
+SCENES = {"well": _well, "notes": _notes, "gap": _gap, "bad": _bad, "new": _new}

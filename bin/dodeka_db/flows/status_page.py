@@ -27,7 +27,12 @@ WRITTEN_DAYS = 5
 WELL, BAD, UNKNOWN, NOTE = "well", "bad", "unknown", "note"
 # a state that is not here is a note
 _KINDS = {State.WELL: WELL, State.BAD: BAD, State.UNKNOWN: UNKNOWN}
-_VERDICTS = {WELL: "All is well", BAD: "Somebody is needed", UNKNOWN: "Cannot tell whether all is well"}
+_VERDICTS = {
+    WELL: "All is well",
+    NOTE: "Nothing is broken",
+    BAD: "Somebody is needed",
+    UNKNOWN: "Cannot tell whether all is well",
+}
 # about a job whose line is of that kind: when it has passed, and when it is not known that it ever has
 _REMARKS = {WELL: "", BAD: "needs somebody", UNKNOWN: "cannot tell", NOTE: ""}
 _MISSING = {WELL: "none", BAD: "never", UNKNOWN: "not known", NOTE: "none"}
@@ -67,7 +72,8 @@ def as_html(settings: Settings, lines: Sequence[Line], now: datetime | None = No
     now = now or datetime.now().astimezone()
     kinds = {_kind(line) for line in lines}
     verdict = next((kind for kind in (BAD, UNKNOWN) if kind in kinds), WELL)
-    steps = [step for kind in (BAD, UNKNOWN, NOTE) for step in _steps(lines, kind)]
+    # the same words once
+    steps = dict.fromkeys(step for kind in (BAD, UNKNOWN, NOTE) for step in _steps(lines, kind))
     state = settings.main.state
     # one that does not answer would hold the page up for ever
     has_answer = not places.silent([state])
@@ -78,7 +84,7 @@ def as_html(settings: Settings, lines: Sequence[Line], now: datetime | None = No
     more = len(marred[WRITTEN_DAYS:])
     return html_page.render(
         "status.html",
-        verdict=_VERDICTS[verdict],
+        verdict=_VERDICTS[NOTE if verdict == WELL and NOTE in kinds else verdict],
         kind=verdict,
         newest=_when(newest),
         newest_in_iso=_in_iso(newest),

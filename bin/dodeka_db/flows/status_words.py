@@ -17,12 +17,14 @@ class Words:
     step: str = LOOK
 
 
+# a weakness that an intruder could use is not told apart from others
+_RIGHTS = Words("the rights on the server", "Who may do what on the server has to be looked at.")
 # by the subject of the line
 WORDS = {
     "restic": Words(
-        "the backup program", "The program that makes the snapshots is missing or too old.", "make setup"
+        "the backup program", "The program that takes the snapshots does not work as it should.", "make setup"
     ),
-    "password": Words("the password", "The password of the repository cannot be used."),
+    "password": _RIGHTS,
     "repository": Words("the repository", "The repository, where the snapshots are kept, does not open."),
     "format": Words("the format", "The snapshots take more room than they need."),
     "snapshots": Words(
@@ -30,40 +32,28 @@ WORDS = {
         "The newest snapshot of {name} is too old, or missing.",
         "make cron ENV={name}",
     ),
-    "size": Words("the size of {name}'s snapshots", "The snapshots of {name} are damaged.", "make check"),
+    "size": Words("the size of {name}'s snapshots", "A snapshot of {name} may be damaged.", "make check"),
     "cron": Words("the runs of {name}", "The last run of {name} failed, or is too long ago."),
     "drill": Words(
-        "the drill of {name}",
-        "The drill of {name}'s snapshots failed, or is too long ago.",
-        "make verify ENV={name}",
+        "the drill of {name}", "The drill of {name} failed, or is too long ago.", "make verify ENV={name}"
     ),
     "service": Words("the website of {name}", "The website of {name} does not run as it should."),
-    "kept files": Words(
-        "restores of {name}", "A restore of {name} left a database behind that has to be looked at."
-    ),
-    "live database": Words(
-        "the database of {name}",
-        "The database of {name} can be read by more users of the server than needed.",
-    ),
-    "key files": Words("the keys", "The password of a new key still has to be handed over."),
+    "kept files": Words("the restores of {name}", "A restore of {name} left something to look at."),
+    "live database": _RIGHTS,
+    "key files": _RIGHTS,
     "check": Words("the check", "The check of the repository failed, or is too long ago.", "make check"),
     "off-site copy": Words(
-        "the copy elsewhere", "There is no copy of the snapshots elsewhere that is new enough."
+        "the copy", "The copy in another place failed, is too long ago, or is not set up."
     ),
-    "proof": Words(
-        "the proof by paper",
-        "For too long nobody has proven that the paper opens the copy elsewhere.",
-    ),
-    "monitor": Words("the monitor", "Nobody may hear of a job that fails."),
-    "volume": Words("the disk of the repository", "The disk of the repository is missing or nearly full."),
-    "state folder": Words("the disk of the server", "The disk of the server is nearly full."),
+    "proof": Words("the proof by paper", "Nobody has proven for a year that the paper opens the copy."),
+    "monitor": Words("the monitor", "The monitor, which tells of failures, has to be looked at."),
+    "volume": Words("the disk of the repository", "The disk of the repository is missing, or too full."),
+    "state folder": Words("the disk of the server", "The disk of the server is too full."),
     "lock": Words("the job that runs", "A job has been running for too long."),
-    "restic's locks": Words(
-        "the locks of the repository", "A job that was killed left the repository locked.", "make check"
-    ),
+    "restic's locks": Words("the locks of the repository", "The repository is locked.", "make check"),
     "crontab": Words("the schedule", "The schedule of the jobs is not complete."),
     "logrotate": Words("the log", "The log is not kept as it should be."),
-    "user": Words("the user of the backups", "The website's user can remove the snapshots."),
+    "user": _RIGHTS,
 }
 
 
