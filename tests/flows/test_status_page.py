@@ -207,11 +207,12 @@ def test_it_needs_no_script_and_asks_nobody(tmp_path, scene):
 
 def test_hostile_words_stay_words(tmp_path):
     """A line that the page has no words for is named by its subject: nothing but code chooses that, and it is escaped."""
-    evil = "<b onclick='x'>&amp;\"</b>"
+    evil = "<b onclick='x'>&amp;\"</b>\n\x1b[2J"
     lines = [*status_pages.lines(), Line(evil, evil, bad("", ""))]
     text = of_lines(tmp_path, lines)
     found = Reader(text)
-    assert f"“{evil}” needs a look. make status" in found.texts("li")
+    shown = evil.replace("\n", "\\n").replace("\x1b", "\\u001b")
+    assert f"“{shown}” needs a look. make status" in found.texts("li")
     assert not found.texts("b")
 
 

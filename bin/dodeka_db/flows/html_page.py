@@ -1,8 +1,9 @@
-"""Pages in HTML, from the templates beside this file: everything that is put into one is escaped."""
+"""Pages in HTML, from the templates beside this file: everything that is put into one is printable, and escaped."""
 
 from pathlib import Path
 
 from dodeka_db import packages
+from dodeka_db.errors import plain
 
 
 def render(template: str, **values: object) -> list[str]:
@@ -11,8 +12,9 @@ def render(template: str, **values: object) -> list[str]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
+        finalize=lambda value: plain(value) if isinstance(value, str) else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return str(environment.get_template(template).render(values)).splitlines()
+    return str(environment.get_template(template).render(values)).split("\n")
