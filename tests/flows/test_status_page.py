@@ -18,6 +18,7 @@ from dodeka_db.errors import SetupError
 from dodeka_db.flows import status_page, status_plot, status_words
 from dodeka_db.flows.status_lines import Line, Look, State, bad
 from dodeka_db.host import installed
+from dodeka_db.host.day_records import Day
 from site_folder import ROOT
 from status_pages import NOW, SCENES, SECRET, Later
 
@@ -236,6 +237,18 @@ def test_a_state_folder_that_does_not_answer_is_not_waited_for_again(tmp_path, m
     monkeypatch.setattr(places, "silent", list)
     page = "\n".join(status_page.as_html(found, status_pages.lines(), NOW))
     assert set(Reader(page).classes("day")) == {"unknown"}
+
+
+def test_a_record_that_makes_no_sense_spoils_no_page(tmp_path):
+    """What may stand in the file, and no run has written."""
+    found = status_pages.settings_in(tmp_path)
+    most = 2**43 - 1
+    days = {
+        NOW.date() - timedelta(days=back): Day(most, most, most, 0, most, most, most) for back in range(3)
+    }
+    status_pages.record(found, "production", days)
+    page = Reader("\n".join(status_page.as_html(found, status_pages.lines(), NOW)))
+    assert page.classes("day")[27:30] == ["partly"] * 3
 
 
 def test_only_a_page_takes_the_time_to_load_jinja():

@@ -3,13 +3,15 @@
 import base64
 import json
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 from websockets.sync.client import ClientConnection, connect
+
+from waiting import wait_for
 
 PROGRAM = "chromium"
 
@@ -90,22 +92,19 @@ def started(profile: Path) -> Iterator[Page]:
         [PROGRAM, *quiet, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
         env={"PATH": os.environ["PATH"], "HOME": str(profile), "TZ": "Europe/Amsterdam", "LANG": "C.UTF-8"},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=subprocess.DEVNULL,
     )
+    told = profile / "DevToolsActivePort"
     try:
-        port = next(
-            match[1] for line in process.stderr if (match := re.search(r"ws://127\.0\.0\.1:(\d+)/", line))
-        )
+        wait_for(lambda: told.exists() and "\n" in told.read_text(), 60)
+        port = told.read_text().splitlines()[0]
         with connect(_address_of_page(port), max_size=None) as connection:
             yield Page(connection)
     finally:
         process.terminate()
-        process.communicate()
+        process.wait()
 
 
 def _address_of_page(port: str) -> str:
-    from urllib.request import urlopen
-
     with urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
         return next(one["webSocketDebuggerUrl"] for one in json.load(answer) if one["type"] == "page")

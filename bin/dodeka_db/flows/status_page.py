@@ -33,9 +33,9 @@ _VERDICTS = {
     BAD: "Somebody is needed",
     UNKNOWN: "Cannot tell whether all is well",
 }
-# about a job whose line is of that kind: when it has passed, and when it is not known that it ever has
-_REMARKS = {WELL: "", BAD: "needs somebody", UNKNOWN: "cannot tell", NOTE: ""}
-_MISSING = {WELL: "none", BAD: "never", UNKNOWN: "not known", NOTE: "none"}
+# about a job whose line is of that kind; and what stands in the place of a time that the line does not give
+_REMARKS = {WELL: "", BAD: "needs somebody", UNKNOWN: "", NOTE: ""}
+_MISSING = {WELL: "none", BAD: "not known", UNKNOWN: "not known", NOTE: "none"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _lasts(lines: Sequence[Line], now: datetime) -> Iterator[Last]:
         kind = next(
             (_kind(one) for one in lines if (one.environment, one.subject) == (environment, subject)), UNKNOWN
         )
-        yield Last(what, meaning, when or _MISSING[kind], _REMARKS[kind] if when else "", kind)
+        yield Last(what, meaning, when or _MISSING[kind], _REMARKS[kind], kind)
 
 
 def _proof(state: Path, now: datetime) -> Last:

@@ -12,7 +12,8 @@ from pathlib import Path
 from dodeka_db.host import state_files
 
 KEPT_DAYS = 400
-_LARGEST = 2**53
+# more than any moment, length or size; as seconds, still within what a timedelta can hold
+_LARGEST = 2**43
 
 
 @dataclass(frozen=True)
