@@ -16,11 +16,12 @@ import status_pages
 from dodeka_db import places
 from dodeka_db.errors import SetupError
 from dodeka_db.flows import status_page, status_plot, status_words
-from dodeka_db.flows.status_lines import Line, Look, State, bad
+from dodeka_db.flows.status_lines import Line, Look, State, bad, note
 from dodeka_db.host import installed
 from dodeka_db.host.day_records import Day
+from monitor_receiver import Receiver
 from site_folder import ROOT
-from status_pages import NOW, SCENES, SECRET, Later
+from status_pages import NOW, SCENES, SECRET
 
 EMPTY = {"meta", "link", "br"}
 
@@ -149,17 +150,17 @@ def test_what_is_not_known_is_no_gap_and_not_well(page):
 
 
 def test_a_note_is_not_well_and_bad_outweighs_all(tmp_path):
-    note = {("", "logrotate"): Look(Later.NOTE, SECRET, SECRET)}
-    found = Reader(of_lines(tmp_path, status_pages.lines(note)))
-    assert found.texts("h1") == ["Nothing is broken"]
-    assert found.texts("h2")[0] == "What should not stay as it is"
+    logs = {("", "logrotate"): note(SECRET, SECRET)}
+    found = Reader(of_lines(tmp_path, status_pages.lines(logs)))
+    assert found.texts("h1") == ["All is well, with notes"]
+    assert found.texts("h2")[0] == "Notes: what should not stay as it is"
     assert found.texts("li")[0] == "The log is not kept as it should be. make status"
     lines = status_pages.lines(
-        {**note, ("", "check"): Look(State.UNKNOWN, ""), ("demo", "drill"): bad("", "")}
+        {**logs, ("", "check"): Look(State.UNKNOWN, ""), ("demo", "drill"): bad("", "")}
     )
     found = Reader(of_lines(tmp_path, lines))
     assert found.texts("h1") == ["Somebody is needed"]
-    assert found.texts("h2")[:2] == ["For the web committee", "What should not stay as it is"]
+    assert found.texts("h2")[:2] == ["For the web committee", "Notes: what should not stay as it is"]
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -323,7 +324,7 @@ class TestOnASite:
         (site.folder / "web").mkdir()
         page = site.folder / "web" / "status.html"
         done = site.run("status", "--hourly", DODEKA_STATUS_PAGE=str(page))
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", "")  # no crontab, no drill
+        assert (done.returncode, done.stderr) == (1, "")  # no crontab, no drill
         assert page.stat().st_mode & 0o777 == 0o644
         assert [path.name for path in page.parent.iterdir()] == ["status.html"]
         printed = site.run("status", "--html").stdout
@@ -341,9 +342,15 @@ class TestOnASite:
         assert site.run("status", "--hourly").stderr == ""
         assert sorted(site.folder.rglob("*.html")) == before == []
 
-    def test_a_page_that_cannot_be_written_is_a_failure(self, site):
+    def test_a_page_that_cannot_be_written_is_a_failure_and_the_monitor_is_told(self, site):
         page = site.folder / "web" / "status.html"
-        done = site.run("status", "--hourly", DODEKA_STATUS_PAGE=str(page))
+        with Receiver() as receiver:
+            done = site.run(
+                "status", "--hourly", DODEKA_STATUS_PAGE=str(page), DODEKA_MONITOR=receiver.key_url
+            )
+        slug, signal, body = receiver.told[-1]
+        assert (slug, signal) == ("dodeka-status", "fail")
+        assert f"page {page} cannot be written" in body
         assert done.returncode == 2
         assert (
             f"error: page {page} cannot be written: No such file or directory; give this user a folder"

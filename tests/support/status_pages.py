@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import astuple
 from datetime import date, datetime, timedelta
-from enum import IntEnum
 from pathlib import Path
 
 from dodeka_db import settings
 from dodeka_db.flows import status_page
-from dodeka_db.flows.status_lines import Line, Look, State, bad, unknown, well
+from dodeka_db.flows.status_lines import Line, Look, State, bad, note, unknown, well
 from dodeka_db.host import day_records, job_records, state_files
 from dodeka_db.host.day_records import Day
 from dodeka_db.host.job_records import Record
@@ -32,12 +31,6 @@ OF_THE_SERVER = (
 )
 # what a line may say, and a page must not
 SECRET = "/mnt/secret <script>alert(1)</script> https://user:password@server.example"
-
-
-class Later(IntEnum):
-    """A state that the page has no words for: it is a note."""
-
-    NOTE = 3
 
 
 def settings_in(folder: Path, **more: str) -> Settings:
@@ -189,7 +182,7 @@ def _new():
 def _notes():
     _, days = _well()
     subjects = (("", "off-site copy"), ("", "monitor"), ("", "user"), ("production", "live database"))
-    return {subject: Look(Later.NOTE, SECRET, SECRET) for subject in subjects}, days
+    return {subject: note(SECRET, SECRET) for subject in subjects}, days
 
 
 SCENES = {"well": _well, "notes": _notes, "gap": _gap, "bad": _bad, "new": _new}

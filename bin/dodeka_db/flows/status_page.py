@@ -9,7 +9,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from dodeka_db import places
-from dodeka_db.flows import html_page, status_days, status_plot, status_words
+from dodeka_db.flows import html_page, status_days, status_jobs, status_plot, status_words
 from dodeka_db.flows.status_days import ShownDay
 from dodeka_db.flows.status_lines import Line, State
 from dodeka_db.flows.status_plot import Plot
@@ -18,18 +18,16 @@ from dodeka_db.host import day_records, job_records, public_file
 from dodeka_db.host.day_records import Day
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
-# the job of the proof by paper, as it is on record
-PROOF = "prove"
 # the environment of the members
 MAIN = ENVIRONMENTS[0]
 # so many days with a gap are written out, the newest first
 WRITTEN_DAYS = 5
-WELL, BAD, UNKNOWN, NOTE = "well", "bad", "unknown", "note"
-# a state that is not here is a note
-_KINDS = {State.WELL: WELL, State.BAD: BAD, State.UNKNOWN: UNKNOWN}
+WELL, BAD, UNKNOWN, NOTE = (
+    state.name.lower() for state in (State.WELL, State.BAD, State.UNKNOWN, State.NOTE)
+)
 _VERDICTS = {
     WELL: "All is well",
-    NOTE: "Nothing is broken",
+    NOTE: "All is well, with notes",
     BAD: "Somebody is needed",
     UNKNOWN: "Cannot tell whether all is well",
 }
@@ -110,7 +108,7 @@ def publish(settings: Settings, lines: Sequence[Line]) -> None:
 
 
 def _kind(line: Line) -> str:
-    return _KINDS.get(line.look.state, NOTE)
+    return line.look.state.name.lower()
 
 
 def _steps(lines: Sequence[Line], kind: str) -> Iterator[Step]:
@@ -161,7 +159,7 @@ def _lasts(lines: Sequence[Line], now: datetime) -> Iterator[Last]:
 def _proof(state: Path, now: datetime) -> Last:
     """The proof by paper, from its record: the line is a note until there is one. Not who did it."""
     try:
-        passed = job_records.read(state, PROOF).passed
+        passed = job_records.read(state, status_jobs.PROOF).passed
         when = _briefly(passed.timestamp(), now) if passed else "never"
     except OSError:
         when = "not known"

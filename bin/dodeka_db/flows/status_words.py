@@ -35,7 +35,9 @@ WORDS = {
     "size": Words("the size of {name}'s snapshots", "A snapshot of {name} may be damaged.", "make check"),
     "cron": Words("the runs of {name}", "The last run of {name} failed, or is too long ago."),
     "drill": Words(
-        "the drill of {name}", "The drill of {name} failed, or is too long ago.", "make verify ENV={name}"
+        "the drill of {name}",
+        "The drill of {name} failed, is too long ago, or was never made.",
+        "make verify ENV={name}",
     ),
     "service": Words("the website of {name}", "The website of {name} does not run as it should."),
     "kept files": Words("the restores of {name}", "A restore of {name} left something to look at."),
