@@ -255,6 +255,10 @@ key-remove: ## remove the key of NAME
 recovery-sheet: ## the page to keep on paper: what is where, and how to restore it by hand
 	@bin/dodeka-db-recovery-sheet.py $(if $(HTML),--html)
 
+.PHONY: prove
+prove: ## prove that the paper alone opens the off-site repository: asks for what is on it, and keeps nothing of that
+	@bin/dodeka-db-prove.py
+
 ##@ developing
 
 .PHONY: test

@@ -4,6 +4,7 @@ The one place that prints. Much of the text comes from a database, a repository 
 """
 
 import argparse
+import getpass
 import io
 import logging
 import os
@@ -179,18 +180,42 @@ def done(summary: str) -> None:
 
 def ask(*question: str) -> str:
     """Print a question, and return the answer, from a terminal or a pipe. Raises NotConfirmedError if there is none."""
+    answer = _answer(*question)
+    if not answer:
+        raise NotConfirmedError("no answer; nothing was changed")
+    return answer
+
+
+def ask_or(question: str, default: str) -> str:
+    """As ask(); an empty answer is `default`, which the question shows."""
+    return _answer(f"{question} ({default}):") or default
+
+
+def ask_secret(question: str) -> str:
+    """The answer to a question, which a terminal does not show; empty if there is none."""
+    if not sys.stdin.isatty():
+        return _answer(question)
+    try:
+        return getpass.getpass(f"{plain(question)} ").strip()
+    except EOFError:  # Ctrl-D
+        return ""
+    except interrupts.Interrupted as interruption:
+        print(flush=True)
+        interruption.note = _UNCHANGED
+        raise
+
+
+def _answer(*question: str) -> str:
     try:
         with interrupts.suspendable():  # from the moment when the question can be seen
             print("\n".join(map(plain, question)), end=" ", flush=True)
             answer = sys.stdin.readline()
     except interrupts.Interrupted as interruption:
         print(flush=True)  # after the question, and the ^C that a terminal shows
-        interruption.note = "nothing was changed"
+        interruption.note = _UNCHANGED
         raise
     if not sys.stdin.isatty():
         print(flush=True)
-    if not answer.strip():
-        raise NotConfirmedError("no answer; nothing was changed")
     return answer.strip()
 
 
@@ -248,4 +273,5 @@ class _Parser(argparse.ArgumentParser):
 
 
 _WITH_ERASED = "with erased members"
+_UNCHANGED = "nothing was changed"
 _CHOICES = " or ".join(ENVIRONMENTS)
