@@ -174,6 +174,10 @@ restore: ## put a snapshot (of FROM) in the place of ENV's database; WITHOUT=out
 undo: ## put back the database that the last restore of ENV replaced
 	@bin/dodeka-db-undo.py "$$ENV" $${ERASED:+--erased="$$ERASED"} $(YES_FLAG)
 
+.PHONY: history
+history: ## who restored, undid, cloned, pinned, gave keys, and how it ended; ENV: of that one
+	@bin/dodeka-db-history.py $${ENV:+"$$ENV"}
+
 ##@ what is kept
 
 .PHONY: pin

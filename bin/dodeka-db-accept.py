@@ -4,6 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import row_loss
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -13,7 +14,9 @@ def main(argv: console.Argv = None) -> int:
     console.begin(arguments.environment)
 
     found = settings.load()
-    console.done(row_loss.accept(found, found.environment(arguments.environment)))
+    with history.recorded(found.main, "accept", arguments.environment) as deed:
+        deed.about = row_loss.accept(found, found.environment(arguments.environment))
+    console.done(deed.about)
     return 0
 
 

@@ -1,9 +1,12 @@
 #!/usr/bin/python3
 """Take one snapshot of an environment's database now (make backup)."""
 
+from contextlib import nullcontext
+
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import backup
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -18,7 +21,9 @@ def main(argv: console.Argv = None) -> int:
     console.begin(arguments.environment)
 
     found = settings.load()
-    taken = backup.run(found, found.environment(arguments.environment), arguments.note)
+    pinning = history.recorded(found.main, "backup", arguments.environment, f"pinned: {arguments.note}")
+    with nullcontext() if arguments.note is None else pinning:
+        taken = backup.run(found, found.environment(arguments.environment), arguments.note)
     console.done(taken.summary)
     return 0
 

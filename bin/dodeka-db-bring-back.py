@@ -5,6 +5,7 @@ import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import addresses, bring_back
 from dodeka_db.flows.bring_back_plan import Asked
+from dodeka_db.host import history
 from dodeka_db.restic.snapshots import LATEST
 
 
@@ -28,12 +29,14 @@ def main(argv: console.Argv = None) -> int:
 
     found = settings.load()
     asked = Asked(addresses.named(arguments.who), bring_back.table_names(arguments.tables))
-    done = bring_back.run(
-        *(found, found.repository(arguments.offsite), found.environment(arguments.environment)),
-        *(console.wanted_snapshot(arguments, LATEST), asked, arguments.rows),
-        lambda preview: console.confirm(preview, arguments.yes),
-    )
-    console.done(done)
+    wanted = console.wanted_snapshot(arguments, LATEST)
+    with history.recorded(found.main, "bring-back", arguments.environment) as deed:
+        deed.about = bring_back.run(
+            *(found, found.repository(arguments.offsite), found.environment(arguments.environment)),
+            *(wanted, asked, arguments.rows),
+            lambda preview: console.confirm(preview, arguments.yes),
+        )
+    console.done(deed.about)
     return 0
 
 

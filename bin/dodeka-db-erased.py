@@ -4,6 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import addresses, erased
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -22,12 +23,14 @@ def main(argv: console.Argv = None) -> int:
     console.begin(arguments.environment)
 
     found = settings.load()
-    done = erased.run(
-        *(found, found.repository(arguments.offsite), found.environment(arguments.environment)),
-        addresses.named(arguments.who),
-        lambda question: console.confirm(question, arguments.yes),
-    )
-    console.done(done)
+    who = addresses.named(arguments.who)
+    with history.recorded(found.main, "erasure", arguments.environment) as deed:
+        deed.about = erased.run(
+            *(found, found.repository(arguments.offsite), found.environment(arguments.environment)),
+            who,
+            lambda question: console.confirm(question, arguments.yes),
+        )
+    console.done(deed.about)
     return 0
 
 

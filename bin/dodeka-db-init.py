@@ -4,6 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import init
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -15,7 +16,8 @@ def main(argv: console.Argv = None) -> int:
 
     found = settings.load()
     repository = found.repository(arguments.offsite)
-    init.run(found, repository, lambda question: console.confirm(question, arguments.yes))
+    with history.recorded(found.main, "init", about=repository.shown):
+        init.run(found, repository, lambda question: console.confirm(question, arguments.yes))
     return 0
 
 

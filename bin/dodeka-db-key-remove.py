@@ -4,6 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import keys
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -13,7 +14,10 @@ def main(argv: console.Argv = None) -> int:
     arguments = parser.parse_args(argv)
     console.begin("both")
 
-    key = keys.remove(settings.load().repository(arguments.offsite), arguments.name)
+    found = settings.load()
+    repository = found.repository(arguments.offsite)
+    with history.recorded(found.main, "key-remove", about=f"of {arguments.name} from {repository.shown}"):
+        key = keys.remove(repository, arguments.name)
     console.log.info("done: key %s of %s no longer opens the repository", key.short_id, key.name)
     return 0
 

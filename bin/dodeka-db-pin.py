@@ -4,6 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import pins
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -15,7 +16,9 @@ def main(argv: console.Argv = None) -> int:
     console.begin(arguments.environment)
 
     found = settings.load()
-    console.done(pins.pin(found.main, arguments.environment, arguments.snapshot, arguments.note))
+    with history.recorded(found.main, "pin", arguments.environment) as deed:
+        deed.about = pins.pin(found.main, arguments.environment, arguments.snapshot, arguments.note)
+    console.done(deed.about)
     return 0
 
 

@@ -4,7 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import prove
-from dodeka_db.host import operator_name
+from dodeka_db.host import history, operator_name
 
 
 def main(argv: console.Argv = None) -> int:
@@ -15,7 +15,9 @@ def main(argv: console.Argv = None) -> int:
     found = settings.load()
     paper = prove.read(console.ask_secret)
     who = console.ask_or("Your name, for the record", operator_name.of(found.main.variables))
-    console.done(prove.run(found, paper, who))
+    with history.recorded(found.main, "prove") as deed:
+        deed.about = prove.run(found, paper, who)
+    console.done(deed.about)
     return 0
 
 

@@ -5,6 +5,7 @@ import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import MEANINGS
 from dodeka_db.flows import restic
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -19,7 +20,11 @@ def main(argv: console.Argv = None) -> int:
     console.output_is_data()
 
     words = restic.words(arguments.words)
-    restic.run(settings.load().repository(arguments.offsite), words)
+    found = settings.load()
+    repository = found.repository(arguments.offsite)
+    if restic.is_a_change(words):
+        history.started(found.main, "restic", f"{repository.masked(words[0])} on {repository.shown}")
+    restic.run(repository, words)
 
 
 if __name__ == "__main__":

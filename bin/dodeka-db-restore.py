@@ -5,6 +5,7 @@ import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import clones, restore, restore_question
 from dodeka_db.flows.restore_question import Change
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -47,11 +48,16 @@ def main(argv: console.Argv = None) -> int:
     clone = clones.kind(found, arguments.environment, source, arguments.clone)
     all_members = console.ignores_erasures(arguments)
     choice = restore.choose(repository, source, wanted, lambda question: console.ask(*question), all_members)
+    with history.recorded(
+        *(found.main, "clone" if clone else "restore", arguments.environment),
+        f"snapshot {choice.snapshot.short_id}",
+    ) as deed:
 
-    def confirm(change: Change) -> None:
-        console.confirm(restore_question.describe(change), arguments.yes, change.words)
+        def confirm(change: Change) -> None:
+            deed.about = change.shown
+            console.confirm(restore_question.describe(change), arguments.yes, change.words)
 
-    restore.restore(found, found.environment(arguments.environment), choice, confirm, without, clone)
+        restore.restore(found, found.environment(arguments.environment), choice, confirm, without, clone)
     return 0
 
 

@@ -4,6 +4,8 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import restore, restore_question
+from dodeka_db.flows.restore_question import Change
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -15,11 +17,14 @@ def main(argv: console.Argv = None) -> int:
     console.begin(arguments.environment)
 
     found = settings.load()
-    restore.undo(
-        *(found, found.environment(arguments.environment)),
-        lambda change: console.confirm(restore_question.describe(change), arguments.yes),
-        console.ignores_erasures(arguments),
-    )
+    all_members = console.ignores_erasures(arguments)
+    with history.recorded(found.main, "undo", arguments.environment) as deed:
+
+        def confirm(change: Change) -> None:
+            deed.about = change.shown
+            console.confirm(restore_question.describe(change), arguments.yes)
+
+        restore.undo(found, found.environment(arguments.environment), confirm, all_members)
     return 0
 
 

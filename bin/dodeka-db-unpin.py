@@ -4,6 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import pins
+from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
@@ -14,7 +15,9 @@ def main(argv: console.Argv = None) -> int:
     console.begin(arguments.environment)
 
     found = settings.load()
-    console.done(pins.unpin(found.main, arguments.environment, arguments.snapshot))
+    with history.recorded(found.main, "unpin", arguments.environment) as deed:
+        deed.about = pins.unpin(found.main, arguments.environment, arguments.snapshot)
+    console.done(deed.about)
     return 0
 
 

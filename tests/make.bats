@@ -17,7 +17,7 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$status" -eq 0 ]
     [ -z "$stderr" ]
     targets=$(printf '%s\n' "${lines[@]}" | sed -n 's/^  make \([a-z-]*\) .*/\1/p' | xargs)
-    [ "$targets" = "help status snapshots backup cron verify check offsite changes open bring-back accept restore undo pin unpin retention try setup init install uninstall monitor settings restic erased keys key-add key-remove recovery-sheet prove test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
+    [ "$targets" = "help status snapshots backup cron verify check offsite changes open bring-back accept restore undo history pin unpin retention try setup init install uninstall monitor settings restic erased keys key-add key-remove recovery-sheet prove test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
 }
 
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {

@@ -31,7 +31,7 @@ LIFE = (
     *(("BACKUP.md", title) for title in ("Status", "Drill", "Check")),
     *(("BACKUP.md", title) for title in ("See what changed", "Look into a snapshot")),
     *(("BACKUP.md", title) for title in ("Bring back what was lost", "Restore")),
-    *(("BACKUP.md", title) for title in ("Clone production to demo", "Undo a restore", "Off-site")),
+    *(("BACKUP.md", title) for title in ("Clone production to demo", "Undo a restore", "Log", "Off-site")),
     ("docs/set-ups.md", "When the server gets a new Debian"),
     *(("BACKUP.md", title) for title in ("Keys", "Recovery sheet")),
     ("docs/settings.md", "Settings"),

@@ -12,6 +12,9 @@ from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import runner
 from dodeka_db.restic.repository import Repository
 
+# besides runner.READING
+_READING = ("check", "diff", "help", "mount", "restore", "version", "--help", "-h")
+
 
 def words(text: str) -> list[str]:
     """restic's arguments in `text`, by the shell's quoting; UsageError if there are none."""
@@ -22,6 +25,11 @@ def words(text: str) -> list[str]:
     if not found:
         raise UsageError("ARGS is empty", "make restic ARGS='snapshots'")
     return found
+
+
+def is_a_change(words: Sequence[str]) -> bool:
+    """Whether these arguments may change a repository: all do but those of commands that are known to read only, which come first."""
+    return words[0] not in (*runner.READING, *_READING)
 
 
 def run(settings: RepositorySettings, words: Sequence[str]) -> NoReturn:

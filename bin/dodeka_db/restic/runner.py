@@ -31,7 +31,7 @@ log = logging.getLogger("dodeka_db")
 OLDEST = (0, 14)
 LOCK_POLL_S = 5
 # commands that only read can run without a lock
-_READING = ("snapshots", "find", "dump", "cat", "stats", "list", "ls")
+READING = ("snapshots", "find", "dump", "cat", "stats", "list", "ls")
 
 _OF_ONE_SNAPSHOT = ("dump", "ls")
 
@@ -141,7 +141,7 @@ class Restic:
     def _run(
         self, verb: str, *rest: str, timeout_s: float | None = None, **options: Any
     ) -> programs.Completed:
-        reading = verb in _READING
+        reading = verb in READING
         folder = self._repository.folder
         unlocked = reading and (not self._locking or bool(folder and disks.is_read_only(folder)))
         while True:
