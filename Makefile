@@ -321,7 +321,7 @@ fuzz: setup test-packages .venv/.tests ## random settings, IDs, snapshots and JS
 .PHONY: test-packages
 test-packages:
 	@bin/install-packages.sh "$$PYTHON" strace bats zstd sqlite3 openssl cron logrotate sudo systemd dbus util-linux procps \
-		rclone openssh-server polkitd acl attr e2fsprogs exfat-fuse exfatprogs
+		rclone openssh-server polkitd acl attr e2fsprogs exfat-fuse exfatprogs zsh bash-completion
 
 # 300 MB, and Ubuntu has it as a snap alone: without it the tests that need it are skipped
 .PHONY: test-browser

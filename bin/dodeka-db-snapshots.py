@@ -4,6 +4,7 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import oldest_copies, snapshot_table, snapshots
+from dodeka_db.host import listed_ids
 
 
 def main(argv: console.Argv = None) -> int:
@@ -15,11 +16,19 @@ def main(argv: console.Argv = None) -> int:
     parser.add_argument(
         "--all", action="store_true", help="fetch the snapshots whose rows are not on record, and count them"
     )
+    parser.add_argument(
+        "--ids",
+        action="store_true",
+        help="the IDs alone, as of the last listing, without a look into the repository",
+    )
     console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.output_is_data()
 
     found, environment = settings.load().repository(arguments.offsite), arguments.environment
+    if arguments.ids:
+        console.show(*listed_ids.read(found.state, [environment] if environment else settings.ENVIRONMENTS))
+        return 0
     listing = snapshots.listed(found, environment, arguments.all)
     if arguments.json:
         console.show(*snapshots.as_json(listing))

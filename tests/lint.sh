@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 bin=.venv/bin
 python=$(git ls-files 'bin/*.py' 'tests/*.py')
 # the links in deploy/ lead to Python
-shell=$(git ls-files 'bin/*.sh' 'tests/*.sh' 'tests/*.bash' .ci/run)
+shell=$(git ls-files 'bin/*.sh' 'deploy/*.bash' 'tests/*.sh' 'tests/*.bash' .ci/run)
 bats=$(git ls-files 'tests/*.bats')
 
 # shellcheck disable=SC2086  # names of files, as words

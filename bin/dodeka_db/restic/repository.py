@@ -19,7 +19,7 @@ from dodeka_db.errors import (
     SetupError,
     SnapshotError,
 )
-from dodeka_db.host import disks, password_files
+from dodeka_db.host import disks, listed_ids, password_files
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import erasures, failures, json_values, listing_record, retention_policy
 from dodeka_db.restic.runner import Restic
@@ -93,7 +93,7 @@ class Repository:
 
     def __init__(self, settings: RepositorySettings, locking: bool = True) -> None:
         self.settings = settings
-        self._restic = Restic(settings, locking)
+        self._restic, self._writes = Restic(settings, locking), locking
         self.unreadable: list[str] = []
         self.erasures: dict[str, erasures.Tags] = {}
         if locking:
@@ -228,7 +228,10 @@ class Repository:
 
     def _listed(self, output: bytes) -> list[Snapshot]:
         self.erasures = self._restic.parsed(_erasures, output)
-        return sorted(self._restic.parsed(from_json, output), key=lambda snapshot: snapshot.time)
+        found = sorted(self._restic.parsed(from_json, output), key=lambda snapshot: snapshot.time)
+        if self._writes:
+            listed_ids.write(self.settings.state, [(one.environment, one.short_id) for one in found])
+        return found
 
     def check_writable(self) -> None:
         """Raise BackupError unless a local repository exists and can be written; one on a server is not checked.
