@@ -65,6 +65,9 @@ def other(tmp_path):
         ("make pin SNAP\tlat", "make pin SNAPSHOT=latest"),
         ("make restore CLONE=ma", "make restore CLONE=masked"),
         ("make recovery-sheet HTM", "make recovery-sheet HTML="),
+        ("true; make resto", "true; make restore"),
+        ("X=1 make resto", "X=1 make restore"),
+        ('make pin NOTE="before it" SNAP', 'make pin NOTE="before it" SNAPSHOT='),
         # what a target does not take is not proposed
         ("make status SNAP", "make status SNAP"),
         ("bin/dodeka-db-restore.py de", "bin/dodeka-db-restore.py demo"),
