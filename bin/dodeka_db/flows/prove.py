@@ -216,7 +216,7 @@ def _unnamed(typed: _Typed) -> Iterator[None]:
     except WrongPasswordError as error:
         raise WrongPasswordError(
             "the typed password does not open the off-site repository",
-            "type it again; if it is the right one on the paper, write down one that works: make recovery-sheet",
+            "type it again; if the paper says the same, correct the paper: BACKUP.md, 'Keys'",
         ) from error
     except RepositoryMissingError as error:
         raise RepositoryMissingError(
