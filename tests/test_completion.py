@@ -121,7 +121,7 @@ def test_what_may_follow():
     restore = answers("make", "restore", "ENV=demo", "")
     assert {"FROM=", "AT=", "OFFSITE=", "YES=", "CONFIG="} <= set(restore)
     assert not {"ENV=", "NOTE=", "restore"} & set(restore)
-    assert answers("make", "status", "") == ["CONFIG="]
+    assert answers("make", "check", "") == ["CONFIG="]
     assert answers("make", "verify", "ENV=") == ["ENV=production", "ENV=demo"]
     assert answers("make", "backup", "NOTE=") == []
     assert answers("dodeka-db-status.py", "--j") == ["--json"]
