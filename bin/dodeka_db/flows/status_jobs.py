@@ -5,15 +5,12 @@ from datetime import timedelta
 
 from dodeka_db import schedule
 from dodeka_db.errors import BackupError
-from dodeka_db.flows import check, cron, offsite, verify
+from dodeka_db.flows import check, cron, offsite, prove, verify
 from dodeka_db.flows.status_lines import Look, State, age, bad, is_future, note, now, well
 from dodeka_db.host import disks, job_records, monitor, password_files, run_lock
 from dodeka_db.host.job_records import Record
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.settings import Environment, Settings
-
-# the name under which `make prove` is on record
-PROOF = "prove"
 
 
 def cron_run(main: RepositorySettings, environment: Environment) -> Look:
@@ -75,7 +72,7 @@ def offsite_copy(settings: Settings) -> Look:
 
 def proof(main: RepositorySettings) -> Look:
     """Whether somebody has opened the off-site repository with nothing but what is on paper."""
-    record, fix = job_records.read(main.state, PROOF), main.make("prove")
+    record, fix = job_records.read(main.state, prove.JOB), main.make("prove")
     if not record.passed:
         return note("nobody has proven yet that the paper opens the off-site repository", fix)
     who = record.details.get("who")

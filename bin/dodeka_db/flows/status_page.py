@@ -9,7 +9,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from dodeka_db import places
-from dodeka_db.flows import html_page, status_days, status_jobs, status_plot, status_words
+from dodeka_db.flows import html_page, prove, status_days, status_plot, status_words
 from dodeka_db.flows.status_days import ShownDay
 from dodeka_db.flows.status_lines import Line, State
 from dodeka_db.flows.status_plot import Plot
@@ -159,7 +159,7 @@ def _lasts(lines: Sequence[Line], now: datetime) -> Iterator[Last]:
 def _proof(state: Path, now: datetime) -> Last:
     """The proof by paper, from its record: the line is a note until there is one. Not who did it."""
     try:
-        passed = job_records.read(state, status_jobs.PROOF).passed
+        passed = job_records.read(state, prove.JOB).passed
         when = _briefly(passed.timestamp(), now) if passed else "never"
     except OSError:
         when = "not known"

@@ -47,7 +47,9 @@ WORDS = {
     "off-site copy": Words(
         "the copy", "The copy in another place failed, is too long ago, or is not set up."
     ),
-    "proof": Words("the proof by paper", "Nobody has proven for a year that the paper opens the copy."),
+    "proof": Words(
+        "the proof by paper", "Nobody has proven for a year that the paper opens the copy.", "make prove"
+    ),
     "monitor": Words("the monitor", "The monitor, which tells of failures, has to be looked at."),
     "volume": Words("the disk of the repository", "The disk of the repository is missing, or too full."),
     "state folder": Words("the disk of the server", "The disk of the server is too full."),
