@@ -23,6 +23,8 @@ FLOOR = (
         "schedule",
         "packages",
         "places",
+        "progress",
+        "progress_line",
     ),
     *("repository_address", "masking", "repository_settings", "settings_file", "settings"),
     *("data_description", "console"),

@@ -11,19 +11,23 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
-from typing import NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
 
-from dodeka_db import interrupts, local_time
+from dodeka_db import interrupts, local_time, progress
 from dodeka_db.errors import ALWAYS, MEANINGS, OF_A_REPOSITORY, BackupError, NotConfirmedError, as_line, plain
 from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
+
+if TYPE_CHECKING:
+    from dodeka_db.progress_line import ProgressLine
 
 log = logging.getLogger("dodeka_db")
 # a command line in the place of the script's own
 Argv = Sequence[str] | None
 Default = TypeVar("Default", str, None)
 _environment, _began = "", 0.0
+_progress: "ProgressLine | None" = None
 
 
 def run(main: Callable[[Argv], int]) -> NoReturn:
@@ -43,7 +47,8 @@ def _exit_code(main: Callable[[Argv], int]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for locales that cannot encode every character
     keep_to_trusted_programs()
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(sys.stdout)
+    _show_progress(sys.stdout)
     handler.setFormatter(_Formatter(handler))
     log.addHandler(handler)
     logging.raiseExceptions = False  # no traceback because a log cannot be written
@@ -68,7 +73,7 @@ def _exit_code(main: Callable[[Argv], int]) -> int:
 def show(*lines: str) -> None:
     """Print the requested output. A reader that goes away (`make snapshots | head`) is not a failure."""
     try:
-        with _on_standard_output():
+        with _on_standard_output(), _no_progress():
             print("\n".join(map(plain, lines)), flush=True)
     except BrokenPipeError:
         _print_nowhere()
@@ -79,6 +84,7 @@ def output_is_data() -> None:
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)
+    _show_progress(sys.stderr)
 
 
 def _print_nowhere() -> None:
@@ -207,7 +213,8 @@ def ask_secret(question: str) -> str:
 
 def _answer(*question: str) -> str:
     try:
-        with interrupts.suspendable():  # from the moment when the question can be seen
+        # suspendable from the moment when the question can be seen
+        with _no_progress(), interrupts.suspendable():
             print("\n".join(map(plain, question)), end=" ", flush=True)
             answer = sys.stdin.readline()
     except interrupts.Interrupted as interruption:
@@ -233,9 +240,25 @@ def _fail(message: str, code: int) -> int:
     with suppress(OSError):  # the failure itself matters more
         sys.stdout.flush()
     prefix = "" if sys.stderr.isatty() else _stamp()
-    with suppress(OSError):  # the exit code says it too
+    with suppress(OSError), _no_progress():  # the exit code says it too
         print(plain(f"{prefix}{os.path.basename(sys.argv[0])}: error: {message}"), file=sys.stderr)
     return code
+
+
+def _show_progress(stream: TextIO) -> None:
+    """Show on `stream`, where log lines go, how far the steps are: on a terminal alone."""
+    global _progress
+    _progress = None
+    if stream.isatty():
+        from dodeka_db.progress_line import ProgressLine  # cron has no terminal
+
+        _progress = ProgressLine(stream)
+    progress.follow(_progress.changed if _progress else None)
+
+
+def _no_progress() -> AbstractContextManager[None]:
+    """No progress is shown while the block prints, or asks."""
+    return _progress.hidden() if _progress else nullcontext()
 
 
 @contextmanager
@@ -253,10 +276,16 @@ def _stamp() -> str:
     return f"{now} {_environment} " if _environment else f"{now} "
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        with _no_progress():
+            super().emit(record)
+
+
 class _Formatter(logging.Formatter):
     """Lines with a time, unless they are for a terminal."""
 
-    def __init__(self, handler: "logging.StreamHandler[TextIO]") -> None:
+    def __init__(self, handler: _Handler) -> None:
         super().__init__()
         self._handler = handler
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from textwrap import wrap
 
-from dodeka_db import data_description
+from dodeka_db import data_description, progress
 from dodeka_db.data_description import DataDescription
 from dodeka_db.errors import DatabaseError, ServiceError, UsageError
 from dodeka_db.flows import bring_back_plan, erasures, leftovers, stray_writes, verify
@@ -73,7 +73,7 @@ def run(
                 verify.check(repository, snapshot, copy)
                 erased = erasures.apply(left_out, copy, shown(snapshot))
                 log.info("comparing")
-                with run_lock.beside(live, main.lock_wait_s):
+                with progress.step("comparing"), run_lock.beside(live, main.lock_wait_s):
                     plan = bring_back_plan.make(live, copy, planned, description, asked, shown(snapshot))
                     before = swap.identity(live)
         preview = _preview(environment, snapshot, plan, description, asked.is_everything, name_all)

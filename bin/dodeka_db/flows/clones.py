@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dodeka_db import progress
 from dodeka_db.data_description import DataDescription
 from dodeka_db.errors import SnapshotError, UsageError
 from dodeka_db.flows import proven_database
@@ -84,12 +85,13 @@ def write(
 
             _check_room(whole, masked_copy.TIMES_THE_SOURCE)
             log.info("making up the people")
-            logins = masked_copy.masked_copy(whole, copy, shown, description).logins
+            with progress.step("making up the people"):
+                logins = masked_copy.masked_copy(whole, copy, shown, description).logins
         else:
             _check_room(whole, 1)
             _warn_of_undescribed(before, description, origin)
             _quarantine(whole, before, copy, shown, description)
-        with open(copy, "rb") as made:
+        with open(copy, "rb") as made, progress.step("copying", incoming.far):
             incoming.start_over()
             shutil.copyfileobj(made, incoming)
         return _clone(kind, before, row_counts(copy), description, logins), proven

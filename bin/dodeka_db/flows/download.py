@@ -5,8 +5,10 @@ import shutil
 from io import RawIOBase
 from pathlib import Path
 
+from dodeka_db import progress
 from dodeka_db.errors import BackupError, SnapshotError
 from dodeka_db.host import disks
+from dodeka_db.progress import Far
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot
 from dodeka_db.sqlite import header
@@ -59,6 +61,10 @@ class Incoming:
                 f"cannot write {self._path}: {error.strerror}", f"free some space, or {self._remedy}"
             ) from error
 
+    def far(self) -> Far | None:
+        """How far the writing is; None until the header has come."""
+        return Far(self._written_bytes, self._database_bytes) if self._database_bytes else None
+
     def _read_header(self) -> None:
         try:
             found = header.header_of(self._head, self._shown)
@@ -100,4 +106,5 @@ def download(repository: Repository, snapshot: Snapshot, target: Incoming, cache
 
     log.info("downloading snapshot %s (%s)", snapshot.short_id, snapshot.format)
     options = () if cached else ("--no-cache",)
-    repository.dump(snapshot.id, repository.path_in(snapshot), write, options)
+    with progress.step("downloading", target.far):
+        repository.dump(snapshot.id, repository.path_in(snapshot), write, options)

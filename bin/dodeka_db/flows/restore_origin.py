@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dodeka_db import safe_open
+from dodeka_db import progress, safe_open
 from dodeka_db.errors import SnapshotError
 from dodeka_db.flows import erasures, leftovers
 from dodeka_db.flows.download import Incoming, download
@@ -81,7 +81,7 @@ def _of_kept_file(settings: Settings, target: Environment, kept: Path, left_out:
     def write(file: Incoming) -> None:
         file.start_over()
         log.info("copying %s", kept)
-        with open(kept, "rb", opener=safe_open.no_link) as source:
+        with open(kept, "rb", opener=safe_open.no_link) as source, progress.step("copying", file.far):
             shutil.copyfileobj(source, file)
 
     of = whole_clones.source(settings.main.state, target.name, kept)

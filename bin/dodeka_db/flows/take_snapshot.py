@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from dodeka_db import progress
 from dodeka_db.errors import BackupError, no_process
 from dodeka_db.formatting import size
 from dodeka_db.host import disks, programs, row_records, staging
@@ -84,9 +85,11 @@ def take_snapshot(
 
         log.info("storing it in %s", settings.shown)
         with open(finished, "rb") as file:
-            stored = repository.store(file, environment, extra_tags, time)
+            with progress.step("storing", progress.position_in(file)):
+                stored = repository.store(file, environment, extra_tags, time)
             log.info("reading it back")
-            read_back(repository, stored, file)
+            with progress.step("reading back", progress.position_in(file)):
+                read_back(repository, stored, file)
     if rows is not None:
         row_records.write(settings.state, stored.snapshot_id, row_records.Record(stored_bytes, rows))
     return Taken(stored, exported_bytes, findings, rows)
@@ -114,7 +117,11 @@ def _check_and_compress(export: Path, source: Path) -> tuple[Path, tuple[Finding
     page_bytes = read_header(export).page_bytes
     with beside(partial(_verify, export, source), "the check of the export") as verified:
         try:
-            with open(export, "rb", programs.READ_BYTES) as whole, open(compressed, "xb") as target:
+            with (
+                open(export, "rb", programs.READ_BYTES) as whole,
+                open(compressed, "xb") as target,
+                progress.step("compressing", progress.position_in(whole)),
+            ):
                 zstd_frames.compress(whole, target, page_bytes)
         except RuntimeError as error:
             raise no_process("the compression of the export") from error

@@ -15,15 +15,16 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
-from dodeka_db import packages
+from dodeka_db import packages, progress
 from dodeka_db.errors import SetupError, no_process
 from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
+from dodeka_db.progress import Far
 from dodeka_db.stream_types import Readable
 
 if TYPE_CHECKING:  # it takes 0.1 s to import: not before it is needed
@@ -84,6 +85,7 @@ def run(
     stdin: BinaryIO | None = None,
     reader: Callable[[Readable], None] | None = None,
     watch: Callable[[list[str], int], None] | None = None,
+    says: Callable[[bytes], Far | None] | None = None,
     timeout_s: float | None = None,
 ) -> Completed:
     """Run `program` (a path, or a name on PATH) and wait for it, `timeout_s` seconds at most.
@@ -93,8 +95,9 @@ def run(
     An exception of `reader` ends the program and is raised. If it came at the end of the output, it is raised only for exit
     code 0: otherwise the exit code is the reason. `watch` is called some times a second, in a thread, with the new lines of
     standard error and the number of bytes that the program has read in all; its exception ends the program, and is raised
-    whatever the exit code. Raises SetupError if there is no such program, NoProcessError if it could not be started after
-    some tries, ProgramTimeoutError (not while `reader` reads), Interrupted after having ended it.
+    whatever the exit code. With `says`, which tells from its output so far how far the program is, it is a step; not with a
+    `reader`. Raises SetupError if there is no such program, NoProcessError if it could not be started after some tries,
+    ProgramTimeoutError (not while `reader` reads), Interrupted after having ended it.
     """
     sh = packages.load("sh")
     deaf = is_shielded()
@@ -106,6 +109,7 @@ def run(
             output, written = (files.enter_context(open(end, mode)) for end, mode in ends)
         else:
             output = written = files.enter_context(_file_in_memory())
+            files.enter_context(_as_step(program, arguments, output, says))
         child = problem = watcher = None
         try:
             with shielded():  # a signal between the start and the assignment would leave the program running
@@ -163,6 +167,19 @@ def run(
 
 def _file_in_memory() -> BinaryIO:
     return open(os.memfd_create("output"), "w+b")
+
+
+def _as_step(
+    program: str, arguments: Sequence[str], output: IO[bytes], says: Callable[[bytes], Far | None] | None
+) -> AbstractContextManager[None]:
+    if not says:
+        return nullcontext()
+
+    def look() -> Far | None:
+        descriptor = output.fileno()
+        return says(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+
+    return progress.step(" ".join((os.path.basename(program), *arguments[:1])), look)
 
 
 def _not_found(program: str) -> SetupError:

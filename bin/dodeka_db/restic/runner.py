@@ -5,12 +5,14 @@ import logging
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
+from dodeka_db import progress
 from dodeka_db.errors import (
     BackupError,
     RefusedError,
@@ -20,6 +22,7 @@ from dodeka_db.errors import (
     UnreachableError,
 )
 from dodeka_db.host import disks, programs
+from dodeka_db.progress import Far
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, server_watch, stale_locks
 from dodeka_db.restic.server_watch import ServerWatch, repository_in
@@ -34,6 +37,13 @@ LOCK_POLL_S = 5
 READING = ("snapshots", "find", "dump", "cat", "stats", "list", "ls")
 
 _OF_ONE_SNAPSHOT = ("dump", "ls")
+
+# these say how far they are, without a terminal only if RESTIC_PROGRESS_FPS is set: "[1:02] 28.57%  2 / 7 packs"
+_OF_LONG = ("check", "copy", "forget", "prune")
+_SAYING = {"RESTIC_PROGRESS_FPS": "1"}
+_FAR = re.compile(rb"^\[(?:(\d+):)?(\d+):(\d+)\] +[\d.]+% +(\d+) / (\d+) ([\w ]+)$", re.MULTILINE)
+# restic copies one snapshot after the other, and says how far it is with this one
+_COPIED = b"copy started"
 
 Parsed = TypeVar("Parsed")
 
@@ -185,15 +195,32 @@ class Restic:
             done = programs.run(
                 self._repository.restic,
                 *(verb, *(f"--option={one}" for one in options_of_both), *rest),
-                env={**self._repository.for_restic, **(source.as_source if source else {})},
+                env={
+                    **self._repository.for_restic,
+                    **(source.as_source if source else {}),
+                    **(_SAYING if progress.is_followed() and verb in _OF_LONG else {}),
+                },
                 timeout_s=timeout_s,
                 watch=watch,
+                says=_how_far,
                 **options,
             )
         except programs.ProgramTimeoutError as error:
             raise watch.unreachable(f"no answer within {server_watch.LOOK_S} s") from error
         said = done.stderr.replace(r"\u003c", "<").replace(r"\u003e", ">")  # where restic says it in JSON
         return replace(done, stderr=self._repository.masked(said))
+
+
+def _how_far(output: bytes) -> Far | None:
+    """How far restic is with what it does now, by its `output` so far; None if it has begun something of which it says nothing."""
+    for last in deque(_FAR.finditer(output), maxlen=1):
+        hours, minutes, seconds, done, total = (int(number or 0) for number in last.groups()[:5])
+        unit = last[6].decode()
+        if copied := output.count(_COPIED):
+            unit = f"{unit} (snapshot {copied})"
+        if done < total:
+            return Far(done, total, unit, hours * 3600 + minutes * 60 + seconds)
+    return None
 
 
 def version(repository: RepositorySettings) -> tuple[int, int]:

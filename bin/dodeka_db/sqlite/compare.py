@@ -18,6 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from dodeka_db import progress
 from dodeka_db.errors import BackupError, SnapshotError
 from dodeka_db.sqlite import failures
 from dodeka_db.sqlite.connection import opened, quoted
@@ -116,7 +117,7 @@ def compare(old: Source, new: Source, each: Callable[[RowChange], None] | None =
     Raises DatabaseError, SnapshotError, or BackupError if the disk of the temporary files is full. What this SQLite lacks, or a
     row beyond its memory, is a `problem` of the table.
     """
-    with ExitStack() as stack:
+    with progress.step("comparing"), ExitStack() as stack:
         sides = _Side(old, stack), _Side(new, stack)
         return [_compare_table(table, sides, each) for table in sorted({*sides[0].tables, *sides[1].tables})]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from dodeka_db import progress
 from dodeka_db.errors import BackupError
 from dodeka_db.sqlite.connection import opened
 from dodeka_db.sqlite.failures import (
@@ -26,7 +27,7 @@ def export_compacted(source: Path, target: Path) -> None:
     syntax that the schema names, and indexes that can be read. If not: CannotCompactError, with no `target`; copy_pages() may still
     work. Raises DatabaseError, or BackupError when there is no room for the copy.
     """
-    with _exporting(source, target) as connection:
+    with _exporting(source, target, is_compacted=True) as connection:
         connection.execute(
             "PRAGMA writable_schema=OFF"
         )  # otherwise the copy would lack what SQLite cannot parse
@@ -59,9 +60,14 @@ def copy_pages(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _exporting(source: Path, target: Path) -> Iterator[sqlite3.Connection]:
-    read_header(source)
-    with opened(source, "mode=ro", f"database {source}") as connection:
+def _exporting(source: Path, target: Path, is_compacted: bool = False) -> Iterator[sqlite3.Connection]:
+    header = read_header(source)
+    pages = header.pages - header.free_pages if is_compacted else header.pages
+    # around the connection: a paused terminal (Ctrl-S) must not pause us while writers wait for it
+    with (
+        progress.step("exporting", progress.growth_of(target, pages * header.page_bytes)),
+        opened(source, "mode=ro", f"database {source}") as connection,
+    ):
         try:
             yield connection
         except sqlite3.OperationalError as error:

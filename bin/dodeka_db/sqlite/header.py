@@ -17,6 +17,7 @@ class Header:
 
     page_bytes: int
     pages: int
+    free_pages: int
     wal: bool
 
 
@@ -50,6 +51,7 @@ def header_of(head: bytes, shown: str) -> Header:
     return Header(
         page_bytes=65536 if page_bytes == 1 else page_bytes,
         pages=int.from_bytes(head[28:32], "big"),
+        free_pages=int.from_bytes(head[36:40], "big"),
         wal=head[18] == 2,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dodeka_db import progress
 from dodeka_db.errors import BackupError
 from dodeka_db.sqlite.connection import TABLES, opened, quoted
 from dodeka_db.sqlite.failures import (
@@ -69,7 +70,8 @@ def verify(path: Path, shown: str, quick: bool = False) -> Findings:
         expected = header.pages * header.page_bytes
         raise NotWholeError(f"{shown} has {size} bytes where its header says {expected}", RESTORE)
     # not read-only, because SQLite would leave CHECKs out then
-    with opened(path, "mode=rw", shown) as connection:
+    # SQLite does not say how far it is, and how often it reads a page depends on the indexes
+    with progress.step("checking the database"), opened(path, "mode=rw", shown) as connection:
         findings = _check(connection, "quick_check" if quick else "integrity_check")
         if findings.defects or findings.unchecked:  # without any, that check has read everything
             try:
@@ -138,7 +140,7 @@ def reindex(path: Path, shown: str) -> None:
     afterwards, which needs no rollback: see opened().
     """
     set_journal_mode(path, wal=True)
-    with opened(path, "mode=rw", shown) as connection:
+    with progress.step("rebuilding the indexes"), opened(path, "mode=rw", shown) as connection:
         indexes = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
         for (name,) in indexes:
             try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dodeka_db import progress
 from dodeka_db.data_description import DataDescription, Table, Text
 from dodeka_db.errors import BackupError, SnapshotError
 from dodeka_db.sqlite import integrity
@@ -107,8 +108,10 @@ def _write(
     """Make the masked database `made`, whose rows are in the order of their keys: the old order tells who is who."""
     mask = RowMask(made_up)
     logins = Logins(description)
+    counted = progress.Count("rows")
     made.touch(mode=0o600)
     with (
+        progress.step("making up the people", counted),
         opened(source, "mode=ro&immutable=1", shown) as read,
         opened(made, "mode=rw", f"the masked copy of {shown}") as write,
     ):
@@ -120,9 +123,13 @@ def _write(
         write.execute("BEGIN")
         for sql in schema.tables.values():
             write.execute(sql)
-        for table in sorted(_lasting(schema, description), key=_has_names):
+        tables = sorted(_lasting(schema, description), key=_has_names)
+        counted.total = sum(
+            read.execute(f"SELECT count(*) FROM main.{quoted(table.name)}").fetchone()[0] for table in tables
+        )
+        for table in tables:
             try:
-                rows = _rows(read, table, mask)
+                rows = _rows(read, table, mask, counted)
                 write.executemany("INSERT INTO temp.masked VALUES (?, ?, ?, ?)", rows)
                 logins.give(write, table)
                 write.execute(
@@ -146,12 +153,12 @@ def _write(
 
 
 def _rows(
-    connection: sqlite3.Connection, table: Table, mask: RowMask
+    connection: sqlite3.Connection, table: Table, mask: RowMask, counted: progress.Count
 ) -> Iterator[tuple[str, int, int, bytes | str]]:
     rows = connection.execute(
         f"SELECT key, counter, expiration, value FROM main.{quoted(table.name)} NOT INDEXED"
     )
-    for key, counter, expiration, value in rows:
+    for key, counter, expiration, value in counted.each(rows):
         if not isinstance(key, str) or not isinstance(value, bytes | str):
             raise NotMaskedError("a key that is not a text, or a value that is neither a text nor bytes")
         if table.not_in_clones and table.is_left_out_of_clones(key):

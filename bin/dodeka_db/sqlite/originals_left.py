@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from dodeka_db import progress
 from dodeka_db.data_description import DataDescription, Fields, Table, Text
 from dodeka_db.errors import BackupError
 from dodeka_db.sqlite.connection import opened, quoted
@@ -93,14 +94,17 @@ def find_left(path: Path, originals: Originals, shown: str) -> Left | None:
     The content of each row is looked through by itself, because only there a word has a beginning and an end. Then the file
     is, byte for byte: between the rows there may be more.
     """
-    with opened(path, "mode=ro&immutable=1", shown) as connection:
+    with (
+        progress.step("looking for originals"),
+        opened(path, "mode=ro&immutable=1", shown) as connection,
+    ):
         connection.text_factory = bytes
         for name, content in _contents(connection):
             if personal := originals.any_in(content):
                 return Left(personal, f"table {name}")
     page_bytes = read_header(path, shown).page_bytes
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, progress.step("looking for originals", progress.position_in(file)):
             first = 0
             while content := file.read(_PAGES * page_bytes):
                 for start, end, personal in originals.parts_in(content):
