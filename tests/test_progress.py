@@ -183,7 +183,6 @@ def test_how_far_restic_is():
     two = b"copy started\n[0:00] 0.00%  0 / 9 packs copied\n[1:02] 50.00%  3 / 6 packs copied\n"
     assert runner._how_far(two) == progress.Far(3, 6, "packs copied (snapshot 1)", 62)
     assert runner._how_far(b"[1:00:01] 14.29%  1 / 7 packs\n") == progress.Far(1, 7, "packs", 3601)
-    assert runner._how_far(b"[0:01] 100.00%  7 / 7 packs\ndone with that\n") is None
     assert runner._how_far(b'[{"tags":null}]\n') is None
 
 
@@ -218,3 +217,50 @@ def test_the_size_of_an_export_is_known_before(tmp_path, export):
     far = looks[0]()
     assert far.done == target.stat().st_size
     assert far.done <= far.total < 1.02 * far.done
+
+
+def test_which_of_several_steps_is_shown():
+    """The check of an export runs beside its compression."""
+    compressed = progress.Count("pages")
+    with progress.step("checking"), progress.step("compressing", compressed):
+        with progress.step("newer"):
+            assert progress.to_show(0)[0].what == "newer", "of the compression, the total is not known yet"
+            compressed.total = 2
+            pages = compressed.each("ab")
+            next(pages)
+            step, far = progress.to_show(0)
+            assert (step.what, far) == ("compressing", progress.Far(1, 2, "pages"))
+            assert list(pages) == ["b"]
+            assert progress.to_show(0)[0].what == "newer", "all is compressed, but that goes on"
+        assert progress.to_show(60) is None
+    assert progress.to_show(0) is None
+
+
+ONE_STEP = """
+import time
+from dodeka_db import console, progress
+
+def main(_argv):
+    with progress.step("waiting"):
+        time.sleep(3)
+    return 0
+
+console.run(main)
+"""
+
+
+def test_in_the_background_nothing_is_drawn(tmp_path):
+    """Somebody types there."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "bin")}
+    program = tmp_path / "program.py"
+    program.write_text(ONE_STEP)
+    for where, is_shown in (("", True), ("& wait", False)):
+        command = f"set -m; {sys.executable} {program} {where}"
+        shown = Terminal(["setsid", "--ctty", "bash", "-c", command], env).until_end()
+        assert ("waiting, 00:02" in shown) == is_shown, shown
+
+
+def test_a_run_passes_without_tqdm(tmp_path):
+    (tmp_path / "tqdm.py").write_text("raise ImportError")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT / 'bin'}"}
+    assert Terminal([sys.executable, "-c", ONE_STEP], env).until_end() == ""

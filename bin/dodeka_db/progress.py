@@ -77,14 +77,15 @@ def is_running(one: Step | None = None) -> bool:
 def to_show(age_s: float) -> tuple[Step, Far | None] | None:
     """The step to show of those that have been running for `age_s` seconds, and how far it is; None if there is none.
 
-    Of steps within each other, or beside each other, it is the newest one of which it is known how far it is.
+    Of steps within each other, or beside each other, it is the newest one of which it is known how far it is. One that has done
+    all that it counts, and goes on, is as far as nobody knows.
     """
     began = time.monotonic() - age_s
     old = [one for one in reversed(_running) if one.began <= began]
     for one in old:
         with suppress(OSError, ValueError):  # the file is not there yet, or closed by now
             far = one.look()
-            if far and far.total > 0:
+            if far and far.done < far.total:
                 return one, far
     return (old[0], None) if old else None
 

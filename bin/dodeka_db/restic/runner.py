@@ -212,14 +212,13 @@ class Restic:
 
 
 def _how_far(output: bytes) -> Far | None:
-    """How far restic is with what it does now, by its `output` so far; None if it has begun something of which it says nothing."""
+    """How far restic is with what it does now, by its `output` so far."""
     for last in deque(_FAR.finditer(output), maxlen=1):
         hours, minutes, seconds, done, total = (int(number or 0) for number in last.groups()[:5])
         unit = last[6].decode()
         if copied := output.count(_COPIED):
             unit = f"{unit} (snapshot {copied})"
-        if done < total:
-            return Far(done, total, unit, hours * 3600 + minutes * 60 + seconds)
+        return Far(done, total, unit, hours * 3600 + minutes * 60 + seconds)
     return None
 
 
