@@ -115,8 +115,8 @@ def test_a_narrow_terminal_and_one_that_becomes_narrow(site):
     assert max(map(len, bars(wide + "\r")), default=0) <= 79
     terminal.resize(30)
     narrow = terminal.until("reading it back")
-    last = bars(narrow)[-1]
-    assert last.startswith("storing ") and len(last) == 29
+    last = [one for one in bars(narrow) if one.startswith("storing ")][-1]
+    assert 20 < len(last) <= 29, last
 
 
 def test_ctrl_c_ends_a_run_as_it_did(site):
