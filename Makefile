@@ -311,7 +311,7 @@ soak: setup test-packages .venv/.tests ## 300 cron runs with a writer, restores 
 	@PYTHONPATH=bin:tests/support .venv/bin/python tests/soak.py
 
 .PHONY: bench
-bench: setup test-packages .venv/.tests ## compare with the shell scripts: docs/bench.md (10 minutes; BENCH_LARGE=1: 1 GB too, an hour)
+bench: setup test-packages .venv/.tests ## compare with the shell scripts: docs/bench.md (half an hour; BENCH_LARGE=1: 1 GB too, 2 hours)
 	@PYTHONPATH=bin:tests/support .venv/bin/python tests/bench.py
 
 .PHONY: fuzz

@@ -1,4 +1,4 @@
-"""What backups cost: the documented pipeline with the real tools, and ours in both formats, in turn.
+"""What backups and cron runs cost: the documented pipeline with the real tools, and ours in both formats, in turn.
 
 Each pipeline has a repository of its own, with the same key. Before each snapshot the database is used as in some
 minutes of an ordinary day, the same for all; before each run the disk is at rest.
@@ -14,17 +14,18 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
 
 import site_folder
+from distant_server import DistantServer
+from dodeka_db.restic import retention_policy
 from dodeka_db.sqlite import sample_data
 from site_folder import PLAIN, RESTIC, ROOT
 
-SNAPSHOTS = 51
-WITH_WRITER = 5  # more snapshots, while a writer is at work
 BUSY_MS = 500  # the backend's busy_timeout
 
 # BACKUP.md of the shell scripts
@@ -36,12 +37,10 @@ zstd -q --rm --rsyncable "$d/dodeka-production.sqlite" -o "$d/dodeka-production.
 "$RESTIC" backup --quiet --tag db,db_sqlite,db_dodeka,env_production "$d/dodeka-production.sqlite.zst"
 rm -r "$d"
 """
-SCRIPT = str(ROOT / "bin" / "dodeka-db-backup.py")
-PIPELINES = {
-    "documented": ("sh", "-c", DOCUMENTED),
-    "zst": (SCRIPT, "production"),
-    "pages": (SCRIPT, "production"),
-}
+# and what its cron ran after that
+RETENTION = f"""
+"$RESTIC" forget --quiet --tag db_dodeka,env_production --group-by tags {" ".join(retention_policy.options())} --prune
+"""
 
 # the backend's part: one small commit after the other
 WRITER = f"""
@@ -63,13 +62,41 @@ print(json.dumps([longest * 1000, refused, count]))
 """
 
 
+@dataclass(frozen=True)
+class Pipelines:
+    """The command of each pipeline, and how often it is run; the first `uncounted` runs of `runs` are not measured.
+
+    After these there are `watched` more, while a writer is at work and somebody watches the memory.
+    """
+
+    commands: Mapping[str, tuple[str, ...]]
+    runs: int
+    uncounted: int
+    watched: int = 0
+
+
+def _pipelines(documented: str, script: str, runs: int, uncounted: int, watched: int = 0) -> Pipelines:
+    ours = (str(ROOT / "bin" / script), "production")
+    commands = {"documented": ("sh", "-c", documented), "zst": ours, "pages": ours}
+    return Pipelines(commands, runs, uncounted, watched)
+
+
+BACKUP = _pipelines(DOCUMENTED, "dodeka-db-backup.py", runs=51, uncounted=1, watched=5)
+OURS = [name for name in BACKUP.commands if name != "documented"]
+# from the eleventh on the retention removes a snapshot for each new one
+CRON = _pipelines(DOCUMENTED + RETENTION, "dodeka-db-cron.py", runs=31, uncounted=12)
+# on a server, where each takes longer
+DISTANT_LABEL = "1.3 MB"
+DISTANT_CRON = replace(CRON, runs=CRON.uncounted + 11)
+
+
 @dataclass
 class Costs:
-    """What one pipeline cost: a figure for each snapshot but the first, in s and bytes; memory in KiB."""
+    """What one pipeline cost: a figure for each run that counts, in s and bytes; memory in KiB."""
 
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)  # of the repository, after each snapshot, the first too
+    sizes: list[int] = field(default_factory=list)  # of the repository, after each run, the uncounted too
     waits_ms: list[float] = field(default_factory=list)
     refused: int = 0
     written: int = 0
@@ -81,31 +108,59 @@ class Costs:
         return [after - before for before, after in zip(self.sizes, self.sizes[1:], strict=False)]
 
 
-def measure(folder: Path, count: int) -> tuple[int, dict[str, Costs], float]:
-    """The database's size, what each pipeline costs for one of `count` members, and a writer's wait without a backup."""
+@dataclass(frozen=True)
+class Runs:
+    """What each pipeline cost on a database of that many bytes; `idle_ms` is a writer's longest wait without a backup.
+
+    `idle_ms` is None where no run was watched.
+    """
+
+    database_bytes: int
+    costs: dict[str, Costs]
+    idle_ms: float | None
+
+
+def measure(folder: Path, count: int, pipelines: Pipelines = BACKUP, delay_s: float | None = None) -> Runs:
+    """What each pipeline costs for a database of `count` members.
+
+    `delay_s`: the repositories are on a REST server, to which a byte takes so long; None if they are in a folder.
+    """
     database = folder / "backend" / "envs" / "production" / "db.sqlite"
     sample_data.create(database, count)
-    variables = {name: _variables(folder, name) for name in PIPELINES}
-    subprocess.run([RESTIC, "init", "--quiet"], env=variables["documented"], check=True)
-    for name in PIPELINES:
-        if name != "documented":
-            shutil.copytree(folder / "documented", folder / name)
-    costs = {name: Costs() for name in PIPELINES}
-    rng = random.Random(1)
-    with closing(sqlite3.connect(database, isolation_level=None)) as backend:
-        for number in range(SNAPSHOTS + WITH_WRITER):
-            use(backend, rng, number)
-            for name in _in_turn(number):
-                if number < SNAPSHOTS:
-                    _timed(folder, name, variables[name], costs[name], first=number == 0)
-                else:
-                    _watched(database, PIPELINES[name], variables[name], costs[name])
-    idle = Costs()
-    for _ in range(WITH_WRITER):
-        _watched(database, ("sleep", str(statistics.median(costs["documented"].wall_s))), PLAIN, idle)
-    for name in PIPELINES:
-        _is_whole(database, name, variables[name])
-    return database.stat().st_size, costs, max(idle.waits_ms)
+    with ExitStack() as stack:
+        repositories, server = folder, None
+        if delay_s is not None:
+            server = DistantServer(folder / "server")
+            stack.callback(server.stop)
+            repositories = server.served
+        for name in pipelines.commands:
+            _make_repository(folder, repositories / name, repositories / "documented")
+        if server:
+            server.start()
+        addresses = {
+            name: server.address(name) if server else str(folder / name) for name in pipelines.commands
+        }
+        variables = {name: _variables(folder, name, address) for name, address in addresses.items()}
+        costs = {name: Costs() for name in pipelines.commands}
+        rng = random.Random(1)
+        with closing(sqlite3.connect(database, isolation_level=None)) as backend:
+            for number in range(pipelines.runs + pipelines.watched):
+                if server and number == pipelines.uncounted:
+                    server.delay_s = delay_s
+                use(backend, rng, number)
+                for name in _in_turn(list(pipelines.commands), number):
+                    command = pipelines.commands[name]
+                    if number < pipelines.runs:
+                        counted = number >= pipelines.uncounted
+                        _timed(command, repositories / name, variables[name], costs[name], counted)
+                    else:
+                        _watched(database, command, variables[name], costs[name])
+        idle = Costs()
+        for _ in range(pipelines.watched):
+            _watched(database, ("sleep", str(statistics.median(costs["documented"].wall_s))), PLAIN, idle)
+        for name in pipelines.commands:
+            _is_whole(database, name, variables[name])
+    return Runs(database.stat().st_size, costs, max(idle.waits_ms, default=None))
 
 
 def use(backend: sqlite3.Connection, rng: random.Random, number: int) -> None:
@@ -135,20 +190,28 @@ def _change_profile(backend: sqlite3.Connection, row: int, rng: random.Random) -
     return str(user)
 
 
-def _in_turn(number: int) -> list[str]:
-    names = list(PIPELINES)
+def _in_turn(names: list[str], number: int) -> list[str]:
     first = number % len(names)
     return names[first:] + names[:first]
 
 
-def _variables(folder: Path, name: str) -> dict[str, str]:
+def _make_repository(folder: Path, repository: Path, model: Path) -> None:
+    """A new repository, with the key of `model`, which is the first one."""
+    if repository == model:
+        variables = _variables(folder, model.name, str(repository))
+        subprocess.run([RESTIC, "init", "--quiet"], env=variables, check=True)
+    else:
+        shutil.copytree(model, repository)
+
+
+def _variables(folder: Path, name: str, repository: str) -> dict[str, str]:
     password = folder / "password"
     password.touch(mode=0o600)
     password.write_text("bench\n")
     return {
         **PLAIN,
         "RESTIC": RESTIC,
-        "RESTIC_REPOSITORY": str(folder / name),
+        "RESTIC_REPOSITORY": repository,
         "RESTIC_PASSWORD_FILE": str(password),
         "RESTIC_CACHE_DIR": str(folder / f"cache-{name}"),
         "DODEKA_BACKEND": str(folder / "backend"),
@@ -160,20 +223,22 @@ def _variables(folder: Path, name: str) -> dict[str, str]:
     }
 
 
-def _timed(folder: Path, name: str, variables: dict[str, str], costs: Costs, first: bool) -> None:
+def _timed(
+    command: tuple[str, ...], repository: Path, variables: dict[str, str], costs: Costs, counted: bool
+) -> None:
     os.sync()
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    process = subprocess.Popen(PIPELINES[name], env=variables, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     wall_s = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, name
+    assert process.returncode == 0, repository.name
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if not first:
+    if counted:
         costs.wall_s.append(wall_s)
         costs.cpu_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     costs.largest_memory_kb = max(costs.largest_memory_kb, used.ru_maxrss)
-    files = (path for path in (folder / name).rglob("*") if path.is_file())
+    files = (path for path in repository.rglob("*") if path.is_file())
     costs.sizes.append(sum(path.stat().st_size for path in files))
 
 
