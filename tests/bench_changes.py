@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cheap_key
 from dodeka_db.sqlite import sample_data
 from site_folder import ROOT, Site, peak_memory_kb
 
@@ -30,6 +31,7 @@ def measure(folder: Path, count: int) -> Comparison:
     """make changes for production with `count` members, after an import of a wrong member list."""
     site = Site(folder)
     site.ok("init", "--yes")
+    cheap_key.reseal(site.repository, site.password, cheap_key.USUAL)
     sample_data.create(site.database(), count)
     site.ok("backup", "production")
     gone = change(site.database(), count)

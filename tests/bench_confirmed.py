@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bench_backup
+import cheap_key
 from dodeka_db.sqlite import sample_data
 from site_folder import ROOT, Site
 
@@ -29,6 +30,7 @@ def measure(folder: Path, count: int) -> Confirmed:
     """make restore for production with `count` members, after some minutes of use, without a service."""
     site = Site(folder)
     site.ok("init", "--yes")
+    cheap_key.reseal(site.repository, site.password, cheap_key.USUAL)
     database, rng = site.database(), random.Random(1)
     sample_data.create(database, count)
     site.ok("backup", "production")

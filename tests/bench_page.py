@@ -12,6 +12,7 @@ import bench_changes
 import bench_confirmed
 import bench_lists
 import bench_restore
+import cheap_key
 from bench_backup import BACKUP, CRON, DISTANT_CRON, OURS, Costs, Runs
 from bench_changes import Comparison
 from bench_confirmed import Confirmed
@@ -77,7 +78,9 @@ def _about() -> list[str]:
             " was measured. *documented* is the pipeline of the shell scripts (`sqlite3` with `VACUUM INTO`, `zstd"
             " --rsyncable`, `restic backup`; in a cron run `restic forget --prune` too), which checks nothing; *zst* and"
             " *pages* are `make backup` and `make cron` with either `DODEKA_FORMAT`, which read their snapshot back. Ratios, in"
-            " brackets, are medians of the ratios to what the documented pipeline took in the same round."
+            " brackets, are medians of the ratios to what the documented pipeline took in the same round. Each repository's key"
+            f" costs the same (scrypt with {', '.join(f'{name}={value}' for name, value in cheap_key.USUAL.items())}):"
+            " `restic init` would choose by how busy the machine is."
         ),
         (
             f"Backups: each pipeline took {BACKUP.runs} snapshots of the same database, in turn. Between two snapshots there"

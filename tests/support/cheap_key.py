@@ -12,10 +12,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 CHEAP = {"N": 2, "r": 1, "p": 1}
+# for what is measured: half a second, as `restic init` wants it; itself it chooses less where the machine is busy just then
+USUAL = {"N": 32768, "r": 8, "p": 8}
 
 
 def add(repository: Path, password: str, new: str, name: str) -> None:
@@ -24,19 +27,20 @@ def add(repository: Path, password: str, new: str, name: str) -> None:
         key = json.loads(file.read_text())
         if master := _open(key, password):
             created = datetime.now(UTC).isoformat()
-            _write(repository, {**key, "username": name, "hostname": name, "created": created}, master, new)
+            about = {"username": name, "hostname": name, "created": created}
+            _write(repository, {**key, **about, **CHEAP}, master, new)
             return
     raise AssertionError("the password opens no key")
 
 
-def reseal(repository: Path, password: str) -> None:
-    """Make the key that `password` opens cheap; keys of other passwords, and a key that is cheap already, stay as they are."""
+def reseal(repository: Path, password: str, cost: Mapping[str, int] = CHEAP) -> None:
+    """Make the key that `password` opens one of that `cost`; keys of other passwords, and one that has it already, stay."""
     for file in (repository / "keys").iterdir():
         key = json.loads(file.read_text())
-        if CHEAP.items() <= key.items():
+        if cost.items() <= key.items():
             continue
         if master := _open(key, password):
-            _write(repository, key, master, password)
+            _write(repository, {**key, **cost}, master, password)
             file.unlink()
 
 
@@ -54,11 +58,11 @@ def _open(key: dict, password: str) -> bytes | None:
 
 def _write(repository: Path, key: dict, master: bytes, password: str) -> None:
     salt, nonce = os.urandom(64), os.urandom(16)
-    encrypt, mac_k, mac_r = _derive(password, salt, CHEAP)
+    encrypt, mac_k, mac_r = _derive(password, salt, key)
     ciphertext = _aes("aes-256-ctr", encrypt, master, nonce)
     data = nonce + ciphertext + _poly1305_aes(mac_k, mac_r, nonce, ciphertext)
     text = {"salt": base64.b64encode(salt).decode(), "data": base64.b64encode(data).decode()}
-    content = json.dumps({**key, **CHEAP, **text}).encode()
+    content = json.dumps({**key, **text}).encode()
     (repository / "keys" / hashlib.sha256(content).hexdigest()).write_bytes(content)
 
 
