@@ -75,7 +75,7 @@ def db(path):
 MISTAKES = [
     # what is changed, into what, and what the message then says behind the name of the file
     ("[kinds]", "[kind]", ", 'kind': it is none of the words that can stand here: kinds, members, tables"),
-    ('"address"', '"adress"', ", 'kinds.email': it must be one of: no, user ID, address, "),
+    ('"address"', '"adress"', ", 'kinds.email': it must be one of: no, next user, user ID, address, "),
     ('"address"', "3", ", 'kinds.email': it must be one of: "),
     ('"address"', '["address"]', ", 'kinds.email': it must be one of: "),
     ('table = "by_email"', "", ", 'members.table': it is missing"),

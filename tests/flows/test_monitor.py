@@ -143,7 +143,9 @@ class TestStatus:
 def load_script():
     """bin/dodeka-db-status.py as a module."""
     import importlib.util
+    import sys
 
+    sys.modules.pop("sh", None)  # once it is imported, it cannot be looked for: venv.py does that first
     from dodeka_db.flows import status_lines
     from site_folder import ROOT
 

@@ -153,11 +153,10 @@ def _opened(settings: Settings, paper: Paper, folder: Path) -> Iterator[_Typed]:
     for name in ("home", "bin"):
         (folder / name).mkdir(mode=0o700)
     _make_ssh(folder, paper.ssh_key, main.variables.get("PATH", os.defpath))
-    descriptor = os.memfd_create("password")
-    with safe_open.closed_at_end(descriptor):
-        os.fchmod(descriptor, 0o600)
-        os.write(descriptor, paper.password.encode())
-        password_file = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    with open(os.memfd_create("password"), "w+b", buffering=0) as memory:
+        os.fchmod(memory.fileno(), 0o600)
+        memory.write(paper.password.encode())
+        password_file = Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
         variables = {
             **{name: value for name, value in paper.variables.items() if name not in _OURS},
             "PATH": f"{folder / 'bin'}:{main.variables.get('PATH', os.defpath)}",
