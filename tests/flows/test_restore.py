@@ -341,6 +341,14 @@ def test_when_it_does_not_stop_nothing_has_changed(stored, systemctl):
     assert beside(stored) == ["db.sqlite"]
 
 
+def test_what_is_put_back_after_a_loss_of_rows_is_still_a_loss(stored, systemctl):
+    """Nobody has said yes to the database that is in place again."""
+    stored.loses("cron", "production")
+    done = with_service(stored, systemctl(failing="start"), "--snapshot", "latest~1", "--yes")
+    assert "the old database is back" in done.stderr and sample_data.digest(stored.database()) == stored.lost
+    stored.loses("cron", "production")
+
+
 def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_down(stored, systemctl):
     done = with_service(stored, systemctl(failing="start"))
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)

@@ -2,19 +2,28 @@
 
 import json
 import re
+import shutil
 import sqlite3
 from contextlib import closing
 
 import pytest
 
 from dodeka_db import data_description
-from dodeka_db.errors import SetupError
+from dodeka_db.errors import DatabaseError, RowsLostError, SetupError
 from dodeka_db.flows import row_loss
-from site_folder import Site
+from dodeka_db.host import run_lock, staging
+from dodeka_db.restic.repository import Repository
+from site_folder import Site, Twin, run_first
 
 
-def execute(site: Site, *statements: str) -> None:
-    with closing(sqlite3.connect(site.database(), isolation_level=None)) as backend:
+@pytest.fixture
+def twin(empty_twin, tmp_path) -> Twin:
+    shutil.copytree(empty_twin, tmp_path / "twin")
+    return Twin(tmp_path / "twin")
+
+
+def execute(site: Site, *statements: str, environment: str = "production") -> None:
+    with closing(sqlite3.connect(site.database(environment), isolation_level=None)) as backend:
         for statement in statements:
             backend.execute(statement)
 
@@ -25,6 +34,20 @@ def cron(site: Site, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def ids(site: Site) -> list[str]:
+    return [one["short_id"] for one in site.snapshots("production")]
+
+
+def pinned(site: Site, environment: str = "production") -> list[str]:
+    return [one["short_id"] for one in site.snapshots(environment) if "pinned" in one["tags"]]
+
+
+def loss(site: Site, **tables: tuple[int, int]) -> row_loss.Loss:
+    settings = site.settings
+    return row_loss.Loss(settings, settings.environment("production"), "1" * 8, "2" * 8, tables)
+
+
+FULL = "echo 'Fatal: no space left on device' >&2; exit 1"
 LOSE = "DELETE FROM users_by_email WHERE rowid <= 380"
 
 
@@ -66,7 +89,7 @@ def test_each_run_tells_until_the_rows_are_back(good):
     assert re.search(r"BAD +production +cron +failed .*HAS LOST ROWS", status)
     good.ok("bring-back", "production", "--snapshot", pinned, "--yes")
     said = cron(good)
-    assert "production has the rows of snapshot" in said
+    assert "the loss of rows of production is over; the snapshot from before stays pinned" in said
     (unpin,) = re.findall(
         r"stays pinned until you unpin it: make unpin ENV=production SNAPSHOT=([0-9a-f]{8})\n", said
     )
@@ -91,13 +114,197 @@ def test_what_was_meant_is_accepted(good):
     cron(good)
     done = good.run("accept", "production")
     assert done.returncode == 2 and "no run of production has found a loss of rows" in done.stderr
+    execute(good, LOSE.replace("380", "395"))
+    assert "users_by_email 20 -> 5" in cron(good, 9)
+    good.ok("accept", "production")
+    assert good.run("accept", "production").returncode == 2, "once is enough"
 
 
-def test_a_restore_is_meant(good):
-    execute(good, LOSE)
-    cron(good, 9)
-    good.ok("restore", "production", "--snapshot=latest", "--yes")
-    cron(good)
+class TestAfterARestore:
+    """Whatever it put in place is what the next run compares with: it was meant, and a loss after it is none the less one."""
+
+    @pytest.fixture
+    def grown(self, good) -> Site:
+        """A site that had 20 members in the first of two good runs, and has 400."""
+        with_all = good.folder / "with all"
+        shutil.copy(good.database(), with_all)
+        execute(good, LOSE)
+        cron(good, 9)
+        good.ok("accept", "production")
+        shutil.copy(with_all, good.database())
+        cron(good)
+        return good
+
+    def test_of_an_older_snapshot_and_an_undo(self, grown):
+        grown.ok("restore", "production", "--snapshot=latest~1", "--yes")
+        cron(grown)
+        grown.ok("undo", "production", "--yes")
+        execute(grown, LOSE)
+        assert "users_by_email 400 -> 20" in cron(grown, 9), "before any run has counted what came back"
+
+    def test_a_loss_before_the_next_run(self, grown):
+        grown.ok("restore", "production", "--snapshot=latest~1", "--yes")
+        restored = ids(grown)[-3]
+        execute(grown, "DELETE FROM users_by_email")
+        said = cron(grown, 9)
+        assert "users_by_email 20 -> 0" in said
+        now = next(
+            one["short_id"] for one in grown.snapshots("production") if one["stored_as"][:8] == restored
+        )
+        assert f"HAS LOST ROWS since snapshot {now}" in said and pinned(grown)[-1] == now
+
+    def test_of_a_clone_which_no_snapshot_of_the_environment_has(self, good):
+        good.ok("backup", "demo")
+        good.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
+        execute(good, LOSE, environment="demo")
+        done = good.run("cron", "demo")
+        assert done.returncode == 9 and "demo HAS LOST ROWS since the last good run or restore" in done.stderr
+        assert "look: make snapshots ENV=demo; if it was meant: make accept ENV=demo" in done.stderr
+        assert "no snapshot from before is pinned" in good.ok("accept", "demo")
+        good.ok("cron", "demo")
+
+    def test_latest_is_what_was_lost_and_ends_nothing(self, good):
+        execute(good, LOSE)
+        cron(good, 9)
+        said = good.ok("restore", "production", "--snapshot=latest", "--yes")
+        assert (
+            "production still lacks the rows that were lost: users_by_email 400 -> 20; if it is meant" in said
+        )
+        cron(good, 9)
+        good.ok("restore", "production", "--snapshot=latest~2", "--yes")
+        assert "LOST" not in cron(good)
+
+
+class TestWhatHappensAtTheSameTime:
+    """A loss is told whatever else goes wrong."""
+
+    def test_a_failure_after_it(self, good):
+        execute(good, LOSE)
+        shutil.rmtree(good.state / "records")  # a run counts them once a day
+        run_first(good.folder / "failing", "case $1 in stats) exit 1;; esac")
+        done = good.run("cron", "production", RESTIC=str(good.folder / "failing"))
+        assert done.returncode == 9 and "counting the stored bytes failed" in done.stdout
+
+    def test_defects_of_the_database(self, good):
+        with pytest.raises(RowsLostError, match="users 4 -> 0"), row_loss.told(loss(good, users=(4, 0))):
+            raise DatabaseError("defects")
+        with pytest.raises(DatabaseError), row_loss.told(None):
+            raise DatabaseError("defects")
+
+    def test_a_full_volume(self, good):
+        """The policy had to go first, and the message does not deny it."""
+        for _ in range(11):
+            good.ok("backup", "production")
+        last = ids(good)[-1]
+        execute(good, LOSE)
+        once = f"[ $1 != backup ] || [ -e {good.folder}/was ] || {{ touch {good.folder}/was; {FULL}; }}"
+        run_first(good.folder / "full", once)
+        done = good.run("cron", "production", RESTIC=str(good.folder / "full"))
+        assert done.returncode == 9
+        assert re.search(r"\d+ old snapshots? removed before, because the repository was full", done.stderr)
+        assert "no old snapshot is removed" not in done.stderr
+        (kept,) = [one for one in good.snapshots("production") if "pinned" in one["tags"]]
+        assert kept["stored_as"].startswith(last)
+
+    def test_killed_before_it_was_pinned(self, good):
+        execute(good, LOSE)
+        run_first(good.folder / "killing", "case $1 in tag) kill -9 $PPID; sleep 1;; esac")
+        assert good.run("cron", "production", RESTIC=str(good.folder / "killing")).returncode == -9
+        assert pinned(good) == []
+        said = good.ok("accept", "production")
+        assert pinned(good) and f"make unpin ENV=production SNAPSHOT={pinned(good)[0]}" in said
+
+    def test_restic_does_not_pin_and_says_that_all_is_well(self, good):
+        """As restic does where it cannot change a snapshot."""
+        (first,) = ids(good)
+        execute(good, LOSE)
+        run_first(good.folder / "lazy", "case $1 in tag) exit 0;; esac")
+        done = good.run("cron", "production", RESTIC=str(good.folder / "lazy"))
+        assert done.returncode == 9 and f"since snapshot {first}" in done.stderr
+        assert f"snapshot {first}, from before a loss of rows, is not pinned: the tags of" in done.stdout
+        cron(good, 9)
+        assert len(pinned(good)) == 1, "the next run tries again"
+
+    def test_the_last_good_snapshot_is_gone(self, good):
+        good.ok("backup", "production")
+        good.restic("forget", good.snapshots("production")[-1]["id"])
+        execute(good, LOSE)
+        said = cron(good, 9)
+        assert "is not pinned: it is no longer in" in said
+        assert "since the last good run or restore: users_by_email 400 -> 20" in said
+        assert "look: make snapshots ENV=production; if it was meant" in said
+
+    def test_an_off_site_copy(self, twin):
+        cron(twin)
+        (first,) = ids(twin)
+        execute(twin, LOSE)
+        with staging.locked(twin.settings.offsite, run_lock.COPY):
+            said = cron(twin, 9)
+        assert "is not pinned: an off-site copy is running" in said and f"since snapshot {first}" in said
+
+    def test_the_other_environment_goes_on(self, good):
+        good.ok("cron", "demo")
+        execute(good, LOSE)
+        cron(good, 9)
+        good.ok("cron", "demo")
+        assert pinned(good, "demo") == []
+        assert good.run("accept", "demo").returncode == 2
+        cron(good, 9)
+
+
+class TestWhatCannotBeCounted:
+    """It is no end of a loss, and no zero."""
+
+    def look(self, site: Site, rows: dict[str, int | None] | None) -> row_loss.Loss | None:
+        class Taken:
+            snapshot_id = "00000000"
+
+        Taken.rows = rows
+        settings = site.settings
+        return row_loss.look(settings, Repository(settings.main), settings.environment("production"), Taken())
+
+    @pytest.fixture
+    def rows(self, good) -> dict[str, int | None]:
+        execute(good, LOSE)
+        cron(good, 9)
+        return dict(good.snapshots("production")[-1]["rows"])
+
+    def test_all_of_it_after_a_loss(self, good, rows):
+        found = self.look(good, None)
+        assert found and found.tables == {"users_by_email": (400, 20)}
+        assert self.look(good, rows)
+
+    def test_the_table_that_lost(self, good, rows):
+        found = self.look(good, {**rows, "users_by_email": None})
+        assert found and found.tables == {"users_by_email": (400, 20)}
+        assert self.look(good, {**rows, "users_by_email": 400}) is None
+
+    def test_a_description_with_a_mistake_after_a_loss(self, good, rows, monkeypatch):
+        def broken() -> None:
+            raise SetupError("data description x: wrong")
+
+        monkeypatch.setattr(data_description, "read", broken)
+        assert self.look(good, rows).tables == {"users_by_email": (400, 20)}
+
+    def test_what_is_accepted_keeps_what_was_known(self, good, rows):
+        assert self.look(good, {**rows, "users": None})
+        good.ok("accept", "production")
+        assert "users" in self.look(good, {**rows, "users": 0}).tables
+
+
+def test_nothing_is_removed_off_site_either_and_retention_says_so(twin):
+    cron(twin)
+    for _ in range(12):
+        twin.ok("backup", "production")
+    execute(twin, LOSE)
+    cron(twin, 9)
+    lines = twin.ok("retention", "production").splitlines()[1:]
+    assert all(" keeps " in line for line in lines)
+    assert "nothing is removed after a loss of rows (production)" in lines[0]
+    assert "production has lost rows: none of its off-site snapshots is removed" in twin.ok("offsite")
+    assert len(twin.listed_there()) == len(lines) == 14
+    twin.ok("accept", "production")
+    assert " removes" in twin.ok("retention", "production")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +316,7 @@ def test_a_restore_is_meant(good):
         (["DELETE FROM outbox", "DELETE FROM session_cache", "DELETE FROM tokens"], 0),  # of the moment
         (["DELETE FROM registrations"], 0),  # deploy/data.toml says so
         (["DROP TABLE birthdays"], 9),
+        (["ALTER TABLE birthdays RENAME TO born"], 9),
         (["CREATE TABLE new (a)", "INSERT INTO new VALUES (1)"], 0),
     ],
 )

@@ -16,8 +16,8 @@ log = logging.getLogger("dodeka_db")
 def run(settings: Settings, environment: Environment, note: str | None = None) -> Taken:
     """Take one snapshot of the environment's live database; with a `note`, a pinned one. Raises what a step raises.
 
-    With the snapshot safe it raises ServiceError if a service is still down that a restore left stopped, DatabaseError
-    if SQLite's check found defects in the database, and RowsLostError if it has lost many rows.
+    With the snapshot safe it raises RowsLostError if the database has lost many rows; otherwise ServiceError if a service
+    is still down that a restore left stopped, and DatabaseError if SQLite's check found defects in the database.
     """
     tags = () if note is None else pins.tags(note)
     main = settings.main
@@ -27,9 +27,9 @@ def run(settings: Settings, environment: Environment, note: str | None = None) -
         with run_lock.beside(environment.live, main.lock_wait_s):
             taken = of_live(settings, repository, environment, tags)
         loss = row_loss.look(settings, repository, environment, taken)
-    leftovers.fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
-    fail_if_defective(taken, environment)
-    row_loss.fail_if_lost(loss)
+    with row_loss.told(loss):
+        leftovers.fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
+        fail_if_defective(taken, environment)
     return taken
 
 

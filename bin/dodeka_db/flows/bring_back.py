@@ -75,7 +75,7 @@ def run(
                 log.info("comparing")
                 with progress.step("comparing"), run_lock.beside(live, main.lock_wait_s):
                     plan = bring_back_plan.make(live, copy, planned, description, asked, shown(snapshot))
-                    before = swap.identity(live)
+                    before, erased_before = swap.identity(live), erasures.on_record(main)
         preview = _preview(environment, snapshot, plan, description, asked.is_everything, name_all)
         preview += erasures.lines(erased)
         if not plan.count:
@@ -89,6 +89,7 @@ def run(
                 raise DatabaseError(
                     f"{live} was replaced by something else meanwhile", "nothing was changed; run this again"
                 )
+            erasures.check_none_came(main, erased_before)
             done = _put_in(settings, environment, plan, planned)
     leftovers.fail_if_down(down, done)
     return done

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dodeka_db import data_description, schedule
 from dodeka_db.errors import BackupError, RepositoryFullError, SetupError, as_line
-from dodeka_db.flows import backup, retention, row_loss, snapshot_growth
+from dodeka_db.flows import backup, offsite, retention, row_loss, snapshot_growth
 from dodeka_db.flows.leftovers import fail_if_down, recover
 from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.formatting import counted
@@ -38,9 +38,9 @@ def run(settings: Settings, environment: Environment) -> Done:
     """Take a snapshot, apply the retention policy, and record the result.
 
     Raises BusyError when another run holds the lock until the next one is due, and whatever a step raises; a
-    failure after the snapshot was stored says so. In the end it raises ServiceError if a service is still down that a
-    restore left stopped, DatabaseError if SQLite's check found defects in the database, and RowsLostError if it has lost
-    many rows: then nothing old is removed.
+    failure after the snapshot was stored says so. In the end it raises RowsLostError if the database has lost many rows:
+    then nothing old is removed. Otherwise ServiceError if a service is still down that a restore left stopped, and
+    DatabaseError if SQLite's check found defects in the database.
     """
     began, due = time.monotonic(), schedule.seconds_until_next(environment.name, datetime.now())
 
@@ -62,7 +62,7 @@ def run(settings: Settings, environment: Environment) -> Done:
             loss = row_loss.look(settings, repository, environment, taken)
             if loss:
                 log.info("snapshot %s is stored; after a loss of rows nothing is removed", taken.snapshot_id)
-            elif _is_copied(settings):  # restic locks the repository against removals, perhaps for hours
+            elif offsite.is_copying(settings):
                 log.info(
                     "snapshot %s is stored; an off-site copy is running, so no snapshot is removed",
                     taken.snapshot_id,
@@ -72,15 +72,15 @@ def run(settings: Settings, environment: Environment) -> Done:
                 removed += _after_snapshot(
                     taken, "the retention", "applied", lambda: retention.apply(repository, environment)
                 )
-            today.stored_bytes = _after_snapshot(
-                taken,
-                "counting the stored bytes",
-                "done",
-                lambda: snapshot_growth.sample(repository, environment),
-            )
-        fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
-        backup.fail_if_defective(taken, environment)
-        row_loss.fail_if_lost(loss)
+            with row_loss.told(loss, removed):
+                today.stored_bytes = _after_snapshot(
+                    taken,
+                    "counting the stored bytes",
+                    "done",
+                    lambda: snapshot_growth.sample(repository, environment),
+                )
+                fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
+                backup.fail_if_defective(taken, environment)
         job_records.passed(main.state, job(environment))
     return Done(taken, removed)
 
@@ -98,18 +98,12 @@ def _members(taken: Taken) -> int | None:
         return None
 
 
-def _is_copied(settings: Settings) -> bool:
-    """Whether the off-site copy is reading the repository."""
-    holder = run_lock.holder(settings.offsite.state) if settings.offsite else None
-    return holder is not None and holder.doing == run_lock.COPY
-
-
 def _store(settings: Settings, repository: Repository, environment: Environment) -> tuple[Taken, int]:
     """The snapshot, and the number of snapshots removed first because the repository was full."""
     try:
         return backup.of_live(settings, repository, environment), 0
     except RepositoryFullError as full:
-        if _is_copied(settings):
+        if offsite.is_copying(settings):
             raise
         log.warning("%s: applying the retention policy first, then trying once more", full.message)
     removed = 0

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.erasures import new_key, of_names
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, of_environment
-from dodeka_db.settings import Environment, Settings
+from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
 from dodeka_db.sqlite import erased_rows
 from dodeka_db.sqlite.connection import opened
 from dodeka_db.sqlite.erased_rows import Found, Name
@@ -27,11 +27,15 @@ log = logging.getLogger("dodeka_db")
 
 @dataclass
 class Member:
-    """A member: all names by which rows are found, in which database they were found, and how many rows are live still."""
+    """A member: all names by which rows are found, in which database they were found, and how many rows are live still.
+
+    `live_elsewhere` are the rows in the live databases of other environments that may be clones of this one, by name.
+    """
 
     names: set[Name]
     where: str
     live_rows: int = 0
+    live_elsewhere: dict[str, int] = field(default_factory=dict)
 
 
 def run(
@@ -52,7 +56,10 @@ def run(
     with staging.locked(main, doing):
         repository = Repository(source)
         snapshots = of_environment(repository.snapshots(), environment.name)
-        members = _Search(main, environment, description).members(repository, snapshots, addresses)
+        members = _Search(settings, environment, description).members(repository, snapshots, addresses)
+    future = [one.short_id for one in snapshots if one.is_from_the_future]
+    if future:
+        log.warning("the erasure will not hold for what is from the future: %s", ", ".join(future))
     confirm(_question(environment, members))
     with staging.locked(main, doing):
         repository = Repository(main)
@@ -88,6 +95,11 @@ def _question(environment: Environment, members: dict[str, Member]) -> list[str]
                 f"  {counted(one.live_rows, 'row')} STILL IN THE LIVE DATABASE: every snapshot has them until the",
                 "  backend deletes them; then run this again",
             ]
+        for name, count in one.live_elsewhere.items():
+            lines += [
+                f"  {counted(count, 'row')} STILL IN THE LIVE DATABASE OF {name.upper()}, a clone perhaps: delete them",
+                f"  there too, or clone again, and then run this with ENV={name}",
+            ]
     return [
         *lines,
         "What is stored says nothing about them to anybody who does not know them.",
@@ -99,10 +111,14 @@ def _question(environment: Environment, members: dict[str, Member]) -> list[str]
 class _Search:
     """The search for members, in one database after the other."""
 
-    def __init__(
-        self, main: RepositorySettings, environment: Environment, description: DataDescription
-    ) -> None:
-        self._main, self._environment, self._description = main, environment, description
+    def __init__(self, settings: Settings, environment: Environment, description: DataDescription) -> None:
+        self._main, self._environment, self._description = settings.main, environment, description
+        # what is cloned is production
+        self._clones = [
+            one
+            for one in settings.environments
+            if environment.name == ENVIRONMENTS[0] != one.name and one.live.exists()
+        ]
 
     def members(
         self, repository: Repository, snapshots: Sequence[Snapshot], addresses: Sequence[str]
@@ -113,7 +129,7 @@ class _Search:
         wanted = {address: {(known_by.name, known_by.normal(address))} for address in addresses}
         members: dict[str, Member] = {}
         with staging.folder(self._main) as folder:
-            live = self._live(folder)
+            live = self._live(self._environment, folder)
             self._look(live, "the live database", wanted, members)
             for snapshot in reversed(snapshots):
                 if len(members) == len(addresses):
@@ -128,15 +144,19 @@ class _Search:
             for address, one in self._found(live, {key: one.names for key, one in members.items()}).items():
                 members[address].live_rows = one.count
                 members[address].names |= one.names
+            for clone in self._clones:
+                names = {key: one.names for key, one in members.items()}
+                for address, one in self._found(self._live(clone, folder), names).items():
+                    members[address].live_elsewhere[clone.name] = one.count
         return members
 
-    def _live(self, folder: Path) -> Path | None:
-        """The live database, or a copy; None, with a warning, if it cannot be read."""
+    def _live(self, environment: Environment, folder: Path) -> Path | None:
+        """The live database of `environment`, or a copy; None, with a warning, if it cannot be read."""
         try:
-            with run_lock.beside(self._environment.live, self._main.lock_wait_s):
-                return changes.source_of_live(self._environment.live, folder / "live.sqlite").path
+            with run_lock.beside(environment.live, self._main.lock_wait_s):
+                return changes.source_of_live(environment.live, folder / f"{environment.name}.sqlite").path
         except BackupError as error:
-            log.warning("not looking in the live database: %s", error)
+            log.warning("not looking in the live database of %s: %s", environment.name, error)
             return None
 
     def _look_in_snapshot(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dodeka_db import data_description
 from dodeka_db.data_description import Kind
-from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError
+from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, SnapshotError
 from dodeka_db.flows import oldest_copies
 from dodeka_db.formatting import counted
 from dodeka_db.host import disks, row_records, staging, state_files
@@ -63,6 +63,17 @@ def since_on_record(settings: RepositorySettings, environment: str, time: dateti
         repository.listed()
         return since(repository, environment, time)
     return _since(_parsed(tags, settings), environment, time)
+
+
+def on_record(settings: RepositorySettings) -> list[Tags] | None:
+    """What is on record of the main repository's erasures: whether it is the same tells whether one came meanwhile."""
+    return _on_record(settings.state)
+
+
+def check_none_came(settings: RepositorySettings, before: list[Tags] | None) -> None:
+    """Raise SnapshotError if an erasure came since on_record() returned `before`: the data that is ready may have the member."""
+    if {*(_on_record(settings.state) or ())} - {*(before or ())}:
+        raise SnapshotError("a member was erased meanwhile", "nothing was changed; run this again")
 
 
 def apply(left_out: Sequence[Erasure], path: Path, shown: str) -> Removed:

@@ -36,13 +36,14 @@ class _Outcome:
     """The end of an exchange of two databases: the one in place, and the other.
 
     `done` says what is in place; `kept` is the path of the other database, None if there was none, and `kept_shown` its name
-    in messages. `error` is the failure of a run whose databases are both safe.
+    in messages. `error` is the failure of a run whose databases are both safe. `is_new` is whether the new database is in place.
     """
 
     done: str
     kept: Path | None
     kept_shown: str = "the replaced database"
     error: BackupError | None = None
+    is_new: bool = True
 
     @property
     def said(self) -> str:
@@ -65,11 +66,11 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
             done = f"{target.name} has the data of {change.shown}{_stays_stopped(service)}"
             outcome = _Outcome(done, kept)
             outcome = _start(settings, service, target, outcome, answered, began)
-        with suppress(OSError):
-            row_loss.start_over(settings, target)
+        _record_rows(settings, change, outcome)
         where = _save(settings, target, outcome)
     except Interrupted as interruption:
         if outcome:
+            _record_rows(settings, change, outcome)
             interruption.note = _joined(outcome.said, _where(settings, target, outcome))
         raise
     if outcome.error:
@@ -77,6 +78,12 @@ def exchange(settings: Settings, service: Service, change: Change, staged: Buffe
     if outcome.kept and kept_files.has_damaged_name(outcome.kept):
         log.warning("%s", where)
     log.info("done: %s", outcome.done)
+
+
+def _record_rows(settings: Settings, change: Change, outcome: _Outcome) -> None:
+    """Take the rows of the new database for good, if it is in place."""
+    if outcome.is_new:
+        row_loss.after_restore(settings, change.target, change.origin.stored_as[:8], change.then)
 
 
 def _exchange(
@@ -225,7 +232,8 @@ def _put_back(
     except (BackupError, OSError) as second:
         said = f"but {as_line(second)}{service.if_down()}"
     done = f"{back}, {said}"
-    return _Outcome(done, taken_out, "the new database, with what was written to it,").failed(failure, done)
+    kept_shown = "the new database, with what was written to it,"
+    return _Outcome(done, taken_out, kept_shown, is_new=False).failed(failure, done)
 
 
 def _start_again(settings: Settings, service: Service, problem: str) -> None:

@@ -1,7 +1,7 @@
 """make offsite: copy the missing snapshots to the off-site repository, read the newest back, apply the retention policy."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -9,7 +9,7 @@ from datetime import datetime
 from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, as_line
 from dodeka_db.flows import erasures, oldest_copies, retention, verify
 from dodeka_db.formatting import counted
-from dodeka_db.host import job_records, row_records, run_lock, staging
+from dodeka_db.host import job_records, row_baselines, row_records, run_lock, staging
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
 from dodeka_db.restic.repository import Config, Repository
@@ -76,6 +76,12 @@ def copying_excluded(repository: RepositorySettings, doing: str) -> Iterator[Non
         yield
 
 
+def is_copying(settings: Settings) -> bool:
+    """Whether an off-site copy is reading the main repository: restic locks it against removals, perhaps for hours."""
+    holder = run_lock.holder(settings.offsite.state) if settings.offsite else None
+    return holder is not None and holder.doing == run_lock.COPY
+
+
 def run(settings: Settings) -> Done:
     """Copy the missing snapshots to the off-site repository, prove the newest of each environment there, apply the retention
     policy, try whether a snapshot there can be removed, record the result.
@@ -106,7 +112,10 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
         pass  # a run that began before us, and did not see us, has ended now
     check_apart(source.config(), target.config())
     listed = source.listed()
-    before = {snapshot.id for snapshot in target.listed()}
+    there = target.listed()
+    if offsite.retains and _follow_pins(listed, target, there):
+        there = target.listed()
+    before = {snapshot.id for snapshot in there}
     log.info("copying the missing snapshots to %s", offsite.shown)
     damaged = target.copy_from(main, listed)
     wanted = [one for one in ordinary(listed) if one not in damaged]
@@ -134,6 +143,27 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
     )
 
 
+def _follow_pins(listed: Sequence[Snapshot], target: Repository, there: Sequence[Snapshot]) -> bool:
+    """Pin and unpin the copies `there` as their originals are, those `listed`; whether there was something to do.
+
+    To restic a snapshot with other tags is another one, which it copies again.
+    """
+    originals = {snapshot.stored_as: snapshot for snapshot in listed}
+    copies: dict[str, list[Snapshot]] = {}
+    for snapshot in there:
+        copies.setdefault(snapshot.stored_as, []).append(snapshot)
+    differ = []
+    for stored_as, held in copies.items():
+        if not (original := originals.get(stored_as)):
+            continue
+        others = [one for one in held if {*one.pin_tags} != {*original.pin_tags}]
+        if not original.is_pinned or len(others) == len(held):  # one pinned copy of several is enough
+            differ += [(one, original.pin_tags) for one in others]
+    for copy, tags in differ:
+        target.set_pin_tags(copy, tags)
+    return bool(differ)
+
+
 def _prove(target: Repository, wanted: list[Snapshot], snapshots: list[Snapshot]) -> list[Snapshot]:
     proven = []
     for name in ENVIRONMENTS:
@@ -154,8 +184,14 @@ def _apply_retention(settings: Settings, target: Repository, copied: int) -> int
     if not target.settings.retains:
         return None
     log.info("applying the retention policy to the off-site repository")
+    removed = 0
     try:
-        return sum(retention.apply(target, environment) for environment in settings.environments)
+        for environment in settings.environments:
+            if row_baselines.has_open_loss(settings.main.state, environment.name):
+                log.info("%s has lost rows: none of its off-site snapshots is removed", environment.name)
+            else:
+                removed += retention.apply(target, environment)
+        return removed
     except (BackupError, OSError) as error:
         what = as_line(error)
         if isinstance(error, failures.RemovalRefusedError):

@@ -2,7 +2,7 @@
 
 import logging
 
-from dodeka_db.errors import SnapshotError, UsageError
+from dodeka_db.errors import BackupError, SnapshotError, UsageError
 from dodeka_db.flows import offsite
 from dodeka_db.host import staging
 from dodeka_db.repository_settings import RepositorySettings
@@ -29,31 +29,38 @@ def tags(note: str) -> tuple[str, ...]:
 def pin(settings: RepositorySettings, environment: str, wanted: str, note: str) -> str:
     """Pin the snapshot `wanted` (as snapshots.resolve() takes it), with a new `note` or none; returns its new ID in words."""
     added = tags(note)
-    return _tagged(settings, environment, wanted, f"pin of {environment}", added)
+    return _changed(settings, environment, wanted, f"pin of {environment}", added)
 
 
 def unpin(settings: RepositorySettings, environment: str, wanted: str) -> str:
     """Take the pin and the note from the snapshot `wanted`: from now on the retention policy decides. Returns words."""
-    return _tagged(settings, environment, wanted, f"unpin of {environment}", ())
+    return _changed(settings, environment, wanted, f"unpin of {environment}", ())
 
 
 def pin_stored_as(repository: Repository, stored_as: str, note: str) -> str | None:
     """Pin the snapshot that was stored first under the ID `stored_as`, of 8 digits or more; its ID now, None if it is gone.
 
-    To be called under the lock. One that is pinned already stays as it is.
+    To be called under the lock. One that is pinned already stays as it is. Raises BackupError if it is not pinned afterwards.
     """
     found = _stored_as(repository, stored_as)
-    if found and not found.is_pinned:
-        _tag(repository, found, tags(note))
-        found = _stored_as(repository, stored_as)
-    return found.short_id if found else None
+    if not found:
+        return None
+    pinned = next((one for one in found if one.is_pinned), None)
+    return (pinned or _tagged(repository, found[0], tags(note))).short_id
 
 
-def _stored_as(repository: Repository, stored_as: str) -> Snapshot | None:
-    return next((one for one in repository.listed() if one.stored_as.startswith(stored_as)), None)
+def id_of(repository: Repository, stored_as: str) -> str:
+    """The ID now of the snapshot that was stored first under the ID `stored_as`, of 8 digits or more; "" if it is gone."""
+    found = _stored_as(repository, stored_as)
+    return found[0].short_id if found else ""
 
 
-def _tagged(
+def _stored_as(repository: Repository, stored_as: str) -> list[Snapshot]:
+    """They are two if somebody killed restic between the new tags and the removal of the old ones."""
+    return [one for one in repository.listed() if one.stored_as.startswith(stored_as)]
+
+
+def _changed(
     settings: RepositorySettings, environment: str, wanted: str, doing: str, added: tuple[str, ...]
 ) -> str:
     # restic locks the repository exclusively for this
@@ -62,16 +69,21 @@ def _tagged(
         snapshot = resolve(settings, repository.snapshots(), environment, wanted)
         if not added and not snapshot.is_pinned:
             raise SnapshotError(f"snapshot {snapshot.short_id} is not pinned", "see: make snapshots")
-        _tag(repository, snapshot, added)
-        now = _stored_as(repository, snapshot.stored_as) or snapshot
+        now = _tagged(repository, snapshot, added)
     said = f"snapshot {now.short_id}, which was {snapshot.short_id}, is"
     if not added:
         return f"{said} no longer pinned: the retention policy decides"
     return f"{said} pinned{f' ({now.note})' if now.note else ''}: no retention removes it"
 
 
-def _tag(repository: Repository, snapshot: Snapshot, added: tuple[str, ...]) -> None:
-    old = tuple(tag for tag in snapshot.tags if tag == PINNED or tag.startswith(NOTE))
-    repository.tag(
-        snapshot, [tag for tag in added if tag not in old], [tag for tag in old if tag not in added]
+def _tagged(repository: Repository, snapshot: Snapshot, wanted: tuple[str, ...]) -> Snapshot:
+    """The snapshot with the tags of a pin that are `wanted`, and no others. Raises BackupError if it does not get them."""
+    repository.set_pin_tags(snapshot, wanted)
+    # restic tells of a snapshot that it cannot change, and ends with 0
+    for one in _stored_as(repository, snapshot.stored_as):
+        if {*one.pin_tags} == {*wanted}:
+            return one
+    raise BackupError(
+        f"the tags of snapshot {snapshot.short_id} of {repository.settings.shown} could not be changed",
+        "see whether the repository can be written and has room: make status",
     )

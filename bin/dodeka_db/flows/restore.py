@@ -142,13 +142,14 @@ def _restore(
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
             change = stage(settings, target, origin, staged, without, clone)
-            before = swap.identity(live)
+            before, erased_before = swap.identity(live), erasures.on_record(settings.main)
         confirm(change)  # without the lock: backups go on while somebody thinks
         with staging.locked(settings.main, doing), run_lock.beside(live, settings.main.lock_wait_s):
             if swap.identity(live) != before:
                 raise DatabaseError(
                     f"{live} was replaced by something else meanwhile", "nothing was changed; run this again"
                 )
+            erasures.check_none_came(settings.main, erased_before)
             exchange(settings, service, change, staged)
     for role, address in change.clone.logins if change.clone else ():
         log.info("who can log in as %s: %s", role, address)

@@ -27,7 +27,8 @@ class Origin:
     """A source of data: its environment, its time, and a function that writes it to a file as a database.
 
     `whole_clone_of` is the environment whose whole clone it is itself; "" if it is none.
-    `erasures` are those of members who are left out of it.
+    `erasures` are those of members who are left out of it. `stored_as` is the ID under which the target's own snapshot that it
+    is was stored first; "" if it is none.
     """
 
     shown: str
@@ -36,6 +37,7 @@ class Origin:
     write: Callable[[Incoming], None]
     whole_clone_of: str
     erasures: Sequence[Erasure] = ()
+    stored_as: str = ""
 
 
 def of_snapshot(
@@ -51,6 +53,7 @@ def of_snapshot(
         lambda file: download(repository, snapshot, file),
         snapshot.whole_clone_of,
         left_out,
+        snapshot.stored_as if snapshot.environment == target.name else "",
     )
 
 

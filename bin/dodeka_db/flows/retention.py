@@ -5,7 +5,7 @@ import logging
 from dodeka_db.errors import RepositoryFullError
 from dodeka_db.flows import erasures
 from dodeka_db.formatting import columns, when_briefly
-from dodeka_db.host import row_records
+from dodeka_db.host import row_baselines, row_records
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import PRE_RESTORE, of_environment, pre_restore
@@ -15,12 +15,20 @@ log = logging.getLogger("dodeka_db")
 
 
 def preview(repository: Repository, environment: Environment) -> list[str]:
-    """What apply() would do now, as a table: each snapshot, whether it stays, and why. Nothing is removed."""
+    """What the next run would do as things are now, as a table: each snapshot, whether it stays, and why. Nothing is removed."""
+    settings = repository.settings
     kept, removed = repository.decided(environment)
     since = retention_policy.pre_restore_since()
     rows = [("ID", "When", "Next run", "Why")]
     snapshots = of_environment(repository.snapshots(), environment.name)
     future = next((snapshot for snapshot in snapshots if snapshot.is_from_the_future), None)
+    nothing = ""
+    if not settings.retains:
+        nothing = "OFFSITE_RETENTION=none: the server removes, or nobody"
+    elif row_baselines.has_open_loss(settings.states[-1], environment.name):
+        nothing = f"nothing is removed after a loss of rows ({environment.name})"
+    elif future:
+        nothing = f"nothing is removed while {future.short_id} is from the future"
     for snapshot in snapshots:
         stays, why = True, ", ".join(kept.get(snapshot.id, [])).replace(" snapshot", "")
         if snapshot.is_pinned:
@@ -30,8 +38,8 @@ def preview(repository: Repository, environment: Environment) -> list[str]:
             why = f"{PRE_RESTORE}, for {retention_policy.PRE_RESTORE_MONTHS} months"
         elif snapshot.id in removed:
             stays, why = False, ""
-        if future and not stays:
-            stays, why = True, f"nothing is removed while {future.short_id} is from the future"
+        if nothing and not stays:
+            stays, why = True, nothing
         rows.append((snapshot.short_id, when_briefly(snapshot.time), "keeps" if stays else "removes", why))
     return columns(rows, "<<<<")
 

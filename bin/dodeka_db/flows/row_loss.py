@@ -1,21 +1,23 @@
 """Notice that a table has lost many of its rows since the last good run, keep the snapshot from before, and tell somebody.
 
-The counts of the last good run, the baseline, are on record in the state folder. A run that finds a loss leaves the baseline
-as it is: each run fails until the rows are back, or somebody says that it was meant (make accept).
+The counts of the last good run, the baseline, are on record in the state folder. A run that finds a loss leaves the good
+counts as they are: each run fails until the rows are back, or somebody says that it was meant (make accept). What a
+restore puts in place is good, since somebody has said yes to it; but a loss that was told stays one.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from dodeka_db import data_description
 from dodeka_db.data_description import Table
 from dodeka_db.errors import BackupError, RowsLostError, SetupError, UsageError, as_line
-from dodeka_db.flows import pins
+from dodeka_db.flows import offsite, pins
 from dodeka_db.flows.take_snapshot import Taken
-from dodeka_db.formatting import cell
-from dodeka_db.host import staging, state_files
+from dodeka_db.formatting import cell, counted
+from dodeka_db.host import row_baselines, staging
+from dodeka_db.host.row_baselines import Baseline, Counts, Lost
 from dodeka_db.host.row_records import Rows
 from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment, Settings
@@ -27,24 +29,11 @@ _NOTE = "the last one before a loss of rows"
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """The rows of each table in a snapshot, which is named by the ID under which it was stored."""
-
-    snapshot: str
-    rows: Rows
-
-
-@dataclass(frozen=True)
-class _Baseline:
-    """The counts of the last good run, and those of the run that found a loss, if any."""
-
-    good: _Counts
-    lost: _Counts | None = None
-
-
-@dataclass(frozen=True)
 class Loss:
-    """A loss of rows that the run of `environment` has found: snapshot `taken` has fewer than `good`, by `tables`."""
+    """A loss of rows that the run of `environment` has found: snapshot `taken` has fewer than `good`, by `tables`.
+
+    `good` is the ID of the last good snapshot; "" if no snapshot has those rows.
+    """
 
     settings: Settings
     environment: Environment
@@ -52,60 +41,67 @@ class Loss:
     good: str
     tables: Mapping[str, tuple[int, int]]
 
-    @property
-    def shown(self) -> str:
-        return ", ".join(f"{cell(name)} {before} -> {now}" for name, (before, now) in self.tables.items())
-
 
 def look(settings: Settings, repository: Repository, environment: Environment, taken: Taken) -> Loss | None:
     """The loss of rows since the last good run; None if there is none, and `taken` is the last good one then.
 
-    To be called under the lock. After a loss the last good snapshot is pinned. What cannot be counted is a warning, and is never
-    taken for a loss.
+    To be called under the lock. After a loss the last good snapshot is pinned. What cannot be counted is a warning, and is
+    taken neither for a loss nor for the end of one.
     """
-    state = settings.main.state
-    before = _read(state, environment)
-    if taken.rows is None:
-        log.warning("the rows of %s are not counted, so a loss would not be noticed", environment.name)
+    state, name = settings.main.state, environment.name
+    before = row_baselines.read(state, name)
+    now = _described_counts(taken, name)
+    if now is None:
+        lost = before.lost if before else None
+    elif not before:
+        row_baselines.write(state, name, Baseline(now[0]))
         return None
-    try:
-        described = data_description.read().tables
-    except SetupError as error:
-        log.warning("a loss of rows would not be noticed: %s", error)
+    else:
+        tables = _lost(before.good.rows, now[0].rows, now[1])
+        if before.lost:  # a table that cannot be counted any more has not got its rows back
+            uncounted = {table for table, rows in now[0].rows.items() if rows is None}
+            tables |= {table: both for table, both in before.lost.tables.items() if table in uncounted}
+        lost = Lost(now[0], tables) if tables else None
+        if not lost:
+            row_baselines.write(state, name, Baseline(_with_known(now[0], before.good)))
+            if before.lost:
+                pinned = _pinned(settings, repository, before.good.snapshot)
+                log.info("the loss of rows of %s is over; %s", name, _still_pinned(settings, name, pinned))
+            return None
+        row_baselines.write(state, name, replace(before, lost=lost))
+    if not before or not lost:
         return None
-    now = _Counts(taken.snapshot_id, taken.rows)
-    if not before:
-        _write(state, environment, _Baseline(now))
-        return None
-    lost = _lost(before.good.rows, now.rows, described)
-    if not lost:
-        if before.lost:
-            _say_that_it_is_over(settings, environment, before.good.snapshot)
-        known = {
-            name: before.good.rows.get(name) if rows is None else rows for name, rows in now.rows.items()
-        }
-        _write(state, environment, _Baseline(replace(now, rows=known)))
-        return None
-    _write(state, environment, replace(before, lost=now))
-    good = before.good.snapshot
-    try:
-        good = pins.pin_stored_as(repository, good, _NOTE) or good
-    except (BackupError, OSError) as error:
-        log.warning(
-            "snapshot %s could not be pinned, and stays as long as runs fail: %s", good, as_line(error)
-        )
-    return Loss(settings, environment, taken.snapshot_id, good, lost)
+    good = _pinned(settings, repository, before.good.snapshot)
+    return Loss(settings, environment, taken.snapshot_id, good or _there(repository, before), lost.tables)
 
 
-def fail_if_lost(loss: Loss | None) -> None:
-    """Raise RowsLostError, with the snapshot safe, if there is a loss."""
+@contextmanager
+def told(loss: Loss | None, removed: int = 0) -> Iterator[None]:
+    """Raise RowsLostError after the block if there is a loss; a failure of the block is only a warning then.
+
+    The snapshot is safe. `removed` is the number of old ones that had to go before it, because the repository was full.
+    """
+    try:
+        yield
+    except BackupError as error:
+        if not loss:
+            raise
+        log.warning("%s", as_line(error))
     if loss:
         make, name = loss.settings.main.make, loss.environment.name
+        since = f"snapshot {loss.good}" if loss.good else "the last good run or restore"
+        old = "no old snapshot is removed"
+        if removed:
+            old = f"{counted(removed, 'old snapshot')} removed before, because the repository was full"
+        look_at = f"look: {make(f'snapshots ENV={name}')}"
+        if loss.good:
+            look_at = (
+                f"look: {make(f'changes ENV={name} SNAPSHOT={loss.good}')}; bring them back:"
+                f" {make(f'bring-back ENV={name} SNAPSHOT={loss.good}')}"
+            )
         raise RowsLostError(
-            f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since snapshot {loss.good}: {loss.shown};"
-            " no old snapshot is removed",
-            f"look: {make(f'changes ENV={name} SNAPSHOT={loss.good}')}; bring them back:"
-            f" {make(f'bring-back ENV={name} SNAPSHOT={loss.good}')}; if it was meant: {make(f'accept ENV={name}')}",
+            f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since {since}: {_shown(loss.tables)}; {old}",
+            f"{look_at}; if it was meant: {make(f'accept ENV={name}')}",
         )
 
 
@@ -114,22 +110,49 @@ def accept(settings: Settings, environment: Environment) -> str:
 
     Raises UsageError if no run has found a loss.
     """
-    state = settings.main.state
-    with staging.locked(settings.main, f"accept of {environment.name}"):
-        found = _read(state, environment)
+    state, name = settings.main.state, environment.name
+    with staging.locked(settings.main, f"accept of {name}"):
+        found = row_baselines.read(state, name)
         if not found or not found.lost:
-            raise UsageError(
-                f"no run of {environment.name} has found a loss of rows", "there is nothing to accept"
+            raise UsageError(f"no run of {name} has found a loss of rows", "there is nothing to accept")
+        # the run may have been killed before it could pin
+        pinned = _pinned(settings, None, found.good.snapshot)
+        row_baselines.write(state, name, Baseline(_with_known(found.lost.counts, found.good)))
+    return f"accepted: {_shown(found.lost.tables)}; {_still_pinned(settings, name, pinned)}"
+
+
+def after_restore(settings: Settings, environment: Environment, snapshot: str, rows: Rows) -> None:
+    """Take the `rows` of a database that a restore has put in place for good: somebody has said yes to them.
+
+    `snapshot` is the one that has them, as in Counts. A loss that a run has told stays one, unless its rows are back.
+    """
+    state, name = settings.main.state, environment.name
+    before, now = row_baselines.read(state, name), Counts(snapshot, rows)
+    if before and before.lost:
+        try:
+            tables = _lost(before.good.rows, rows, data_description.read().tables)
+        except SetupError:
+            return  # the next run says that it cannot tell
+        if tables:
+            row_baselines.write(state, name, replace(before, lost=Lost(now, tables)))
+            log.warning(
+                "%s still lacks the rows that were lost: %s; if it is meant: %s",
+                *(name, _shown(tables), settings.main.make(f"accept ENV={name}")),
             )
-        tables = _lost(found.good.rows, found.lost.rows, data_description.read().tables)
-        _write(state, environment, _Baseline(found.lost))
-    loss = Loss(settings, environment, found.lost.snapshot, found.good.snapshot, tables)
-    return f"accepted: {loss.shown}; {_still_pinned(settings, environment, found.good.snapshot)}"
+            return
+    row_baselines.write(state, name, Baseline(now))
 
 
-def start_over(settings: Settings, environment: Environment) -> None:
-    """Forget the baseline: the rows of the next run are good, because somebody has said yes to a restore."""
-    _file(settings.main.state, environment).unlink(missing_ok=True)
+def _described_counts(taken: Taken, name: str) -> tuple[Counts, Mapping[str, Table]] | None:
+    """The counts of the snapshot, and the described tables; None, with a warning, if one of them cannot be had."""
+    if taken.rows is None:
+        log.warning("the rows of %s are not counted, so a loss would not be noticed", name)
+        return None
+    try:
+        return Counts(taken.snapshot_id, taken.rows), data_description.read().tables
+    except SetupError as error:
+        log.warning("a loss of rows would not be noticed: %s", error)
+        return None
 
 
 def _lost(before: Rows, now: Rows, described: Mapping[str, Table]) -> dict[str, tuple[int, int]]:
@@ -148,44 +171,42 @@ def _lost(before: Rows, now: Rows, described: Mapping[str, Table]) -> dict[str, 
     return found
 
 
-def _say_that_it_is_over(settings: Settings, environment: Environment, good: str) -> None:
-    log.info(
-        "%s has the rows of snapshot %s again; %s",
-        environment.name,
-        good,
-        _still_pinned(settings, environment, good),
-    )
+def _with_known(now: Counts, before: Counts) -> Counts:
+    """`now`, with the counts from `before` of those tables that could not be counted."""
+    rows = {name: before.rows.get(name) if rows is None else rows for name, rows in now.rows.items()}
+    return replace(now, rows=rows)
 
 
-def _still_pinned(settings: Settings, environment: Environment, good: str) -> str:
-    unpin = settings.main.make(f"unpin ENV={environment.name} SNAPSHOT={good}")
-    return f"the snapshot from before stays pinned until you unpin it: {unpin}"
-
-
-def _read(state: Path, environment: Environment) -> _Baseline | None:
-    """The baseline; None if there is none, or the file is not one."""
+def _pinned(settings: Settings, repository: Repository | None, stored_as: str) -> str:
+    """Pin that snapshot of the main repository; its ID now. "" if it is not pinned afterwards, with a warning on why."""
+    if not stored_as:
+        return ""
     try:
-        found = state_files.read(_file(state, environment))
-    except OSError as error:
-        log.warning("%s cannot be read: %s", _file(state, environment), error.strerror)
-        return None
-    if not isinstance(found, dict) or not (good := _counts(found.get("good"))):
-        return None
-    return _Baseline(good, _counts(found.get("lost")))
+        if offsite.is_copying(settings):  # restic would wait for its lock, perhaps for hours
+            raise BackupError("an off-site copy is running")
+        found = pins.pin_stored_as(repository or Repository(settings.main), stored_as, _NOTE)
+        if not found:
+            raise BackupError(f"it is no longer in {settings.main.shown}")
+        return found
+    except (BackupError, OSError) as error:
+        log.warning("snapshot %s, from before a loss of rows, is not pinned: %s", stored_as, as_line(error))
+        return ""
 
 
-def _counts(found: object) -> _Counts | None:
-    if not isinstance(found, dict) or not isinstance(rows := found.get("rows"), dict):
-        return None
-    if not all(count is None or type(count) is int for count in rows.values()):
-        return None
-    return _Counts(str(found.get("snapshot")), rows)
+def _there(repository: Repository, before: Baseline) -> str:
+    """The ID of the last good snapshot, which is not pinned; "" if it is not there, or that cannot be told."""
+    try:
+        return pins.id_of(repository, before.good.snapshot) if before.good.snapshot else ""
+    except BackupError:
+        return ""
 
 
-def _write(state: Path, environment: Environment, baseline: _Baseline) -> None:
-    content = {"good": vars(baseline.good), "lost": vars(baseline.lost) if baseline.lost else None}
-    state_files.write(_file(state, environment), content)
+def _shown(tables: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{cell(name)} {before} -> {now}" for name, (before, now) in tables.items())
 
 
-def _file(state: Path, environment: Environment) -> Path:
-    return state / "baselines" / f"{environment.name}.json"
+def _still_pinned(settings: Settings, name: str, pinned: str) -> str:
+    if not pinned:
+        return "no snapshot from before is pinned"
+    unpin = settings.main.make(f"unpin ENV={name} SNAPSHOT={pinned}")
+    return f"the snapshot from before stays pinned until you unpin it: {unpin}"

@@ -354,11 +354,15 @@ class Repository:
             raise SnapshotError(f"snapshot {snapshot.short_id} does not hold {name}", "choose another one")
         return paths[0]
 
-    def tag(self, snapshot: Snapshot, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
-        """Add tags to a snapshot, and remove others, neither with a comma in it. The snapshot gets a new ID, and keeps `stored_as`."""
-        options = [word for tag in add for word in ("--add", tag)]
-        options += [word for tag in remove for word in ("--remove", tag)]
-        self._restic.run("tag", *options, "--", snapshot.id)
+    def set_pin_tags(self, snapshot: Snapshot, wanted: Sequence[str]) -> None:
+        """Give a snapshot the tags of a pin that are `wanted`, none with a comma in it, and take the others of a pin from it.
+
+        The snapshot gets a new ID, and keeps `stored_as`. restic does not fail if it cannot change the snapshot.
+        """
+        options = [word for tag in wanted if tag not in snapshot.tags for word in ("--add", tag)]
+        options += [word for tag in snapshot.pin_tags if tag not in wanted for word in ("--remove", tag)]
+        if options:
+            self._restic.run("tag", *options, "--", snapshot.id)
 
     def forget(self, environment: Environment) -> list[str]:
         """Apply the retention policy to this environment's ordinary snapshots and prune; the IDs of the removed ones.

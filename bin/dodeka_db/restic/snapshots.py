@@ -66,6 +66,11 @@ class Snapshot:
         return PINNED in self.tags
 
     @property
+    def pin_tags(self) -> tuple[str, ...]:
+        """The tags that a pin has added: none if it is not pinned."""
+        return tuple(tag for tag in self.tags if tag == PINNED or tag.startswith(NOTE))
+
+    @property
     def note(self) -> str:
         """What somebody wrote down about it; empty if nobody did."""
         return next((tag.removeprefix(NOTE) for tag in self.tags if tag.startswith(NOTE)), "")

@@ -1,0 +1,81 @@
+"""How many rows each table of an environment had at the last good run, and a loss since: a JSON file in DODEKA_STATE."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dodeka_db.host import state_files
+from dodeka_db.host.row_records import Rows
+
+log = logging.getLogger("dodeka_db")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The rows of each table in a snapshot, which is named by the ID under which it was stored; "" if no snapshot has them."""
+
+    snapshot: str
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A loss: the counts in which it was found, and each table that lost too much, with its rows before and after."""
+
+    counts: Counts
+    tables: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The counts of the last good run or restore; and the loss since then of which somebody must say whether it was meant."""
+
+    good: Counts
+    lost: Lost | None = None
+
+
+def read(state: Path, environment: str) -> Baseline | None:
+    """The baseline in the folder `state`; None if there is none, or the file is not one."""
+    file = _file(state, environment)
+    try:
+        found = state_files.read(file)
+    except OSError as error:
+        log.warning("%s cannot be read: %s", file, error.strerror)
+        return None
+    if not isinstance(found, dict) or not (good := _counts(found.get("good"))):
+        return None
+    return Baseline(good, _lost(found.get("lost")))
+
+
+def write(state: Path, environment: str, baseline: Baseline) -> None:
+    """Write the baseline. One that cannot be written is only a warning."""
+    state_files.write(_file(state, environment), asdict(baseline))
+
+
+def has_open_loss(state: Path, environment: str) -> bool:
+    """Whether the last run found a loss that nobody has accepted, and that is not over."""
+    found = read(state, environment)
+    return bool(found and found.lost)
+
+
+def _lost(found: object) -> Lost | None:
+    if not isinstance(found, dict) or not isinstance(tables := found.get("tables"), dict):
+        return None
+    counts = _counts(found.get("counts"))
+    pairs = tables.values()
+    if not counts or not all(isinstance(one, list) and [*map(type, one)] == [int, int] for one in pairs):
+        return None
+    return Lost(counts, {name: (before, after) for name, (before, after) in tables.items()})
+
+
+def _counts(found: object) -> Counts | None:
+    if not isinstance(found, dict) or not isinstance(rows := found.get("rows"), dict):
+        return None
+    if not all(count is None or type(count) is int for count in rows.values()):
+        return None
+    return Counts(str(found.get("snapshot")), rows)
+
+
+def _file(state: Path, environment: str) -> Path:
+    return state / "baselines" / f"{environment}.json"
