@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -160,11 +161,62 @@ class TestWhoIsErased:
         assert "1 member erased since stays erased" in done.stdout, done
         assert holding(site.database(), *member.texts) == {}
 
-    def test_stays_out_of_a_clone(self, erased):
+    @pytest.mark.parametrize("kind", ["quarantined", "masked", "whole"])
+    def test_stays_out_of_a_clone(self, erased, kind):
         site, member = erased
-        site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
+        words = "with mails and sessions\n"
+        options = ("--from", "production", "--snapshot", "latest", "--clone", kind, "--yes")
+        said = site.ok("restore", "demo", *options, stdin=words)
+        assert "1 member erased since stays erased" in said
         assert holding(site.database("demo"), *member.texts) == {}
         assert sample_data.count(site.database("demo")) == 399
+
+    def test_comes_back_by_no_restore_that_was_asked_before(self, site):
+        """The downloaded copy that waits for the yes has the member."""
+        member = Member(site.database())
+        site.ok("backup", "production")
+        delete(site.database(), member)
+        before = content(site.database(), without=())
+        process = subprocess.Popen(
+            [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest"],
+            env=site.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while "  users_by_email " not in process.stdout.readline():
+            assert process.poll() is None
+        erase(site, member.email)
+        _, stderr = process.communicate("yes\n", timeout=60)
+        assert (process.returncode, stderr.count("\n")) == (4, 1)
+        assert "a member was erased meanwhile; nothing was changed; run this again" in stderr, stderr
+        assert content(site.database(), without=()) == before
+
+    def test_is_found_by_the_user_id_alone(self, site):
+        """In an old snapshot with another address, and without a number."""
+        member = Member(site.database())
+        with connected(site.database()) as connection:
+            was = "UPDATE users_by_email SET key = 'old@example.org' WHERE key = ?"
+            connection.execute(was, (member.email,))
+            connection.execute(
+                "UPDATE users SET value = CAST('old@example.org' AS BLOB) WHERE key = ?",
+                (f"{member.user}:email",),
+            )
+            for table in ("users_by_bondsnummer", "volta_data", "sync"):
+                connection.execute(f"DELETE FROM {table} WHERE key = ?", (member.number,))
+        site.ok("backup", "production")
+        with connected(site.database()) as connection:
+            connection.execute("DELETE FROM users_by_email WHERE key = 'old@example.org'")
+            sample_data.insert(connection, "users_by_email", "Now@Example.org".lower(), member.user)
+        site.ok("backup", "production")
+        delete(site.database(), member)
+        with connected(site.database()) as connection:
+            connection.execute("DELETE FROM users_by_email WHERE key = 'now@example.org'")
+        erase(site, "Now@Example.ORG")
+        site.ok("restore", "production", "--snapshot", "latest~1", "--yes")
+        assert holding(site.database(), *member.texts, "old@example.org") == {}
+        assert sample_data.count(site.database()) == 399
 
     def test_stays_out_of_a_snapshot_of_a_clone(self, site):
         member = Member(site.database())
@@ -242,9 +294,15 @@ class TestWhoIsErased:
             sample_data.insert(connection, "users_by_email", member.email, "900_anna_terug")
             sample_data.insert(connection, "users", "900_anna_terug:profile", {"firstname": "Anna"})
         site.ok("backup", "production")
+        with connected(site.database()) as connection:
+            connection.execute("DELETE FROM users_by_email WHERE key = ?", (member.email,))
+        assert "erased" not in site.ok("bring-back", "production", "--yes")
         output = site.ok("restore", "production", "--snapshot", "latest", "--yes")
         assert "erased" not in output
         assert holding(site.database(), "900_anna_terug") == {"users": 1, "users_by_email": 1}
+        output = site.ok("restore", "production", "--snapshot", "latest~1", "--yes")
+        assert "1 member erased since stays erased" in output
+        assert holding(site.database(), "900_anna_terug", *member.texts) == {}
 
     def test_an_applicant_who_never_became_a_member(self, site):
         site.ok("backup", "production")
@@ -294,6 +352,31 @@ def test_what_it_asks_and_what_it_stores(site):
     assert not any(text in texts for text in member.texts)
     assert oct((site.state / "erasures.json").stat().st_mode)[-3:] == "600"
     assert len(site.snapshots()) == 1, "no command takes it for a database"
+
+
+def test_demo_may_have_the_rows_too(site):
+    """Its later snapshots would have them, and no erasure of today keeps them out of those."""
+    member = Member(site.database())
+    site.ok("backup", "production")
+    site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
+    delete(site.database(), member)
+    said = erase(site, member.email)
+    assert re.search(r"\n  \d+ rows STILL IN THE LIVE DATABASE OF DEMO, a clone perhaps", said)
+    assert "or clone again, and then run this with ENV=demo\n" in said
+    assert all(len(line) <= 80 for line in said.splitlines() if line.startswith("  "))
+    site.ok("restore", "demo", "--from", "production", "--snapshot", "latest", "--yes")
+    assert "DEMO" not in erase(site, member.email)
+
+
+def test_a_snapshot_from_the_future_is_named(site):
+    """Its time is later than every erasure, so it brings everybody back."""
+    member = Member(site.database())
+    with open(ROOT / "README.md", "rb") as file:
+        tags = ",".join(snapshots.tags_of("production"))
+        name = ("--stdin-filename", "dodeka-production.sqlite.zst")
+        site.restic("backup", "--stdin", *name, "--tag", tags, "--time", "2037-01-01 12:00:00", stdin=file)
+    (future,) = [one["short_id"] for one in site.snapshots()]
+    assert f"the erasure will not hold for what is from the future: {future}" in erase(site, member.email)
 
 
 def test_nobody_has_the_address(site):
@@ -483,6 +566,37 @@ class TestAnErasureThatHasDoneItsWork:
         assert len(stored(twin)) == 1
         twin.ok("offsite")  # which says how old the oldest one there is
         assert "forgetting 1 erasure" in twin.ok("cron", "production")
+
+    def test_stays_with_a_pinned_snapshot(self, site):
+        member = Member(site.database())
+        site.ok("backup", "production")
+        site.ok("pin", "production", "--", "latest")
+        delete(site.database(), member)
+        erase(site, member.email)
+        for _ in range(11):
+            site.ok("backup", "production")
+        site.ok("cron", "production")
+        assert len(stored(site)) == 1
+        site.ok("restore", "production", "--snapshot", site.snapshots()[0]["short_id"], "--yes")
+        assert holding(site.database(), *member.texts) == {}
+
+    @pytest.mark.slow("two repositories with retentions of their own")
+    def test_stays_where_the_off_site_repository_removes_nothing(self, twin):
+        """With OFFSITE_RETENTION=none, which is for a server that lets nothing be removed."""
+        member, none = Member(twin.database()), {"OFFSITE_RETENTION": "none"}
+        twin.ok("backup", "production")
+        twin.ok("offsite", **none)
+        delete(twin.database(), member)
+        erase(twin, member.email)
+        twin.ok("backup", "production")
+        twin.restic("forget", twin.snapshots()[0]["id"])
+        for _ in range(2):
+            assert "erasure" not in twin.ok("offsite", **none)
+            twin.ok("cron", "production", **none)
+        assert len(stored(twin)) == 1
+        old = twin.listed_there()[0]["short_id"]
+        twin.ok("restore", "production", "--offsite", "--snapshot", old, "--yes", **none)
+        assert holding(twin.database(), *member.texts) == {}
 
 
 def test_without_an_erasure_no_command_starts_restic_more_often(site):

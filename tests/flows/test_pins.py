@@ -1,11 +1,18 @@
 """make pin, unpin, retention: what stays whatever the policy says, and what the next run would do."""
 
 import re
+import shutil
 
 import pytest
 from test_verify import TAGS, exported
 
-from site_folder import Site
+from site_folder import Site, Twin, run_first
+
+
+@pytest.fixture
+def twin(empty_twin, tmp_path) -> Twin:
+    shutil.copytree(empty_twin, tmp_path / "twin")
+    return Twin(tmp_path / "twin")
 
 
 def ids(site: Site) -> list[str]:
@@ -79,6 +86,76 @@ def test_a_pinned_pre_restore_snapshot_stays_too(site):
     kept = next(one for one in site.snapshots("production") if "pre-restore" in one["tags"])
     site.ok("pin", "production", "--", kept["short_id"])
     assert "pinned" in site.ok("retention", "production")
+
+
+def test_what_restic_does_not_do_is_not_said(site):
+    """It goes on, and ends with 0, where it cannot change a snapshot."""
+    backups(site, 1)
+    run_first(site.folder / "lazy", "case $1 in tag) exit 0;; esac")
+    for script in ("pin", "unpin"):
+        done = site.run(script, "production", "--", "latest", RESTIC=str(site.folder / "lazy"))
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done
+        assert "the tags of snapshot" in done.stderr and "could not be changed" in done.stderr
+        site.ok("pin", "production", "--", "latest")
+
+
+def test_killed_between_the_new_tags_and_the_old_ones(site):
+    """The snapshot is there twice then, and the pinned one counts."""
+    backups(site, 1)
+    (old,) = ids(site)
+    file = site.repository / "snapshots" / site.snapshots("production")[0]["id"]
+    kept = file.read_bytes()
+    site.ok("pin", "production", "--", old)
+    (pinned,) = ids(site)
+    file.write_bytes(kept)
+    assert sorted(ids(site)) == sorted([old, pinned])
+    assert "is a whole database" in site.ok("verify", "production", "--snapshot", old)
+    site.ok("pin", "production", "--note", "again", "--", pinned)
+    assert len(ids(site)) == 2
+
+
+class TestOffSite:
+    def tags(self, twin: Twin) -> list[list[str]]:
+        return [
+            [tag for tag in one["tags"] if tag == "pinned" or tag.startswith("note=")]
+            for one in twin.listed_there()
+        ]
+
+    def test_a_copy_is_pinned_and_unpinned_with_its_original_and_not_copied_again(self, twin):
+        backups(twin, 2)
+        twin.ok("offsite")
+        twin.ok("pin", "production", "--note", "mine", "--", "latest~1")
+        assert "done: 0 snapshots copied" in twin.ok("offsite")
+        assert self.tags(twin) == [["pinned", "note=mine"], []]
+        twin.ok("unpin", "production", "--", "latest~1")
+        assert "done: 0 snapshots copied" in twin.ok("offsite")
+        assert self.tags(twin) == [[], []], "it would stay for ever"
+
+    def test_where_nothing_can_be_removed_it_is_copied_once_more_and_no_oftener(self, twin):
+        backups(twin, 1)
+        none = {"OFFSITE_RETENTION": "none"}
+        twin.ok("offsite", **none)
+        twin.ok("pin", "production", "--", "latest")
+        for copied in (1, 0):
+            said = twin.ok("offsite", **none)
+            assert re.search(f"done: {copied} snapshots? copied", said)
+        assert sorted(self.tags(twin)) == [[], ["pinned"]]
+        assert "done: 0 snapshots copied" in twin.ok("offsite"), "and one of the two is enough"
+        assert sorted(self.tags(twin)) == [[], ["pinned"]]
+
+    def test_of_what_only_the_off_site_repository_has_nothing_changes(self, twin):
+        backups(twin, 2)
+        twin.ok("pin", "production", "--", "latest~1")
+        twin.ok("offsite")
+        twin.restic("forget", twin.snapshots()[0]["id"])
+        twin.ok("offsite")
+        assert self.tags(twin) == [["pinned"], []]
+
+    def test_what_the_server_decides_is_not_foretold(self, twin):
+        backups(twin, 12)
+        twin.ok("offsite", OFFSITE_RETENTION="none")
+        said = twin.ok("retention", "production", "--offsite", OFFSITE_RETENTION="none")
+        assert " removes" not in said and "OFFSITE_RETENTION=none: left to the server" in said
 
 
 @pytest.mark.slow("twelve backups")

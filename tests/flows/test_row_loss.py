@@ -181,7 +181,10 @@ class TestWhatHappensAtTheSameTime:
     def test_a_failure_after_it(self, good):
         execute(good, LOSE)
         shutil.rmtree(good.state / "records")  # a run counts them once a day
-        run_first(good.folder / "failing", "case $1 in stats) exit 1;; esac")
+        run_first(
+            good.folder / "failing",
+            "case $1 in stats) echo 'Fatal: ciphertext verification failed' >&2; exit 1;; esac",
+        )
         done = good.run("cron", "production", RESTIC=str(good.folder / "failing"))
         assert done.returncode == 9 and "counting the stored bytes failed" in done.stdout
 

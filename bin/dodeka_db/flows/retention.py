@@ -24,7 +24,7 @@ def preview(repository: Repository, environment: Environment) -> list[str]:
     future = next((snapshot for snapshot in snapshots if snapshot.is_from_the_future), None)
     nothing = ""
     if not settings.retains:
-        nothing = "OFFSITE_RETENTION=none: the server removes, or nobody"
+        nothing = "OFFSITE_RETENTION=none: left to the server"
     elif row_baselines.has_open_loss(settings.states[-1], environment.name):
         nothing = f"nothing is removed after a loss of rows ({environment.name})"
     elif future:
