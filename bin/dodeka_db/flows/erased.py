@@ -144,8 +144,13 @@ class _Search:
             for address, one in self._found(live, {key: one.names for key, one in members.items()}).items():
                 members[address].live_rows = one.count
                 members[address].names |= one.names
+            # a database that is no clone may have made-up people with the same numbers
+            kinds = self._description.kinds
+            names = {
+                address: {name for name in one.names if kinds[name[0]].personal != "number"}
+                for address, one in members.items()
+            }
             for clone in self._clones:
-                names = {key: one.names for key, one in members.items()}
                 for address, one in self._found(self._live(clone, folder), names).items():
                     members[address].live_elsewhere[clone.name] = one.count
         return members
