@@ -372,3 +372,24 @@ def test_without_a_description_it_is_said_that_nobody_would_notice(good, monkeyp
     settings = good.settings
     assert row_loss.look(settings, None, settings.environment("production"), Taken()) is None
     assert "a loss of rows would not be noticed: data description x: wrong" in caplog.text
+
+
+def test_the_status_says_so_until_it_is_accepted(good):
+    def line() -> dict[str, str]:
+        lines = json.loads(good.run("status", "--json").stdout)["lines"]
+        return next(one for one in lines if (one["environment"], one["subject"]) == ("production", "rows"))
+
+    assert (line()["state"], line()["text"]) == ("well", "no loss is open")
+    before = ids(good)[-1]
+    execute(good, LOSE)
+    cron(good, 9)
+    found = line()
+    assert (found["state"], found["text"]) == (
+        "bad",
+        "LOST: users_by_email 400 -> 20; nothing old is removed",
+    )
+    assert found["fix"] == (
+        f"make changes ENV=production SNAPSHOT={before}; if it was meant: make accept ENV=production"
+    )
+    good.ok("accept", "production")
+    assert line()["state"] == "well"

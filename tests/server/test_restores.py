@@ -595,7 +595,9 @@ def killed_restore(server: Server) -> None:
         words = ("strace", "-o/dev/null", f"--inject=rename:signal=KILL:when={number}", *script.split())
         killed = server.run(*words, check=False, PYTHONDONTWRITEBYTECODE="1")
         assert killed.returncode in (-9, 137)
-        if len(files_of_demo(server)) > 1:  # staged and kept; and the mark, if the unit is to be started again
+        if (
+            len(files_of_demo(server)) > 1
+        ):  # staged and kept; and the mark, if the unit is to be started again
             break
     assert condition(server) != "active" and len(files_of_demo(server)) > 2
 

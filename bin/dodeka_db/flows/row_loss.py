@@ -100,7 +100,7 @@ def told(loss: Loss | None, removed: int = 0) -> Iterator[None]:
                 f" {make(f'bring-back ENV={name} SNAPSHOT={loss.good}')}"
             )
         raise RowsLostError(
-            f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since {since}: {_shown(loss.tables)}; {old}",
+            f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since {since}: {shown(loss.tables)}; {old}",
             f"{look_at}; if it was meant: {make(f'accept ENV={name}')}",
         )
 
@@ -118,7 +118,7 @@ def accept(settings: Settings, environment: Environment) -> str:
         # the run may have been killed before it could pin
         pinned = _pinned(settings, None, found.good.snapshot)
         row_baselines.write(state, name, Baseline(_with_known(found.lost.counts, found.good)))
-    return f"accepted: {_shown(found.lost.tables)}; {_still_pinned(settings, name, pinned)}"
+    return f"accepted: {shown(found.lost.tables)}; {_still_pinned(settings, name, pinned)}"
 
 
 def after_restore(settings: Settings, environment: Environment, snapshot: str, rows: Rows) -> None:
@@ -137,7 +137,7 @@ def after_restore(settings: Settings, environment: Environment, snapshot: str, r
             row_baselines.write(state, name, replace(before, lost=Lost(now, tables)))
             log.warning(
                 "%s still lacks the rows that were lost: %s; if it is meant: %s",
-                *(name, _shown(tables), settings.main.make(f"accept ENV={name}")),
+                *(name, shown(tables), settings.main.make(f"accept ENV={name}")),
             )
             return
     row_baselines.write(state, name, Baseline(now))
@@ -201,7 +201,8 @@ def _there(repository: Repository, before: Baseline) -> str:
         return ""
 
 
-def _shown(tables: Mapping[str, tuple[int, int]]) -> str:
+def shown(tables: Mapping[str, tuple[int, int]]) -> str:
+    """Tables with their rows before and after, in words."""
     return ", ".join(f"{cell(name)} {before} -> {now}" for name, (before, now) in tables.items())
 
 

@@ -88,6 +88,7 @@ class _Screen:
     def _of_environment(self, environment: Environment) -> Iterator[Line]:
         name, main, database = environment.name, self._settings.main, environment.database
         yield Line(name, "cron", self._at([main.state], lambda: status_jobs.cron_run(main, environment)))
+        yield Line(name, "rows", self._at([main.state], lambda: status_jobs.rows(main, environment)))
         yield Line(name, "drill", self._at([main.state], lambda: status_jobs.drill(main, environment)))
         service = self._at([database], lambda: status_server.service_line(self._settings, environment))
         yield Line(name, "service", service)

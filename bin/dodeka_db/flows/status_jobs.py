@@ -5,9 +5,9 @@ from datetime import timedelta
 
 from dodeka_db import schedule
 from dodeka_db.errors import BackupError
-from dodeka_db.flows import check, cron, offsite, prove, verify
+from dodeka_db.flows import check, cron, offsite, prove, row_loss, verify
 from dodeka_db.flows.status_lines import Look, State, age, bad, is_future, note, now, well
-from dodeka_db.host import disks, job_records, monitor, password_files, run_lock
+from dodeka_db.host import disks, job_records, monitor, password_files, row_baselines, run_lock
 from dodeka_db.host.job_records import Record
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.settings import Environment, Settings
@@ -31,6 +31,19 @@ def drill(main: RepositorySettings, environment: Environment) -> Look:
         fix = "see BACKUP.md, 'The database has defects'"
         return bad(f"{look.text}; its database has defects: {defects}", fix, **look.figures)
     return look
+
+
+def rows(main: RepositorySettings, environment: Environment) -> Look:
+    """Whether the last run found a loss of rows that nobody has accepted."""
+    found, name = row_baselines.read(main.state, environment.name), environment.name
+    if not found or not found.lost:
+        return well("no loss is open" if found else "not counted yet")
+    good = found.good.snapshot
+    look_at = main.make(f"changes ENV={name} SNAPSHOT={good}" if good else f"snapshots ENV={name}")
+    return bad(
+        f"LOST: {row_loss.shown(found.lost.tables)}; nothing old is removed",
+        f"{look_at}; if it was meant: {main.make(f'accept ENV={name}')}",
+    )
 
 
 def repository_check(main: RepositorySettings) -> Look:

@@ -34,6 +34,7 @@ WORDS = {
     ),
     "size": Words("the size of {name}'s snapshots", "A snapshot of {name} may be damaged.", "make check"),
     "cron": Words("the runs of {name}", "The last run of {name} failed, or is too long ago."),
+    "rows": Words("the rows of {name}", "Many rows of {name} are gone.", "make changes ENV={name}"),
     "drill": Words(
         "the drill of {name}",
         "The drill of {name} failed, is too long ago, or was never made.",
