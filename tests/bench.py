@@ -17,6 +17,7 @@ import bench_backup
 import bench_bounds
 import bench_changes
 import bench_confirmed
+import bench_growth
 import bench_lists
 import bench_page
 import bench_restore
@@ -27,6 +28,8 @@ from site_folder import ROOT
 DOCS = ROOT / "docs"
 DISTANCES_MS = (0, 20)
 LISTED = (51, 1000)
+# in half a year, thinned, since each takes seconds
+RUNS_A_DAY = {"1.3 MB": 4, "70 MB": 1}
 
 
 def main() -> int:
@@ -66,6 +69,12 @@ def measurements() -> dict[str, Callable[[Path], Figures]]:
             count=MEMBERS[bench_backup.DISTANT_LABEL],
             pipelines=bench_backup.DISTANT_CRON,
             delay_s=ms / 1000,
+        )
+    for label, runs_a_day in RUNS_A_DAY.items():
+        count = MEMBERS[label]
+        made[f"a day of runs, {label}"] = partial(bench_growth.measure_day, count=count)
+        made[f"half a year, {label}"] = partial(
+            bench_growth.measure_half_year, count=count, runs_a_day=runs_a_day
         )
     for count in LISTED:
         made[f"lists, {count} snapshots"] = partial(bench_lists.measure, count=count)

@@ -10,6 +10,7 @@ import bench_backup
 import bench_bounds
 import bench_changes
 import bench_confirmed
+import bench_growth
 import bench_lists
 import bench_restore
 import cheap_key
@@ -43,6 +44,9 @@ def page(results: Results) -> str:
             _circumstances(results, "lists"),
             _markdown(rows),
         ]
+    if rows := _growth_rows(results):
+        when = [_circumstances(results, part) for part in GROWTH_PARTS if figures(results, part)]
+        parts += ["## A day and half a year", _filled(GROWTH), *when, _markdown(rows)]
     if distant := _by_number(results, "distant cron run"):
         rows = [row for ms, runs in distant.items() for row in _time_rows(runs, f"{ms} ms away, ")]
         when = _circumstances(results, "distant cron run")
@@ -61,6 +65,15 @@ LISTS = (
     "`make status` and `make snapshots` for both environments, with snapshots of the last year whose rows are on record,"
     f" beside `restic snapshots`, which is one start of restic: medians of {bench_lists.ROUNDS} runs, in turn, and of their"
     f" ratios to one start. With {bench_bounds.LISTS_ON} the bound is {bench_bounds.LISTS}."
+)
+GROWTH_PARTS = ("a day of runs", "half a year")
+GROWTH = (
+    f"What a day of {bench_growth.RUNS_OF_A_DAY} runs adds, with the use above before each, which is what a line to another"
+    f" place has to carry; and what the repository takes after half a year under the retention: {bench_growth.DAYS} days with"
+    " fewer runs, the use above before each, and one day more with a run in each hour. Ratios are to the documented pipeline."
+    " *patch* is no format of this project (docs/formats.md says why): in each snapshot a base, a page copy stored once, and"
+    " a patch from it to the page copy of now, made by `zstd --patch-from`; a new base when the patches have grown by what"
+    " the base takes."
 )
 DISTANT = (
     f"Cron runs with the database of {bench_backup.DISTANT_LABEL} and the repository on a REST server (`rclone serve"
@@ -212,6 +225,21 @@ def _changes_rows(comparison: Comparison) -> list[Row]:
         ("`make changes`", "", _seconds(statistics.median(comparison.wall_s)), ""),
         ("peak memory of `make changes`, our own process", "", _mb(comparison.own_memory_kb), ""),
     ]
+
+
+def _growth_rows(results: Results) -> list[Row]:
+    rows = []
+    for part in GROWTH_PARTS:
+        for label, growth in figures(results, part).items():
+            documented = growth.taken["documented"]
+            ratios = {
+                name: f" ({_ratio(count / documented)})"
+                for name, count in growth.taken.items()
+                if count != documented
+            }
+            cells = (size(count) + ratios.get(name, "") for name, count in growth.taken.items())
+            rows.append((f"{part}, {label}", f"{growth.runs:,}", *cells))
+    return [("", "runs", *bench_growth.NAMES), *rows] if rows else []
 
 
 def _list_rows(lists: Mapping[int, Lists]) -> list[Row]:

@@ -18,11 +18,12 @@ from typing import Any
 from bench_backup import Costs, Runs
 from bench_changes import Comparison
 from bench_confirmed import Confirmed
+from bench_growth import Growth
 from bench_lists import Lists
 from bench_restore import Downtime
 from site_folder import RESTIC
 
-Figures = Runs | Downtime | Confirmed | Comparison | Lists
+Figures = Runs | Downtime | Confirmed | Comparison | Growth | Lists
 # the parts, and what each finds
 PARTS = {
     "backup": Runs,
@@ -31,6 +32,8 @@ PARTS = {
     "service down": Downtime,
     "restore": Confirmed,
     "changes": Comparison,
+    "a day of runs": Growth,
+    "half a year": Growth,
     "lists": Lists,
 }
 # the members in the databases, by the label of their size

@@ -17,6 +17,7 @@ import bench
 import bench_backup
 import bench_changes
 import bench_confirmed
+import bench_growth
 import bench_lists
 import bench_page
 import bench_results
@@ -350,3 +351,24 @@ def test_the_figures_of_the_page_were_measured():
     assert [line for line in written.splitlines() if line[:1] == "|"] == [
         line for line in made.splitlines() if line[:1] == "|"
     ]
+
+
+@pytest.mark.slow("a benchmark")
+def test_a_day_and_a_half_year_are_measured(tmp_path):
+    (tmp_path / "day").mkdir()
+    day = bench_growth.measure_day(tmp_path / "day", 400, runs=3)
+    assert day.runs == 3 and list(day.taken) == list(bench_growth.NAMES)
+    assert 0 < day.taken["patch"] < day.taken["zst"] / 2
+    (tmp_path / "year").mkdir()
+    year = bench_growth.measure_half_year(tmp_path / "year", 50, runs_a_day=1, days=4)
+    assert year.runs == 28
+    found = {"a day of runs, 1.3 MB": today(day), "half a year, 1.3 MB": today(year)}
+    assert "| half a year, 1.3 MB | 28 |" in bench_page.page(found)
+
+
+def test_the_growth_is_shown_beside_the_documented_pipeline():
+    growth = bench_growth.Growth(
+        1_000_000, 120, {"documented": 1000, "zst": 900, "pages": 1200, "patch": 100}
+    )
+    rows = bench_page.page({"a day of runs, 70 MB": today(growth)})
+    assert "| a day of runs, 70 MB | 120 | 1.0 kB | 900 B (0.90) | 1.2 kB (1.20) | 100 B (1/10.0) |" in rows
