@@ -80,7 +80,9 @@ def _measure(folder: Path, count: int, times: Sequence[datetime], of_a_day: bool
 
 
 def _exports(database: Path, folder: Path) -> dict[str, list[Path]]:
-    compacted, pages, documented, zst = (folder / name for name in ("compacted", "pages.sqlite", "a.zst", "b.zst"))
+    compacted, pages, documented, zst = (
+        folder / name for name in ("compacted", "pages.sqlite", "a.zst", "b.zst")
+    )
     for file in (compacted, pages, documented, zst):
         file.unlink(missing_ok=True)
     export_compacted(database, compacted)
@@ -145,4 +147,6 @@ class _Repository:
         return sum(path.stat().st_size for path in self._path.rglob("*") if path.is_file())
 
     def _restic(self, *words: str) -> None:
-        subprocess.run([RESTIC, "--quiet", *words], env=self._variables, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [RESTIC, "--quiet", *words], env=self._variables, check=True, stdout=subprocess.DEVNULL
+        )

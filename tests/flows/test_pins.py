@@ -184,6 +184,7 @@ def test_nothing_goes_while_a_snapshot_is_from_the_future(site):
     future = ids(site)[-1]
     lines = site.ok("retention", "production").splitlines()[1:]
     assert len(lines) == 14 and all(" keeps " in line for line in lines)
-    assert f"nothing is removed while {future} is from the future" in lines[0]
+    # which of them would go is restic's to say: 0.18 keeps the oldest one
+    assert any(f"nothing is removed while {future} is from the future" in line for line in lines)
     site.restic("forget", future)
     assert " removes" in site.ok("retention", "production").splitlines()[1]

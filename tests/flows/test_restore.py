@@ -101,7 +101,7 @@ def test_a_clone_of_production_to_demo(stored):
     assert sample_data.digest(stored.database()) == production
     assert "PRODUCTION'S DATA GOES TO DEMO, WITH MAILS AND SESSIONS.\n" in output
     assert f"in the place of {stored.database('demo')}:\n" in output
-    undo = stored.snapshots("demo")[-1]
+    undo = next(one for one in stored.snapshots("demo") if "pre-restore" in one["tags"])
     assert undo["tags"][-2:] == ["env_demo", "pre-restore"]
     stored.ok("restore", "demo", "--snapshot", undo["short_id"], "--yes")
     assert sample_data.digest(stored.database("demo")) == demo

@@ -98,7 +98,7 @@ def test_the_accident_and_what_the_restore_replaced_are_seen_in_the_list(site):
         "users_by_email +380, users +2280, birthdays +380",
     ]
     table = listed.partition("oldest copy: ")[0]
-    assert not re.search(r"20\d\d|env_|db_dodeka|zst", table), (
+    assert not re.search(r"\b20\d\d\b|env_|db_dodeka|zst", table), (
         "neither this year, nor what all have in common"
     )
 

@@ -123,7 +123,7 @@ class TestWell:
 
     def test_each_thing_that_it_is_to_show_has_a_line(self, server):
         _, found = look(server)
-        everywhere = {"snapshots", "size", "cron", "drill", "service", "live database", "kept files"}
+        everywhere = {"snapshots", "size", "cron", "rows", "drill", "service", "live database", "kept files"}
         seen = of_state(found, "well") + of_state(found, "note")
         for environment in ("production", "demo"):
             assert {subject for where, subject in seen if where == environment} == everywhere

@@ -454,7 +454,8 @@ class TestReasons:
             db, first="sqlite3.connect(':memory:').execute('PRAGMA hard_heap_limit=60000').fetchall()"
         )
         assert re.fullmatch(
-            f"SQLite .* cannot compact database {db}: SQLite needs more than 256 MB of memory .*\n",
+            # where the limit is met depends on SQLite's version
+            f"(SQLite .* cannot compact )?database {db}: SQLite needs more than 256 MB of memory .*\n",
             said,
         )
 
