@@ -63,7 +63,7 @@ def _measure(folder: Path, count: int, times: Sequence[datetime], of_a_day: bool
     database = folder / "db.sqlite"
     sample_data.create(database, count)
     repositories = {name: _Repository(folder, name) for name in NAMES}
-    rng, patches, first = random.Random(1), _Patches(folder), dict.fromkeys(NAMES, 0)
+    rng, patches, first = random.Random("growth"), _Patches(folder), dict.fromkeys(NAMES, 0)
     with closing(sqlite3.connect(database, isolation_level=None)) as backend:
         for number, moment in enumerate(times):
             bench_backup.use(backend, rng, number)
