@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -246,14 +246,21 @@ class DataDescription:
 
 def read(file: Path = FILE) -> DataDescription:
     """The description in `file`. Raises SetupError, in words that name the table and the word, if something is wrong in it."""
-    at = _Place(file)
     try:
         with open(file, "rb", opener=safe_open.regular) as opened:
-            found = tomllib.load(opened)
+            content = opened.read()
     except OSError as error:
         raise SetupError(
             f"data description {file} cannot be read: {error.strerror}", f"look with: ls -l {file}"
         ) from error
+    return _parsed(file, content)
+
+
+@lru_cache(maxsize=1)  # one run asks several times
+def _parsed(file: Path, content: bytes) -> DataDescription:
+    at = _Place(file)
+    try:
+        found = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise at.wrong(f"this is not TOML: {error}") from error
     at.check_words(found, _WORDS, needed=_NEEDED_WORDS)
