@@ -300,7 +300,7 @@ pins: setup .venv/.tests ## resolve requirements.txt and tests/requirements.txt 
 .PHONY: version
 version: ## print the version: the newest release of CHANGELOG.md, and git's revision
 	@sed -n 's/^## \([0-9][0-9.]*\) - .*/\1/p;T;q' CHANGELOG.md
-	@git describe --always --dirty 2>/dev/null || :
+	@git -c safe.directory='*' describe --always --dirty 2>/dev/null || :
 
 .PHONY: test-in
 test-in: ## run the tests in a fresh Debian: SUITE=bookworm or trixie, AS=root or user

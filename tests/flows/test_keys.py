@@ -16,7 +16,7 @@ from dodeka_db.errors import SetupError
 from dodeka_db.host import password_files
 from dodeka_db.sqlite import sample_data
 from remote_servers import Sftp, execute, impatient
-from site_folder import RESTIC, Site, run_first
+from site_folder import RESTIC, ROOT, Site, run_first
 
 
 def listed(site: Site, *arguments: str) -> list[list[str]]:
@@ -198,7 +198,7 @@ def test_the_recovery_sheet_says_what_it_should(site):
     for words in (
         f"database of production     {site.database()}, of dodeka-backend-production",
         f"main repository          {site.repository}",
-        f"its password             {site.password_file}",
+        f"main password            {site.password_file}",
         "ok, then the number of members: 400 today",
         f"versions                 restic {'.'.join(version.split('.')[:2])}, SQLite ",
         "anna (key ",
@@ -214,12 +214,16 @@ def test_the_recovery_sheet_says_what_it_should(site):
 
 def test_the_recovery_sheet_begins_with_the_repository_that_is_left(site):
     """The off-site one, by an address that works elsewhere; and of a monitor no more than its host."""
-    there = {"OFFSITE_REPOSITORY": "/mnt/there", "OFFSITE_PASSWORD_FILE": str(site.password_file)}
+    password = site.folder / "password-of-there"
+    there = {"OFFSITE_REPOSITORY": "/mnt/there", "OFFSITE_PASSWORD_FILE": str(password)}
     page = site.ok("recovery-sheet", **there, DODEKA_PING_URL_DEMO="https://hc-ping.com/the-secret")
     first, main = page.index("export RESTIC_REPOSITORY=/mnt/there"), page.index(str(site.repository))
     assert first < main
     assert re.search(r"^  if that is gone +the main repository", page, re.MULTILINE)
     assert re.search(r"^  monitor +https://hc-ping\.com/\.\.\.$", page, re.MULTILINE)
+    # each password file belongs to one of the two, and the page says which
+    assert re.search(rf"^  off-site password +{re.escape(str(password))}$", page, re.MULTILINE)
+    assert re.search(rf"^  main password +{re.escape(str(site.password_file))}$", page, re.MULTILINE)
     # what is to be filled in stands in one column
     assert len({line.index("___") for line in page.splitlines() if "___" in line}) == 1
 
@@ -257,6 +261,19 @@ def test_the_recovery_sheet_without_git_and_ssh(site):
     page = site.ok("recovery-sheet", PATH="/nowhere", OFFSITE_REPOSITORY="sftp:offsite:restic")
     assert "not a git repository" in page
     assert "sftp:offsite:restic" in page
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is a copy without git's files")
+def test_the_recovery_sheet_of_a_clone_that_belongs_to_root(site):
+    """dbackup does not own the clone. git refuses such a clone (it thinks so here by a variable of its own tests)."""
+    page = site.ok("recovery-sheet", GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    assert re.search(rf"^  revision of these scripts +{head.stdout.strip()}$", page, re.MULTILINE)
+    version = subprocess.run(
+        ["make", "--no-print-directory", "-C", str(ROOT), "version"],
+        env={**os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert head.stdout.strip() in version.stdout
 
 
 def test_the_recovery_sheet_in_html_says_the_same(site):

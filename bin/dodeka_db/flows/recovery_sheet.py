@@ -189,11 +189,11 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "off-site repository", second.shown
         if second.options:
             yield "options of restic", second.masked("; ".join(second.options))
-        yield "its password", str(second.password_file)
+        yield "off-site password", str(second.password_file)
     else:
         yield "off-site repository", "none"
     yield "main repository", main.shown
-    yield "its password", str(main.password_file or "not in a file: see the settings")
+    yield "main password", str(main.password_file or "not in a file: see the settings")
     yield "server", f"{socket.gethostname()}, user {getpass.getuser()}"
     for environment in settings.environments:
         yield f"database of {environment.name}", f"{environment.database}, of {environment.unit}"
@@ -204,7 +204,7 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
         masking.shown_host(url) for url in (settings.monitor, *settings.ping_urls.values()) if url
     }:
         yield "monitor", ", ".join(sorted(monitors))
-    if origin := _output("git", "-C", str(ROOT), "remote", "get-url", "origin"):
+    if origin := _git("remote", "get-url", "origin"):
         yield "these scripts", main.masked(origin)
 
 
@@ -225,13 +225,19 @@ def _passed(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _versions(settings: Settings) -> dict[str, str]:
-    revision = _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
+    revision = _git("rev-parse", "--short", "HEAD")
     try:
         version = ".".join(map(str, runner.version(settings.main)))
     except BackupError as error:
         version = as_line(error)
     tools = f"restic {version}, SQLite {sqlite3.sqlite_version}, Python {platform.python_version()}"
     return {"versions": tools, "revision of these scripts": revision or "not a git repository"}
+
+
+def _git(*words: str) -> str:
+    """The output of git in this clone; empty if it fails."""
+    # the clone is root's, and git answers others only if it is told to trust that
+    return _output("git", "-C", str(ROOT), "-c", "safe.directory=*", *words)
 
 
 def _output(*words: str) -> str:
