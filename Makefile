@@ -199,11 +199,11 @@ try: setup ## see it work: a backup, an accident and a restore in sandbox/
 	@bin/dodeka-db-try.py
 
 .PHONY: setup
-setup: packages venv ## install what the scripts need (.venv, restic)
+setup: packages venv ## install what the scripts need (.venv, restic, sqlite3)
 
 .PHONY: packages
 packages:
-	@bin/install-packages.sh "$$PYTHON" restic
+	@bin/install-packages.sh "$$PYTHON" restic sqlite3
 
 .PHONY: venv
 venv:
@@ -216,7 +216,7 @@ init: ## make the password file and the restic repository
 .PHONY: install
 install: ## as root: a user of their own for the backups, and all that they need; TIMERS=1: no crontab
 	@bin/check-clone.sh
-	@NO_SUDO=1 bin/install-packages.sh "$$PYTHON" restic sudo cron logrotate $(if $(filter 1,$(TIMERS)),polkitd)
+	@NO_SUDO=1 bin/install-packages.sh "$$PYTHON" restic sqlite3 sudo cron logrotate $(if $(filter 1,$(TIMERS)),polkitd)
 	@umask 022; NO_SUDO=1 bin/install-venv.sh "$$PYTHON"
 	@bin/dodeka-install.py $(if $(filter 1,$(TIMERS)),--timers)
 

@@ -17,7 +17,7 @@ fail() {
 is_there() {
     case $1 in
         python3-venv) "$python" -c 'import ensurepip, venv' 2>/dev/null ;;
-        restic) command -v "${RESTIC:-restic}" || { [ "$(stat -c %u ~/.local/bin)" = "$(id -u)" ] && test -x ~/.local/bin/restic; } ;;
+        restic) command -v "${RESTIC:-restic}" || { [ "$(stat -c %u ~/.local/bin 2>/dev/null)" = "$(id -u)" ] && test -x ~/.local/bin/restic; } ;;
         cron) command -v crontab && test -x /usr/sbin/cron ;;
         logrotate) test -x /usr/sbin/logrotate ;;
         polkitd) test -x /usr/lib/polkit-1/polkitd ;;

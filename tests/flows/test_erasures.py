@@ -384,7 +384,8 @@ def test_nobody_has_the_address(site):
     done = site.run("erased", "production", "--who", "nobody@example.org", stdin="yes\n")
     assert done.returncode == 4
     assert "no row of production belongs to nobody@example.org, neither in the live database" in done.stderr
-    assert "nor in 1 snapshot of " in done.stderr and "nothing was stored" in done.stderr
+    assert "nor in 1 snapshot of " in done.stderr
+    assert "nothing was stored; check how the address is written, or see BACKUP.md" in done.stderr
 
 
 def test_one_whom_only_the_off_site_repository_has(twin):

@@ -163,6 +163,6 @@ def test_without_sqlite3(lost, tmp_path):
     )
     assert done.returncode == 6
     assert (
-        "error: sqlite3 is not installed; apt-get install sqlite3, or keep the copy: make open ENV=production FILE=copy.sqlite"
+        "error: sqlite3 is not installed; apt-get install sqlite3, or repeat the command with FILE=$HOME/copy.sqlite"
         in done.stderr
     )

@@ -102,7 +102,7 @@ def test_on_a_terminal_nothing_of_it_is_shown(server):
     terminal.type(f"export RESTIC_REPOSITORY='{server.there}'")
     shown += terminal.until("Its password:")
     terminal.type(server.paper)
-    shown += terminal.until("none to go on:")
+    shown += terminal.until("Enter alone goes on:")
     terminal.type("")
     shown += terminal.until("Your name, for the record (anna):")
     terminal.type("Bea")

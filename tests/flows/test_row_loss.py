@@ -389,7 +389,9 @@ def test_the_status_says_so_until_it_is_accepted(good):
         "LOST: users_by_email 400 -> 20; nothing old is removed",
     )
     assert found["fix"] == (
-        f"make changes ENV=production SNAPSHOT={before}; if it was meant: make accept ENV=production"
+        f"make changes ENV=production SNAPSHOT={before};"
+        f" bring them back: make bring-back ENV=production SNAPSHOT={before};"
+        " if it was meant: make accept ENV=production"
     )
     good.ok("accept", "production")
     assert line()["state"] == "well"

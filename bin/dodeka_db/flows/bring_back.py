@@ -82,7 +82,10 @@ def run(
             for line in preview:
                 log.info("%s", line)
             leftovers.fail_if_down(down)
-            return f"nothing to bring back from snapshot {snapshot.short_id}; AT=03:00, for example, takes an earlier one"
+            why = "; AT=03:00, for example, takes an earlier one"
+            if plan.left_alone:
+                why = ": what is missing is left alone, for the reasons above"
+            return f"nothing to bring back from snapshot {snapshot.short_id}{why}"
         confirm(preview)  # without the lock: backups go on while somebody thinks
         with staging.locked(main, doing), run_lock.beside(live, main.lock_wait_s):
             if swap.identity(live) != before:

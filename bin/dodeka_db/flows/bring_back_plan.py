@@ -108,7 +108,12 @@ def _owners(
     if wanted and found.nobody:
         more = len(found.nobody) - MAX_NAMED
         names = ", ".join(found.nobody[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
-        raise SnapshotError(f"no row of {shown} belongs to {names}", "leave them out")
+        # without WHO everybody would come back, so never only "leave them out"
+        others = "; for the others alone, leave these out of WHO" if len(wanted) > len(found.nobody) else ""
+        raise SnapshotError(
+            f"no row of {shown} belongs to {names}",
+            f"check how the address is written, or take another snapshot{others}",
+        )
     owners: dict[tuple[str, str], list[str]] = {}
     for address, rows in found.rows.items():
         for row in rows:

@@ -139,7 +139,7 @@ class _Search:
                 raise SnapshotError(
                     f"no row of {self._environment.name} belongs to {', '.join(nobody)}, neither in the live database nor in"
                     f" {counted(len(snapshots), 'snapshot')} of {repository.settings.shown}",
-                    "nothing was stored; leave them out, or see BACKUP.md, 'A member asks to be erased'",
+                    "nothing was stored; check how the address is written, or see BACKUP.md, 'A member asks to be erased'",
                 )
             for address, one in self._found(live, {key: one.names for key, one in members.items()}).items():
                 members[address].live_rows = one.count

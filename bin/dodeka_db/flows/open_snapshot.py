@@ -34,8 +34,10 @@ def with_sqlite3(settings: RepositorySettings, environment: Environment, wanted:
     Raises SnapshotError, SetupError or BackupError; also if a script fails.
     """
     if not shutil.which("sqlite3"):
-        kept = settings.make(f"open ENV={environment.name} FILE=copy.sqlite")
-        raise SetupError("sqlite3 is not installed", f"apt-get install sqlite3, or keep the copy: {kept}")
+        raise SetupError(
+            "sqlite3 is not installed",
+            "apt-get install sqlite3, or repeat the command with FILE=$HOME/copy.sqlite, which keeps the copy",
+        )
     with ExitStack() as stack:
         with _locked(settings, environment):
             file = stack.enter_context(staging.for_a_reader(settings))
@@ -59,7 +61,7 @@ def keep(settings: RepositorySettings, environment: Environment, wanted: str | d
     except FileExistsError as error:
         raise UsageError(f"{path} exists", "give FILE a new name") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be made: {error.strerror}", "give FILE another name") from error
+        raise UsageError(f"{path} cannot be made: {error.strerror}", "give FILE a name such as $HOME/copy.sqlite") from error
     try:
         if journals.exist(path):  # SQLite would bring it into the copy
             raise UsageError(f"a journal of another database is beside {path}", "give FILE a new name")

@@ -81,7 +81,7 @@ def read(ask: Callable[[str], str]) -> Paper:
     password = ask("Its password:")
     variables: dict[str, str] = {}
     options, ssh_key = [], ""
-    while line := ask("Another line of the sheet (NAME=..., -o ..., -i KEY FILE); none to go on:"):
+    while line := ask("Another line of the sheet (NAME=..., -o ..., -i KEY FILE); Enter alone goes on:"):
         words = _words(line.removeprefix("export "))
         if len(words) == 1 and (match := _VARIABLE.fullmatch(words[0])):
             variables[match[1]] = match[2]

@@ -39,7 +39,10 @@ def rows(main: RepositorySettings, environment: Environment) -> Look:
     if not found or not found.lost:
         return well("no loss is open" if found else "not counted yet")
     good = found.good.snapshot
-    look_at = main.make(f"changes ENV={name} SNAPSHOT={good}" if good else f"snapshots ENV={name}")
+    look_at = main.make(f"snapshots ENV={name}")
+    if good:
+        bring_back = main.make(f"bring-back ENV={name} SNAPSHOT={good}")
+        look_at = f"{main.make(f'changes ENV={name} SNAPSHOT={good}')}; bring them back: {bring_back}"
     return bad(
         f"LOST: {row_loss.shown(found.lost.tables)}; nothing old is removed",
         f"{look_at}; if it was meant: {main.make(f'accept ENV={name}')}",
