@@ -155,7 +155,7 @@ changes: ## what differs between a snapshot and the live database, or the snapsh
 	@bin/dodeka-db-changes.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${TO:+--to="$$TO"} $(if $(filter 1,$(ROWS)),--rows) $(OFFSITE_FLAG)
 
 .PHONY: open
-open: ## look into a snapshot with sqlite3, which reads a copy; FILE=copy.sqlite: keep the copy instead
+open: ## look into a snapshot with sqlite3, which reads a copy; FILE=$HOME/copy.sqlite: keep the copy instead
 	@bin/dodeka-db-open.py "$$ENV" $${SNAPSHOT:+--snapshot="$$SNAPSHOT"} $${AT:+--at="$$AT"} $${FILE:+--file="$$FILE"} $(OFFSITE_FLAG)
 
 .PHONY: bring-back

@@ -20,6 +20,16 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$targets" = "help status snapshots backup cron verify check offsite changes open bring-back accept restore undo history pin unpin retention try setup init install uninstall monitor settings restic erased keys key-add key-remove recovery-sheet prove test test-fast test-full coverage lint format pins version test-in soak bench fuzz" ]
 }
 
+@test "make setup on a machine without its programs names them, and says nothing else" {
+    # also where nobody has a ~/.local/bin yet
+    mkdir "$BATS_TEST_TMPDIR/bin"
+    for program in sh make stat id; do ln -s "$(command -v $program)" "$BATS_TEST_TMPDIR/bin/"; done
+    python=$(python3 -c 'import sys; print(sys.executable)')
+    run --separate-stderr env -i HOME="$BATS_TEST_TMPDIR" PATH="$BATS_TEST_TMPDIR/bin" make packages PYTHON="$python"
+    [ "$status" -eq 2 ]
+    [ "${stderr_lines[0]}" = "install-packages.sh: error: apt-get is missing; please install by hand: restic sqlite3" ]
+}
+
 @test "make backup without ENV or with an unknown one names the environments and does nothing else" {
     before=$(state_of_everything)
     for goal in backup pin unpin retention changes open bring-back accept restore undo verify erased; do
