@@ -146,7 +146,9 @@ def test_nothing_is_missing(saved):
     insert(saved, "private", "new", {"role": "member", "value": "since"})
     before = saved.database().read_bytes()
     output = bring_back(saved, answer="")
-    assert "has no missing row that can come back" in output and re.search("done: nothing to bring back .*; AT=03:00", output)
+    assert "has no missing row that can come back" in output and re.search(
+        "done: nothing to bring back .*; AT=03:00", output
+    )
     assert saved.database().read_bytes() == before and len(saved.snapshots()) == 1
 
 
@@ -171,7 +173,11 @@ def then(site: Site, number: int) -> str:
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--who", "nobody@example.org"], 4, "belongs to nobody@example.org; check how the address is written, or take another snapshot\n"),
+        (
+            ["--who", "nobody@example.org"],
+            4,
+            "belongs to nobody@example.org; check how the address is written, or take another snapshot\n",
+        ),
         (["--who", "anna"], 2, "'anna' is neither an address nor a readable file of addresses"),
         (["--who", "anna@example.org,ben"], 2, "'anna@example.org,ben' is neither an address nor"),
         (["--who", "/dev/zero"], 2, "'/dev/zero' is neither an address nor a readable file"),
@@ -273,7 +279,9 @@ class TestConflicts:
         )
         assert "a-token" not in output
         # an earlier snapshot would not help
-        assert re.search(r"done: nothing to bring back from snapshot \w{8}: what is missing is left alone, ", output)
+        assert re.search(
+            r"done: nothing to bring back from snapshot \w{8}: what is missing is left alone, ", output
+        )
 
     def test_the_number_is_of_somebody_else_by_now(self, saved):
         lost, number = address(saved, 7), sample_data._FIRST_NUMBER + 7

@@ -267,7 +267,9 @@ def test_the_recovery_sheet_without_git_and_ssh(site):
 def test_the_recovery_sheet_of_a_clone_that_belongs_to_root(site):
     """dbackup does not own the clone. git refuses such a clone (it thinks so here by a variable of its own tests)."""
     page = site.ok("recovery-sheet", GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
-    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    head = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
     assert re.search(rf"^  revision of these scripts +{head.stdout.strip()}$", page, re.MULTILINE)
     version = subprocess.run(
         ["make", "--no-print-directory", "-C", str(ROOT), "version"],

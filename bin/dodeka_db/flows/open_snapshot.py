@@ -61,7 +61,9 @@ def keep(settings: RepositorySettings, environment: Environment, wanted: str | d
     except FileExistsError as error:
         raise UsageError(f"{path} exists", "give FILE a new name") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be made: {error.strerror}", "give FILE a name such as $HOME/copy.sqlite") from error
+        raise UsageError(
+            f"{path} cannot be made: {error.strerror}", "give FILE a name such as $HOME/copy.sqlite"
+        ) from error
     try:
         if journals.exist(path):  # SQLite would bring it into the copy
             raise UsageError(f"a journal of another database is beside {path}", "give FILE a new name")

@@ -50,7 +50,7 @@ class _Screen:
             yield Line("", "format", guarded(lambda: status_repository.format(readable)))
         for environment in settings.environments:
             yield from self._of_snapshots(environment, listed)
-            yield from self._of_environment(environment)
+            yield from self._of_environment(environment, listed)
         yield Line("", "key files", self._at([state], lambda: status_server.key_files(settings)))
         yield Line("", "check", self._at([state], lambda: status_jobs.repository_check(main)))
         copy = self._at([state, where, *self._second], lambda: status_jobs.offsite_copy(settings))
@@ -85,10 +85,15 @@ class _Screen:
             name, "size", self._at([main.state], lambda: status_repository.size_line(main, environment))
         )
 
-    def _of_environment(self, environment: Environment) -> Iterator[Line]:
+    def _of_environment(
+        self,
+        environment: Environment,
+        listed: list[Snapshot] | Exception | None,
+    ) -> Iterator[Line]:
         name, main, database = environment.name, self._settings.main, environment.database
+        known = listed if isinstance(listed, list) else []
         yield Line(name, "cron", self._at([main.state], lambda: status_jobs.cron_run(main, environment)))
-        yield Line(name, "rows", self._at([main.state], lambda: status_jobs.rows(main, environment)))
+        yield Line(name, "rows", self._at([main.state], lambda: status_jobs.rows(main, environment, known)))
         yield Line(name, "drill", self._at([main.state], lambda: status_jobs.drill(main, environment)))
         service = self._at([database], lambda: status_server.service_line(self._settings, environment))
         yield Line(name, "service", service)

@@ -1,5 +1,6 @@
 """The lines of `make status` about jobs: cron runs, drills, checks, off-site copies; and the run that holds the lock."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ from dodeka_db.flows.status_lines import Look, State, age, bad, is_future, note,
 from dodeka_db.host import disks, job_records, monitor, password_files, row_baselines, run_lock
 from dodeka_db.host.job_records import Record
 from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic.snapshots import Snapshot
 from dodeka_db.settings import Environment, Settings
 
 
@@ -33,12 +35,14 @@ def drill(main: RepositorySettings, environment: Environment) -> Look:
     return look
 
 
-def rows(main: RepositorySettings, environment: Environment) -> Look:
-    """Whether the last run found a loss of rows that nobody has accepted."""
+def rows(main: RepositorySettings, environment: Environment, listed: Sequence[Snapshot] = ()) -> Look:
+    """Whether the last run found a loss of rows that nobody has accepted; by the ID that the `listed` snapshot has now."""
     found, name = row_baselines.read(main.state, environment.name), environment.name
     if not found or not found.lost:
         return well("no loss is open" if found else "not counted yet")
     good = found.good.snapshot
+    if good:  # the run has pinned it, and a pin gives another ID
+        good = next((one.short_id for one in listed if one.stored_as.startswith(good)), good)
     look_at = main.make(f"snapshots ENV={name}")
     if good:
         bring_back = main.make(f"bring-back ENV={name} SNAPSHOT={good}")
