@@ -24,7 +24,7 @@ def main(argv: console.Argv = None) -> int:
     pinning = history.recorded(found.main, "backup", arguments.environment, f"pinned: {arguments.note}")
     with nullcontext() if arguments.note is None else pinning:
         taken = backup.run(found, found.environment(arguments.environment), arguments.note)
-    console.done(taken.summary)
+    console.done(taken.summary if arguments.note is None else f"{taken.summary}, pinned")
     return 0
 
 

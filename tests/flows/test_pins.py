@@ -43,7 +43,8 @@ def test_a_pinned_snapshot_stays_and_has_its_note(site):
 
 
 def test_a_backup_with_a_note_is_pinned(site):
-    site.ok("backup", "production", "--note", "before the update")
+    said = site.ok("backup", "production", "--note", "before the update")
+    assert re.search(r"done: snapshot \w{8}, .*, pinned, ", said)
     (snapshot,) = site.snapshots("production")
     assert {"pinned", "note=before the update"} <= {*snapshot["tags"]}
     assert snapshot["rows"]["users_by_email"] == 400
