@@ -71,6 +71,14 @@ def test_a_new_note_takes_the_place_of_the_old_one(site):
     assert [tag for tag in snapshot["tags"] if tag.startswith("note=")] == ["note=two"]
 
 
+def test_without_a_note_the_old_one_stays(site):
+    backups(site, 1)
+    site.ok("pin", "production", "--note", "one", "--", "latest")
+    assert "is pinned (one): " in site.ok("pin", "production", "--", "latest")
+    (snapshot,) = site.snapshots("production")
+    assert {"pinned", "note=one"} <= {*snapshot["tags"]}
+
+
 @pytest.mark.parametrize("note", ["a, b", "x" * 81, "bell\x07"])
 def test_a_note_that_restic_cannot_keep(site, note):
     backups(site, 1)

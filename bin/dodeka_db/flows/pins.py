@@ -27,7 +27,10 @@ def tags(note: str) -> tuple[str, ...]:
 
 
 def pin(settings: RepositorySettings, environment: str, wanted: str, note: str) -> str:
-    """Pin the snapshot `wanted` (as snapshots.resolve() takes it), with a new `note` or none; returns its new ID in words."""
+    """Pin the snapshot `wanted` (as snapshots.resolve() takes it); returns its new ID in words.
+
+    It gets the `note`; without one, a snapshot that has one keeps it.
+    """
     added = tags(note)
     return _changed(settings, environment, wanted, f"pin of {environment}", added)
 
@@ -69,6 +72,8 @@ def _changed(
         snapshot = resolve(settings, repository.snapshots(), environment, wanted)
         if not added and not snapshot.is_pinned:
             raise SnapshotError(f"snapshot {snapshot.short_id} is not pinned", "see: make snapshots")
+        if added == tags("") and snapshot.note:
+            added = snapshot.pin_tags
         now = _tagged(repository, snapshot, added)
     said = f"snapshot {now.short_id}, which was {snapshot.short_id}, is"
     if not added:
