@@ -244,7 +244,8 @@ def test_the_figures_of_the_formats_are_the_benchmark_s():
         for section in (ROOT / "docs" / "bench.md").read_text().split("\n## ")[1:]
     }
     shown = rows(FORMATS, "database")
-    assert {database for database, *_ in shown} == set(measured) & set(bench_results.MEMBERS)
+    with_backups = {name for name, section in measured.items() if "\n| wall time |" in section}
+    assert {database for database, *_ in shown} == with_backups & set(bench_results.MEMBERS)
     for database, *cells in shown:
         assert f"\n| {' | '.join(cells)} |\n" in measured[database]
 

@@ -59,6 +59,7 @@ def without_figures(line: str) -> str:
     return re.sub(r"[0-9a-f]{8}|\d+(\.\d+)?( [kM]?B)?", "N", line)
 
 
+@pytest.mark.slow("each terminal", keep=["NO_COLOR"])
 @pytest.mark.parametrize(
     "variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=lambda one: "".join(one) or "plain"
 )
@@ -105,6 +106,7 @@ def test_only_a_long_run_on_a_terminal_imports_tqdm(site, is_on_terminal, is_slo
     assert ("dodeka_db.progress_line" in names) == is_on_terminal
 
 
+@pytest.mark.slow("another terminal")
 def test_a_narrow_terminal_and_one_that_becomes_narrow(site):
     terminal = Terminal(
         script("backup", "production"),
@@ -186,6 +188,7 @@ def test_how_far_restic_is():
     assert runner._how_far(b'[{"tags":null}]\n') is None
 
 
+@pytest.mark.slow("each command", keep=["check-check"])
 @pytest.mark.parametrize(("name", "verb"), [("check", "check"), ("offsite", "copy")])
 def test_what_restic_says_is_shown(twin, name, verb):
     twin.ok("backup", "production")
@@ -249,6 +252,7 @@ console.run(main)
 """
 
 
+@pytest.mark.slow("another terminal")
 def test_in_the_background_nothing_is_drawn(tmp_path):
     """Somebody types there."""
     env = {**os.environ, "PYTHONPATH": str(ROOT / "bin")}

@@ -275,6 +275,7 @@ class TestMakeMonitor:
         assert "SECRET" not in first + second
         assert job_records.read(twin.state, monitor.RECORD).passed
 
+    @pytest.mark.slow("one that hangs", keep=["404-HTTP 404"])
     @pytest.mark.parametrize(("status", "reason"), [(404, "HTTP 404"), (None, "no answer within 10 s")])
     def test_one_that_does_not_take_it(self, site, status, reason):
         began = time.monotonic()

@@ -140,6 +140,7 @@ class TestOffSite:
         assert "done: 0 snapshots copied" in twin.ok("offsite")
         assert self.tags(twin) == [[], []], "it would stay for ever"
 
+    @pytest.mark.slow("many copies")
     def test_where_nothing_can_be_removed_it_is_copied_once_more_and_no_oftener(self, twin):
         backups(twin, 1)
         none = {"OFFSITE_RETENTION": "none"}
@@ -152,6 +153,7 @@ class TestOffSite:
         assert "done: 0 snapshots copied" in twin.ok("offsite"), "and one of the two is enough"
         assert sorted(self.tags(twin)) == [[], ["pinned"]]
 
+    @pytest.mark.slow("many copies")
     def test_of_what_only_the_off_site_repository_has_nothing_changes(self, twin):
         backups(twin, 2)
         twin.ok("pin", "production", "--", "latest~1")
@@ -160,6 +162,7 @@ class TestOffSite:
         twin.ok("offsite")
         assert self.tags(twin) == [["pinned"], []]
 
+    @pytest.mark.slow("many copies")
     def test_what_the_server_decides_is_not_foretold(self, twin):
         backups(twin, 12)
         twin.ok("offsite", OFFSITE_RETENTION="none")

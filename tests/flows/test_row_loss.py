@@ -194,6 +194,7 @@ class TestWhatHappensAtTheSameTime:
         with pytest.raises(DatabaseError), row_loss.told(None):
             raise DatabaseError("defects")
 
+    @pytest.mark.slow("a repository that is filled")
     def test_a_full_volume(self, good):
         """The policy had to go first, and the message does not deny it."""
         for _ in range(11):
@@ -295,6 +296,7 @@ class TestWhatCannotBeCounted:
         assert "users" in self.look(good, {**rows, "users": 0}).tables
 
 
+@pytest.mark.slow("many copies")
 def test_nothing_is_removed_off_site_either_and_retention_says_so(twin):
     cron(twin)
     for _ in range(12):

@@ -35,6 +35,7 @@ def test_a_run_starts_restic_three_times(site, asked):
     assert asked()[0] == ["backup", "dump", "forget"]
 
 
+@pytest.mark.slow("many runs")
 def test_the_policy_removes_as_many_as_before(site, asked):
     removed = sum(" 1 old snapshot removed" in asked()[1] for _ in range(12))
     # 10 latest, and the newest of each hour, of which there are two at most
