@@ -4,7 +4,6 @@
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import oldest_copies, snapshot_table, snapshots
-from dodeka_db.host import listed_ids
 
 
 def main(argv: console.Argv = None) -> int:
@@ -27,7 +26,7 @@ def main(argv: console.Argv = None) -> int:
 
     found, environment = settings.load().repository(arguments.offsite), arguments.environment
     if arguments.ids:
-        console.show(*listed_ids.read(found.state, [environment] if environment else settings.ENVIRONMENTS))
+        console.show(*snapshots.last_ids(found, [environment] if environment else settings.ENVIRONMENTS))
         return 0
     listing = snapshots.listed(found, environment, arguments.all)
     if arguments.json:

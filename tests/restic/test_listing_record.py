@@ -72,6 +72,15 @@ def test_a_record_that_is_none_is_made_again(site, asked, record):
     assert asked()[0] == ["backup", "dump", "forget"]
 
 
+def test_the_record_does_not_grow_with_each_run(site, asked):
+    first = json.loads(site.restic("snapshots", "--json").stdout)[0]["id"]
+    site.restic("forget", first)
+    for _ in range(2):
+        asked()
+    on_record = json.loads((site.state / "listing.json").read_text())
+    assert on_record.keys() == {one["id"] for one in json.loads(site.restic("snapshots", "--json").stdout)}
+
+
 def test_a_damaged_snapshot_is_never_on_record(site, asked):
     damaged = next((site.repository / "snapshots").iterdir())
     damaged.chmod(0o600)
@@ -80,3 +89,19 @@ def test_a_damaged_snapshot_is_never_on_record(site, asked):
     shutil.rmtree(site.state / "restic-cache")  # it stands in for what is damaged
     assert asked()[0] == asked()[0] == ["backup", "dump", "snapshots", "forget"]
     assert not (site.state / "listing.json").exists()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "tree 12345678 not found in the repository",
+        "load <index/12345678>: open index/12345678: no such file or directory",
+    ],
+)
+def test_a_snapshot_that_a_prune_elsewhere_moves_is_read_again_under_a_lock(site, tmp_path, said):
+    """A fake that fails without a lock, as restic does when another machine's prune removes a file that it is about to read."""
+    restic = tmp_path / "restic"
+    run_first(restic, f'case "$*" in *dump*--no-lock*) echo "Fatal: {said}" >&2; exit 1 ;; esac')
+    assert "reading it back" in site.ok("backup", "production", RESTIC=str(restic))
+    run_first(restic, f'case "$*" in *dump*) echo "Fatal: {said}" >&2; exit 1 ;; esac')
+    assert site.run("backup", "production", RESTIC=str(restic)).returncode == 8

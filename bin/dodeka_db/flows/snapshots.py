@@ -1,7 +1,7 @@
 """make snapshots: the snapshots of one environment or of all, and how many rows are in them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -9,8 +9,9 @@ from dodeka_db.flows import snapshot_rows
 from dodeka_db.host.beside import beside
 from dodeka_db.host.row_records import Rows
 from dodeka_db.repository_settings import RepositorySettings
+from dodeka_db.restic import listing_record
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import Snapshot, of_environment
+from dodeka_db.restic.snapshots import Snapshot, from_json, of_environment
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ def described(repository: Repository, environment: str | None) -> tuple[list[Sna
     rows = snapshot_rows.on_record(repository.settings, ours, sizes)
     uncounted = [one for one in ours if one.id in sizes and one.id not in rows]
     return found, Listing(repository.settings, ours, sizes, rows, uncounted)
+
+
+def last_ids(settings: RepositorySettings, environments: Collection[str]) -> list[str]:
+    """The IDs of the last listing, the newest first, without starting restic; none if there is no record of it."""
+    try:
+        found = from_json(listing_record.last(settings))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+        return []
+    newest_first = sorted(found, key=lambda snapshot: snapshot.time, reverse=True)
+    return [snapshot.short_id for snapshot in newest_first if snapshot.environment in environments]
 
 
 def as_json(listing: Listing) -> list[str]:

@@ -1,7 +1,8 @@
-"""What restic said of the snapshots of a repository on this machine, on record in DODEKA_STATE: it saves a start of restic.
+"""What restic said of the snapshots of a repository, on record in DODEKA_STATE: it saves a start of restic.
 
 A snapshot's file is named by its ID, the hash of its content. So what is on record of an ID holds as long as there is a
-file of that name, and the names tell whether all snapshots are on record.
+file of that name, and in a repository on this machine the names tell whether all snapshots are on record. The completion
+of a command line is content with the record.
 """
 
 import json
@@ -34,11 +35,18 @@ def read(repository: RepositorySettings) -> bytes | None:
     return json.dumps([entry for name, entry in on_record.items() if entry and name in ids]).encode()
 
 
+def last(repository: RepositorySettings) -> list[Entry]:
+    """What is on record, of JSON's types, however old it is."""
+    return list(filter(None, (_read(repository) or {}).values()))
+
+
 def write(repository: RepositorySettings, ids: Iterable[str], entries: Any) -> None:
-    """Put `entries` on record, what restic printed of our snapshots; `ids` were present() before that.
+    """Put `entries` on record, what restic printed of our snapshots, if there is a state folder; `ids` were present() before that.
 
     Raises LookupError or TypeError if they are not such entries.
     """
+    if not repository.state.is_dir():
+        return
     on_record: dict[str, Entry | None] = dict.fromkeys(ids)
     for entry in entries or ():
         on_record[entry["id"]] = {name: entry[name] for name in _NAMES if name in entry}
@@ -46,11 +54,15 @@ def write(repository: RepositorySettings, ids: Iterable[str], entries: Any) -> N
 
 
 def add(repository: RepositorySettings, snapshot_id: str, entry: Entry) -> None:
-    """Add a new snapshot of ours to a record that there is; `snapshot_id` may be the beginning of its ID."""
-    whole = [name for name in present(repository) or () if name.startswith(snapshot_id)]
-    on_record = _read(repository)
+    """Add a new snapshot of ours to a record that there is; `snapshot_id` may be the beginning of its ID.
+
+    What is no longer present goes.
+    """
+    ids, on_record = present(repository) or (), _read(repository)
+    whole = [name for name in ids if name.startswith(snapshot_id)]
     if on_record is not None and len(whole) == 1:
-        state_files.write(_file(repository), {**on_record, whole[0]: {**entry, "id": whole[0]}})
+        left = {name: found for name, found in on_record.items() if name in ids}
+        state_files.write(_file(repository), {**left, whole[0]: {**entry, "id": whole[0]}})
 
 
 def _read(repository: RepositorySettings) -> dict[str, Entry | None] | None:

@@ -2,7 +2,7 @@
 
 restic takes content that is in a damaged pack for stored, and reports success. Only reading it shows the damage, and only
 without the cache, which has everything but the content itself. It is read without a lock first: after making a lock restic
-waits for 0.2 s. A prune on another machine may move the content meanwhile, so that only a failure under a lock counts.
+waits for 0.2 s. A prune on another machine may move content or index meanwhile, so that only a failure under a lock counts.
 """
 
 from typing import BinaryIO
@@ -28,7 +28,7 @@ def read_back(repository: Repository, stored: Stored, file: BinaryIO) -> None:
     try:
         try:
             repository.dump(stored.snapshot_id, stored.path, compare, ("--no-cache", "--no-lock"))
-        except SnapshotError:
+        except (SnapshotError, RepositoryDamagedError):
             repository.dump(stored.snapshot_id, stored.path, compare, ("--no-cache",))
     except SnapshotError as error:
         raise RepositoryDamagedError(

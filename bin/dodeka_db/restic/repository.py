@@ -19,7 +19,7 @@ from dodeka_db.errors import (
     SetupError,
     SnapshotError,
 )
-from dodeka_db.host import disks, listed_ids, password_files
+from dodeka_db.host import disks, password_files
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import erasures, failures, json_values, listing_record, retention_policy
 from dodeka_db.restic.runner import Restic
@@ -206,32 +206,26 @@ class Repository:
         Afterwards `unreadable` has the IDs of those whose metadata restic cannot read, and `erasures` the tags of the
         snapshots that stand for an erasure, by their IDs.
         """
-        return self._listed(self._list())
+        present = listing_record.present(self.settings)
+        done = self._restic.run("snapshots", "--json", "--tag", DATABASE, "--tag", erasures.TAG)
+        self.unreadable = failures.unreadable_snapshots(done.stderr)
+        found = self._parsed(done.stdout)
+        if self._writes and not self.unreadable:
+            self._restic.parsed(partial(listing_record.write, self.settings, present or ()), done.stdout)
+        return found
 
     def known(self) -> list[Snapshot]:
         """As listed(); without starting restic if all that restic would say is on record. To be called under the lock."""
         if on_record := listing_record.read(self.settings):
             with suppress(BackupError):  # it is no such record
-                found = self._listed(on_record)
+                found = self._parsed(on_record)
                 self.unreadable = []
                 return found
-        present = listing_record.present(self.settings)
-        output = self._list()
-        if present is not None and not self.unreadable:
-            self._restic.parsed(partial(listing_record.write, self.settings, present), output)
-        return self._listed(output)
+        return self.listed()
 
-    def _list(self) -> bytes:
-        done = self._restic.run("snapshots", "--json", "--tag", DATABASE, "--tag", erasures.TAG)
-        self.unreadable = failures.unreadable_snapshots(done.stderr)
-        return done.stdout
-
-    def _listed(self, output: bytes) -> list[Snapshot]:
+    def _parsed(self, output: bytes) -> list[Snapshot]:
         self.erasures = self._restic.parsed(_erasures, output)
-        found = sorted(self._restic.parsed(from_json, output), key=lambda snapshot: snapshot.time)
-        if self._writes:
-            listed_ids.write(self.settings.state, [(one.environment, one.short_id) for one in found])
-        return found
+        return sorted(self._restic.parsed(from_json, output), key=lambda snapshot: snapshot.time)
 
     def check_writable(self) -> None:
         """Raise BackupError unless a local repository exists and can be written; one on a server is not checked.
