@@ -298,6 +298,12 @@ mk() { run --separate-stderr make --no-print-directory CONFIG="$SITE/backup.env"
     [ "$(stat -c %Y .venv/.runtime)" = "$before" ]
 }
 
+@test "make setup compiles the modules, which the user of the backups may not" {
+    rm -rf bin/dodeka_db/sqlite/__pycache__
+    PYTHONDONTWRITEBYTECODE=1 make --no-print-directory setup
+    compgen -G 'bin/dodeka_db/sqlite/__pycache__/swap.*.pyc'
+}
+
 @test "an off-site copy, a key and the sheet" {
     export OFFSITE_REPOSITORY=$SITE/there OFFSITE_PASSWORD_FILE=$SITE/there-password
     mk backup ENV=demo

@@ -89,19 +89,3 @@ def test_a_damaged_snapshot_is_never_on_record(site, asked):
     shutil.rmtree(site.state / "restic-cache")  # it stands in for what is damaged
     assert asked()[0] == asked()[0] == ["backup", "dump", "snapshots", "forget"]
     assert not (site.state / "listing.json").exists()
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "tree 12345678 not found in the repository",
-        "load <index/12345678>: open index/12345678: no such file or directory",
-    ],
-)
-def test_a_snapshot_that_a_prune_elsewhere_moves_is_read_again_under_a_lock(site, tmp_path, said):
-    """A fake that fails without a lock, as restic does when another machine's prune removes a file that it is about to read."""
-    restic = tmp_path / "restic"
-    run_first(restic, f'case "$*" in *dump*--no-lock*) echo "Fatal: {said}" >&2; exit 1 ;; esac')
-    assert "reading it back" in site.ok("backup", "production", RESTIC=str(restic))
-    run_first(restic, f'case "$*" in *dump*) echo "Fatal: {said}" >&2; exit 1 ;; esac')
-    assert site.run("backup", "production", RESTIC=str(restic)).returncode == 8
