@@ -1,7 +1,6 @@
 """A time as it is typed, in a zone whose clock is put forward and back."""
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,17 +8,10 @@ import pytest
 from dodeka_db import local_time
 from dodeka_db.errors import SnapshotError
 
+pytestmark = pytest.mark.usefixtures("amsterdam")
+
 # 02:00 on the clock of Amsterdam
 NOW = datetime(2026, 11, 24, 1, 0, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def amsterdam(monkeypatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Europe/Amsterdam")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.mark.parametrize(

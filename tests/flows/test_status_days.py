@@ -1,7 +1,5 @@
 """The strip: what each of thirty days was, by the records of the runs, on a clock that is put forward and back."""
 
-import time
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 
 import pytest
@@ -10,14 +8,7 @@ from dodeka_db.flows import status_days
 from dodeka_db.host.day_records import Day
 from status_pages import full_day
 
-
-@pytest.fixture(autouse=True)
-def amsterdam(monkeypatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Europe/Amsterdam")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("amsterdam")
 
 
 def at(text: str) -> datetime:

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import time
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -12,16 +10,9 @@ import pytest
 from dodeka_db.host import day_records
 from dodeka_db.host.day_records import Day
 
+pytestmark = pytest.mark.usefixtures("amsterdam")
+
 SATURDAY = date(2026, 11, 28)
-
-
-@pytest.fixture(autouse=True)
-def amsterdam(monkeypatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Europe/Amsterdam")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.fixture

@@ -80,9 +80,8 @@ def read(state: Path) -> list[Deed]:
         try:
             with open(file, errors="replace", opener=safe_open.no_link) as opened:
                 for deed in filter(None, map(_deed, opened)):
-                    found[str(deed.began), str(deed.process)] = (
-                        deed  # its end takes the place of its beginning
-                    )
+                    # its end takes the place of its beginning
+                    found[str(deed.began), str(deed.process)] = deed
         except FileNotFoundError:
             continue
     return sorted(found.values(), key=lambda deed: deed.began)
@@ -96,9 +95,8 @@ def _append(state: Path, deed: Deed) -> None:
         with open(file, "a+b", buffering=0, opener=safe_open.no_link) as opened:
             size = opened.seek(0, os.SEEK_END)
             opened.seek(max(0, size - 1))
-            begun = (
-                b"\n" if opened.read(1) not in (b"", b"\n") else b""
-            )  # a killed run, or a full disk, left half a line
+            # a killed run, or a full disk, left half a line
+            begun = b"\n" if opened.read(1) not in (b"", b"\n") else b""
             opened.write(begun + line.encode() + b"\n")
         if size > MAX_BYTES // 2:
             os.replace(file, _older(state))
