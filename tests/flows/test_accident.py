@@ -99,7 +99,7 @@ def test_found_seen_looked_at_and_brought_back(site):
         # found by the list: the snapshot behind the accident lost 380 members, and the one before is pinned
         listed = [" ".join(line.split()) for line in site.ok("snapshots", "production").splitlines()]
         list_of_the_second = " ".join(listed[2:])
-        assert "pinned, the last one before a loss of rows: 412 members" in " ".join(listed[1:4])
+        assert 'pinned "the last one before a loss of rows": 412 members' in " ".join(listed[1:4])
         assert f"users_by_email -{DELETED - 25}" in list_of_the_second, listed
         # seen by changes
         seen = site.ok("changes", "production", "--at", at)

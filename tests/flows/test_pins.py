@@ -35,7 +35,7 @@ def test_a_pinned_snapshot_stays_and_has_its_note(site):
         in said
     )
     listed = " ".join(site.ok("snapshots", "production").split())
-    assert re.search(rf"{now} .* pinned, before migration 12: 400 members", listed)
+    assert re.search(rf'{now} .* pinned "before migration 12": 400 members', listed)
     backups(site, 11)
     site.ok("cron", "production")
     assert now in ids(site)

@@ -92,7 +92,7 @@ def test_the_accident_and_what_the_restore_replaced_are_seen_in_the_list(site):
     assert [" ".join(line.split()) for line in listed.splitlines()][:1] == ["ID When Ago Size Number of rows"]
     assert last_cells(listed) == [
         "400 members",
-        "pinned, the last one before a loss of rows: same",
+        'pinned "the last one before a loss of rows": same',
         "users_by_email -380, users -2280, birthdays -380, outbox +12",
         "pre-restore: outbox -12",
         "users_by_email +380, users +2280, birthdays +380",

@@ -62,7 +62,8 @@ def _table(listing: Listing, snapshots: Sequence[Snapshot], described: DataDescr
         rows = listing.rows.get(snapshot.id)
         notes = [note for note in (PRE_RESTORE,) if snapshot.is_pre_restore]
         notes += [f"whole clone of {name}" for name in (snapshot.whole_clone_of,) if name]
-        notes += [PINNED] * snapshot.is_pinned + [cell(snapshot.note)] * bool(snapshot.note)
+        if snapshot.is_pinned:
+            notes.append(f'{PINNED} "{cell(snapshot.note)}"' if snapshot.note else PINNED)
         notes += [snapshot.format] * (snapshot.format != listing.settings.format)
         last.append(
             [f"{note}," for note in notes[:-1]]
