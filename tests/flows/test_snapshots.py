@@ -19,7 +19,7 @@ from dodeka_db.host import row_records
 from dodeka_db.restic.snapshots import Snapshot
 from dodeka_db.settings import load
 from dodeka_db.sqlite import sample_data
-from site_folder import ROOT, Site, run_first
+from site_folder import RESTIC, ROOT, Site, run_first
 from waiting import wait_for
 
 TAGS = "db,db_sqlite,db_dodeka,env_production"
@@ -77,6 +77,23 @@ def test_backup_and_cron_put_the_rows_on_record(site, format):
         for one in (first, second)
     }
     assert {file.stat().st_mode & 0o777 for file in site.state.glob("rows/*")} == {0o600}
+
+
+def test_the_list_and_the_sizes_are_asked_for_at_the_same_time_under_one_lock(site, tmp_path):
+    """Two locks made each restic stumble over the other's, which made a server look lost. A fake keeps the list waiting."""
+    site.ok("backup", "production")
+    restic, locks = tmp_path / "restic", tmp_path / "locks"
+    run_first(
+        restic,
+        f"case $1 in find) : > {tmp_path}/asked ;; snapshots) until [ -e {tmp_path}/asked ]; do sleep 0.1; done ;; esac"
+        f'\n[ $1 != find ] || exec strace -f -qqo {locks} -etrace=mkdir,openat,renameat,rename {RESTIC} "$@"',
+    )
+    listed = json.loads(site.ok("snapshots", "--json", RESTIC=str(restic)))
+    assert [one["stored_bytes"] > 1000 for one in listed] == [True]
+    assert (
+        f"{site.repository}/keys" in locks.read_text()
+        and f"{site.repository}/locks/" not in locks.read_text()
+    )
 
 
 def test_the_accident_and_what_the_restore_replaced_are_seen_in_the_list(site):

@@ -260,9 +260,14 @@ class Repository:
     def all_sizes(self) -> dict[str, int]:
         """The bytes of the database's file in each snapshot, by the snapshot's ID: one call. Raises RepositoryDamagedError.
 
-        `restic snapshots` knows no sizes before 0.17, `restic find` does.
+        `restic snapshots` knows no sizes before 0.17, `restic find` does. Without a lock at first: it is asked beside the
+        listing, and a restic that looks at the locks of others waits where one of these goes. Only a prune elsewhere may make
+        that fail.
         """
-        return self._sizes("--tag", DATABASE)
+        try:
+            return self._sizes("--no-lock", "--tag", DATABASE)
+        except RepositoryDamagedError:
+            return self._sizes("--tag", DATABASE)
 
     def sizes(self, snapshots: Sequence[Snapshot], all_sizes: Callable[[], dict[str, int]]) -> dict[str, int]:
         """What `all_sizes` returns, of `snapshots`; or those of the undamaged ones, with a warning of the others."""
