@@ -63,3 +63,37 @@ def test_a_signal_ends_both_programs_and_comes_to_the_main_thread():
         )
         assert (done.stdout, done.stderr) == ("SIGTERM\n", "")
         assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("ended_by", ["the failing block", "a signal"])
+def test_a_program_that_is_only_being_started_is_ended(ended_by):
+    """Between fork and exec it is a copy of us, which a signal must not send through our own code: it would wait for ever."""
+    code = """
+        import os, signal, sys, time
+        from dodeka_db import interrupts
+        from dodeka_db.host import programs
+        from dodeka_db.host.beside import beside
+        interrupts.install()
+        us, session = os.getpid(), os.getsid
+        def signalled(process):
+            if os.getpid() != us:  # in the child, where sh asks for the session
+                os.kill(os.getpid(), signal.SIGINT)
+            return session(process)
+        os.getsid = signalled
+        try:
+            with beside(lambda: programs.run("sleep", "60"), "the test") as program:
+                if sys.argv[1] == "a signal":
+                    program()
+                time.sleep(0.5)
+                raise LookupError
+        except LookupError:
+            print("failed")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), ended_by],
+        env={"PYTHONPATH": str(BIN), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.stdout, done.stderr) == ("failed\n", "")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
@@ -125,7 +126,7 @@ def run(
                         _bg=True,
                         _bg_exc=False,
                         _return_cmd=True,
-                        _preexec_fn=_ignore_signals if deaf else None,
+                        _preexec_fn=partial(_take_signals, deaf),
                     ),
                 )
                 if reader:
@@ -190,6 +191,8 @@ def _not_found(program: str) -> SetupError:
 
 def _started(program: str, start: Callable[[], "sh.RunningCommand"]) -> "sh.RunningCommand":
     for pause_s in (*FORK_PAUSES_S, None):
+        # until it is the program, the child is a copy of us: a signal would raise Interrupted in it, and the copy go on
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             return start()
         except OSError as error:
@@ -200,6 +203,8 @@ def _started(program: str, start: Callable[[], "sh.RunningCommand"]) -> "sh.Runn
             # sh got no thread to watch the program, which runs already, and has read some of its input
             _kill_children()
             break
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pause_s is not None:
             time.sleep(pause_s)
     raise no_process(program)
@@ -310,10 +315,15 @@ def _wait(process: int, timeout_s: float) -> None:
         os.close(ended)
 
 
-def _ignore_signals() -> None:
-    # inherited over exec: a Ctrl-C meant for us must not kill the command that starts the service again
+def _take_signals(deaf: bool) -> None:
+    """In the child: get signals again, as the program will; or ignore them, which it inherits too.
+
+    A Ctrl-C meant for us must not kill the command that starts the service again.
+    """
     for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_IGN if deaf else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _end(child: "sh.RunningCommand", draining: IO[bytes] | None) -> None:
