@@ -7,6 +7,7 @@ the child first.
 """
 
 import errno
+import fcntl
 import gc
 import json
 import os
@@ -108,6 +109,8 @@ def run(
         if reader:
             ends = zip(os.pipe(), ("rb", "wb"), strict=True)
             output, written = (files.enter_context(open(end, mode)) for end, mode in ends)
+            with suppress(OSError):
+                fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, READ_BYTES)
         else:
             output = written = files.enter_context(_file_in_memory())
             files.enter_context(_as_step(program, arguments, output, says))
