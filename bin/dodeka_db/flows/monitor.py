@@ -50,6 +50,6 @@ def summary(answers: Sequence[Answer]) -> str:
     if failed := [answer for answer in answers if answer.problem]:
         raise BackupError(
             f"the monitor did not receive {len(failed)} of {counted(len(answers), 'test')}",
-            "if the answer is HTTP 404, the ping key is not the right one: BACKUP.md, 'Monitor'",
+            "HTTP 404 or 401 is another ping key; otherwise the monitor or the network is down: BACKUP.md, 'Monitor'",
         )
     return f"the monitor received {counted(len(answers), 'test')}"
