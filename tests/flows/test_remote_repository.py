@@ -14,7 +14,7 @@ import pytest
 from dodeka_db import schedule
 from dodeka_db.restic import server_watch
 from remote_servers import IMPATIENT_S, KINDS, S3, Remote, Rest, execute, fill, impatient, rows
-from site_folder import RESTIC, Site
+from site_folder import RESTIC, Site, run_first
 
 
 @pytest.fixture(params=KINDS)
@@ -225,6 +225,17 @@ def test_the_server_hangs_in_the_middle(site, remote, script):
     assert f"cannot be reached: no data for {IMPATIENT_S} s; " in done.stderr
     assert rows(site.database()) == before
     site.ok("cron", "production", **remote.variables)
+
+
+def test_a_cron_run_starts_restic_no_more_often_than_needed(site, rest):
+    """No start only makes contact; the snapshots, of which nothing on this machine tells, are listed while one is read back."""
+    log, restic = site.folder / "starts", site.folder / "counting-restic"
+    run_first(restic, f'echo "$1" >> {log}')
+    site.ok("cron", "production", **rest.variables)
+    said = site.ok("cron", "production", **rest.variables, RESTIC=str(restic))
+    assert log.read_text().split()[0] == "backup" and log.read_text().split()[-1] == "forget"
+    assert sorted(log.read_text().split()) == ["backup", "dump", "forget", "snapshots"]
+    assert "old snapshots removed" in said
 
 
 def test_a_server_that_comes_back_is_waited_for(site, rest):

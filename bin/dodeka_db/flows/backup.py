@@ -34,10 +34,14 @@ def run(settings: Settings, environment: Environment, note: str | None = None) -
 
 
 def of_live(
-    settings: Settings, repository: Repository, environment: Environment, extra_tags: tuple[str, ...] = ()
+    settings: Settings,
+    repository: Repository,
+    environment: Environment,
+    extra_tags: tuple[str, ...] = (),
+    lists: bool = False,
 ) -> Taken:
     """take_snapshot() of the live database, with a warning where the service writes to another one."""
-    taken = take_snapshot(repository, environment, environment.database, extra_tags)
+    taken = take_snapshot(repository, environment, environment.database, extra_tags, lists=lists)
     with suppress(BackupError):  # make status reports a systemd that does not answer
         if stray := stray_writes.found(service.of_environment(settings, environment), environment.live):
             log.warning("%s: its new rows are in no snapshot; see BACKUP.md, 'Written elsewhere'", stray)

@@ -70,7 +70,10 @@ def run(settings: Settings, environment: Environment) -> Done:
             else:
                 log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
                 removed += _after_snapshot(
-                    taken, "the retention", "applied", lambda: retention.apply(repository, environment)
+                    taken,
+                    "the retention",
+                    "applied",
+                    lambda: retention.apply(repository, environment, taken.known),
                 )
             with row_loss.told(loss, removed):
                 today.stored_bytes = _after_snapshot(
@@ -101,7 +104,7 @@ def _members(taken: Taken) -> int | None:
 def _store(settings: Settings, repository: Repository, environment: Environment) -> tuple[Taken, int]:
     """The snapshot, and the number of snapshots removed first because the repository was full."""
     try:
-        return backup.of_live(settings, repository, environment), 0
+        return backup.of_live(settings, repository, environment, lists=True), 0
     except RepositoryFullError as full:
         if offsite.is_copying(settings):
             raise
@@ -110,7 +113,7 @@ def _store(settings: Settings, repository: Repository, environment: Environment)
     try:
         for one in settings.environments:
             removed += retention.apply(repository, one)
-        return backup.of_live(settings, repository, environment), removed
+        return backup.of_live(settings, repository, environment, lists=True), removed
     except RepositoryFullError as full:
         message = f"{full.message}, even after the retention policy removed {removed} old snapshots"
         raise RepositoryFullError(message, "see BACKUP.md, 'The volume is full'") from full

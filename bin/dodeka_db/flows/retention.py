@@ -1,6 +1,7 @@
 """Apply the retention policy to the snapshots of one environment in either repository."""
 
 import logging
+from collections.abc import Callable, Sequence
 
 from dodeka_db.errors import RepositoryFullError
 from dodeka_db.flows import erasures
@@ -8,7 +9,7 @@ from dodeka_db.formatting import columns, when_briefly
 from dodeka_db.host import row_baselines, row_records
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import PRE_RESTORE, of_environment, pre_restore
+from dodeka_db.restic.snapshots import PRE_RESTORE, Snapshot, of_environment, pre_restore
 from dodeka_db.settings import Environment
 
 log = logging.getLogger("dodeka_db")
@@ -44,12 +45,17 @@ def preview(repository: Repository, environment: Environment) -> list[str]:
     return columns(rows, "<<<<")
 
 
-def apply(repository: Repository, environment: Environment) -> int:
+def apply(
+    repository: Repository,
+    environment: Environment,
+    known: Callable[[], Sequence[Snapshot]] | None = None,
+) -> int:
     """Forget and prune what the policy does not keep, and remove its records of rows; returns the number of removed snapshots.
 
-    While a snapshot is from the future that is 0, with a warning. Raises the failure of restic.
+    `known` gives what Repository.known() has just found, if the caller has asked. While a snapshot is from the future, nothing
+    is removed, with a warning. Raises the failure of restic.
     """
-    everything = repository.known()
+    everything = (known or repository.known)()
     listed = of_environment(everything, environment.name)
     future = [snapshot for snapshot in listed if snapshot.is_from_the_future]
     if future:

@@ -1,6 +1,8 @@
 """Take one snapshot of a database: export, check, count its rows, compress, store, read back."""
 
 import logging
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -14,6 +16,7 @@ from dodeka_db.host.beside import beside
 from dodeka_db.host.row_records import Rows
 from dodeka_db.restic.read_back import read_back
 from dodeka_db.restic.repository import Repository, Stored
+from dodeka_db.restic.snapshots import Snapshot
 from dodeka_db.settings import Environment
 from dodeka_db.sqlite import integrity
 from dodeka_db.sqlite.export import copy_pages, export_compacted, size_bytes
@@ -30,12 +33,16 @@ FULL_CHECK_BYTES = 20_000_000
 
 @dataclass(frozen=True)
 class Taken:
-    """A snapshot that was taken: how it is stored, the size of the export, its defects, and its rows if they are counted."""
+    """A snapshot that was taken: how it is stored, the size of the export, its defects, and its rows if they are counted.
+
+    `known` gives what Repository.known() found after the snapshot was stored, or raises its failure; None if nobody asked.
+    """
 
     stored: Stored
     exported_bytes: int
     findings: Findings
     rows: Rows | None
+    known: Callable[[], list[Snapshot]] | None
 
     @property
     def snapshot_id(self) -> str:
@@ -57,13 +64,14 @@ def take_snapshot(
     source: Path,
     extra_tags: tuple[str, ...] = (),
     time: datetime | None = None,
+    lists: bool = False,
 ) -> Taken:
     """Export the database at `source`, store it as a new snapshot of `environment`, and compare what was stored with the export.
 
-    To be called under the lock. `time` is that of the snapshot, by default now. The number of rows of each table is put on
-    record. Defects of a database that can be read through are warnings. Raises DatabaseError if there is no whole database to
-    export, BackupError if there is no room or the export cannot be stored, RepositoryDamagedError if the snapshot does not
-    read back.
+    To be called under the lock. `time` is that of the snapshot, by default now. With `lists`, all snapshots are listed while
+    this one is read back: on a server both take a start of restic. The number of rows of each table is put on record. Defects
+    of a database that can be read through are warnings. Raises DatabaseError if there is no whole database to export,
+    BackupError if there is no room or the export cannot be stored, RepositoryDamagedError if the snapshot does not read back.
     """
     settings = repository.settings
     programs.preload()
@@ -88,11 +96,12 @@ def take_snapshot(
             with progress.step("storing", progress.position_in(file)):
                 stored = repository.store(file, environment, extra_tags, time)
             log.info("reading it back")
-            with progress.step("reading back", progress.position_in(file)):
+            listing = beside(repository.known, "the listing") if lists else nullcontext()
+            with listing as known, progress.step("reading back", progress.position_in(file)):
                 read_back(repository, stored, file)
     if rows is not None:
         row_records.write(settings.state, stored.snapshot_id, row_records.Record(stored_bytes, rows))
-    return Taken(stored, exported_bytes, findings, rows)
+    return Taken(stored, exported_bytes, findings, rows, known)
 
 
 def _export(source: Path, export: Path, format: str) -> list[str]:

@@ -72,7 +72,6 @@ class Restic:
         waiting_for, second = "", False
         while True:
             try:
-                self._make_contact()
                 done = self._run(*arguments, stdin=stdin, reader=reader, source=source)
                 if waiting_for:
                     log.info("the lock is gone; continuing")
@@ -142,12 +141,6 @@ class Restic:
             # never --remove-all; the next try shows whether it helped: restic 0.14 reports success in any case
             self.start("unlock", timeout_s=None if self._repository.folder else server_watch.LOOK_S)
 
-    def _make_contact(self) -> None:
-        """Check, before the first command, that the repository's server answers and gives access."""
-        if not self._has_answered:
-            self._has_answered = True
-            self._run("cat", "config", timeout_s=server_watch.LOOK_S)
-
     def _run(
         self, verb: str, *rest: str, timeout_s: float | None = None, **options: Any
     ) -> programs.Completed:
@@ -188,7 +181,9 @@ class Restic:
 
         Raises UnreachableError if there is no answer within `timeout_s`, and what ServerWatch raises.
         """
-        watch = ServerWatch(self._repository, source, timeout_s or server_watch.GIVE_UP_S)
+        patience_s = timeout_s or server_watch.GIVE_UP_S
+        begins_s = patience_s if self._has_answered else server_watch.LOOK_S
+        watch = ServerWatch(self._repository, source, patience_s, begins_s)
         try:
             # restic has one set of options for both of its repositories
             options_of_both = (*self._repository.options, *(source.options if source else ()))
@@ -207,6 +202,7 @@ class Restic:
             )
         except programs.ProgramTimeoutError as error:
             raise watch.unreachable(f"no answer within {server_watch.LOOK_S} s") from error
+        self._has_answered = True
         said = done.stderr.replace(r"\u003c", "<").replace(r"\u003e", ">")  # where restic says it in JSON
         return replace(done, stderr=self._repository.masked(said))
 

@@ -26,25 +26,31 @@ MOVING_BYTES = 10_000
 class ServerWatch:
     """The `watch` of programs.run() for a restic: raises the failure that restic cannot overcome.
 
-    That is: the server refuses access, what restic tries cannot succeed, nothing has moved for `patience_s` seconds, or
-    restic has been retrying for that long. `source` is the repository that it reads besides `repository`, if any.
+    That is: the server refuses access, what restic tries cannot succeed, nothing has moved for `patience_s` seconds
+    (`begins_s` until anything has), or restic has been retrying for that long. `source` is the repository that it reads
+    besides `repository`, if any.
     """
 
     def __init__(
-        self, repository: RepositorySettings, source: RepositorySettings | None, patience_s: float
+        self,
+        repository: RepositorySettings,
+        source: RepositorySettings | None,
+        patience_s: float,
+        begins_s: float,
     ) -> None:
         self._repository, self._source = repository, source
-        self._patience_s = patience_s
+        self._patience_s, self._later_s = begins_s, patience_s
         self._moved_at, self._moved_bytes = time.monotonic(), 0
         self._failing_since = self._failed_at = 0.0
         self._reason = ""
 
     def __call__(self, lines: list[str], read_bytes: int) -> None:
         now = time.monotonic()
-        for match in filter(None, map(failures.ATTEMPT.search, lines)):
-            self._note(match, now)
         if read_bytes - self._moved_bytes > MOVING_BYTES:
             self._moved_at, self._moved_bytes = now, read_bytes
+            self._patience_s = self._later_s
+        for match in filter(None, map(failures.ATTEMPT.search, lines)):
+            self._note(match, now)
         is_failing = bool(self._reason) and self._failed_at - self._failing_since > self._patience_s
         if is_failing or now - self._moved_at > self._patience_s:
             raise self.unreachable(f"no data for {self._patience_s:.0f} s")
