@@ -266,7 +266,7 @@ prove: ## prove that the paper alone opens the off-site repository: asks for wha
 ##@ developing
 
 .PHONY: test
-test: setup test-packages .venv/.tests ## run the tests (5 minutes); T=tests/sqlite/test_swap.py: all of one file
+test: setup test-packages .venv/.tests ## run the tests (8 minutes); T=tests/sqlite/test_swap.py: all of one file
 	@[ -n "$$T" ] || tests/pytest_and_bats.sh
 	@[ -z "$$T" ] || .venv/bin/python -m pytest --full "$$T"
 
@@ -275,7 +275,7 @@ test-fast: setup .venv/.tests ## the tests that need no repository, no server, n
 	@.venv/bin/python -m pytest --numprocesses 4 --dist worksteal --fast
 
 .PHONY: test-full
-test-full: setup test-packages test-browser .venv/.tests ## all tests, the slow ones too (20 minutes)
+test-full: setup test-packages test-browser .venv/.tests ## all tests, the slow ones too (half an hour)
 	@tests/pytest_and_bats.sh --full
 
 .PHONY: coverage
