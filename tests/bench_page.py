@@ -45,8 +45,8 @@ def page(results: Results) -> str:
             _markdown(rows),
         ]
     if rows := _growth_rows(results):
-        when = [_circumstances(results, part) for part in GROWTH_PARTS if figures(results, part)]
-        parts += ["## A day and half a year", _filled(GROWTH), *when, _markdown(rows)]
+        when = _circumstances(results, *GROWTH_PARTS)
+        parts += ["## A day and half a year", _filled(GROWTH), when, _markdown(rows)]
     if distant := _by_number(results, "distant cron run"):
         rows = [row for ms, runs in distant.items() for row in _time_rows(runs, f"{ms} ms away, ")]
         when = _circumstances(results, "distant cron run")
@@ -312,12 +312,13 @@ def _has(results: Results, label: str) -> str:
     return f"The database has {size(bytes_)}."
 
 
-def _circumstances(results: Results, word: str) -> str:
-    """When and on what the measurements were made that have the part or the label `word`."""
+def _circumstances(results: Results, *words: str) -> str:
+    """When and on what the measurements were made whose part or label is one of the `words`."""
     parts: dict[str, list[str]] = {}
     for name, result in results.items():
-        if word in (split := name.split(", ")):
-            parts.setdefault(result.circumstances, []).append(split[split[0] == word])
+        if named := set(words) & set(split := name.split(", ")):
+            rest = [one for one in split if len(words) > 1 or one not in named]
+            parts.setdefault(result.circumstances, []).append(" of ".join(rest))
     each = (f"{', '.join(names)}: {when}" for when, names in parts.items())
     said = "; ".join(each if len(parts) > 1 else parts)
     return _filled(f"{said[0].upper()}{said[1:]}.")
