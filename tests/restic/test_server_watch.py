@@ -9,7 +9,9 @@ from dodeka_db.restic.server_watch import GIVE_UP_S, LOOK_S, ServerWatch
 from site_folder import Site
 
 ADDRESS = "rest:http://127.0.0.1:9/"
-RETRYING = f"Load(<data/5f38800ed2>, 0, 0) returned error, retrying after 1s: Get {ADDRESS}: connection refused"
+RETRYING = (
+    f"Load(<data/5f38800ed2>, 0, 0) returned error, retrying after 1s: Get {ADDRESS}: connection refused"
+)
 
 
 @pytest.fixture
