@@ -6,13 +6,18 @@ stopped run would keep its lock, perhaps while the service is down. Only at a qu
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+# who closes a terminal sends SIGHUP twice, the kernel and bash, and who ends a session SIGTERM and SIGHUP: they are one signal,
+# since the second Interrupted would end the handler of the first before it has ended a program or removed a file
+TOGETHER_S = 1
 
 _depth = 0
 _pending: int | None = None
+_raised_at = float("-inf")
 
 
 class Interrupted(BaseException):
@@ -55,10 +60,18 @@ def suspendable() -> Iterator[None]:
 
 def _on_signal(signum: int, _frame: object) -> None:
     global _pending
+    if time.monotonic() - _raised_at < TOGETHER_S:
+        return
     if _depth:
         _pending = signum
     else:
-        raise Interrupted(signum)
+        raise _interrupted(signum)
+
+
+def _interrupted(signum: int) -> Interrupted:
+    global _raised_at
+    _raised_at = time.monotonic()
+    return Interrupted(signum)
 
 
 @contextmanager
@@ -82,7 +95,7 @@ def shielded() -> Iterator[None]:
     finally:
         _depth -= 1
         if not _depth and _pending is not None:
-            interruption, _pending = Interrupted(_pending), None
+            interruption, _pending = _interrupted(_pending), None
             interruption.note = note
             raise interruption
 
@@ -95,7 +108,7 @@ def interruptible() -> Iterator[None]:
     try:
         if _pending is not None:
             signum, _pending = _pending, None
-            raise Interrupted(signum)
+            raise _interrupted(signum)
         yield
     finally:
         _depth = depth

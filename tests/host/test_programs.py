@@ -158,6 +158,31 @@ def test_a_signal_to_us_alone_ends_the_child_and_runs_finally(tmp_path, signum):
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_signals_that_come_together_end_the_child_too(tmp_path):
+    """As the kernel and bash send SIGHUP when a terminal is closed: the second one came between the first and the child's end."""
+    process = script(
+        tmp_path,
+        f"""
+        import os, signal, sys
+        shielded = programs.shielded
+        def signalled():
+            if isinstance(sys.exc_info()[1], interrupts.Interrupted):
+                os.kill(os.getpid(), signal.SIGHUP)
+            return shielded()
+        programs.shielded = signalled
+        try:
+            programs.run("sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 100")
+        except interrupts.Interrupted as interruption:
+            print(interruption)
+        """,
+    )
+    pid = wait_for(tmp_path / "pid")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert output == "SIGTERM\n"
+    assert not Path(f"/proc/{pid}").exists()
+
+
 def test_a_signal_while_its_output_is_read_ends_the_child(tmp_path):
     process = script(
         tmp_path,
