@@ -82,7 +82,7 @@ def shielded() -> Iterator[None]:
     this does nothing.
     """
     global _depth, _pending
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_in_main_thread():
         yield
         return
     _depth += 1
@@ -115,4 +115,8 @@ def interruptible() -> Iterator[None]:
 
 
 def is_shielded() -> bool:
-    return _depth > 0
+    return _depth > 0 and _is_in_main_thread()
+
+
+def _is_in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

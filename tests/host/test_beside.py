@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dodeka_db import interrupts
 from dodeka_db.host import programs
 from dodeka_db.host.beside import beside
 
@@ -34,6 +35,72 @@ def test_a_block_that_fails_ends_the_program():
         time.sleep(0.5)
         raise LookupError
     assert time.monotonic() - began < 10
+
+
+def test_a_block_that_fails_ends_the_program_that_comes_next():
+    """As where the work waits for a lock of restic's, and looks every few seconds whether it has gone."""
+
+    def work() -> None:
+        time.sleep(0.5)
+        programs.run("sleep", "60")
+
+    began = time.monotonic()
+    with pytest.raises(LookupError), beside(work, "the test"):
+        time.sleep(0.2)
+        raise LookupError
+    assert time.monotonic() - began < 10
+
+
+def test_a_block_that_fails_ends_the_program_that_began_while_signals_waited_in_the_main_thread():
+    """As they do while the main thread starts a program of its own, at the same time."""
+    began = time.monotonic()
+    with pytest.raises(LookupError), beside(lambda: programs.run("sleep", "60"), "the test"):
+        with interrupts.shielded():
+            time.sleep(0.5)
+        raise LookupError
+    assert time.monotonic() - began < 10
+
+
+def test_a_block_that_fails_ends_a_program_that_ignores_being_asked(monkeypatch):
+    monkeypatch.setattr(programs, "PATIENCE_S", 0.5)
+    began = time.monotonic()
+    with (
+        pytest.raises(LookupError),
+        beside(lambda: programs.run("sh", "-c", "trap '' INT; exec sleep 60"), "the test"),
+    ):
+        time.sleep(0.5)
+        raise LookupError
+    assert time.monotonic() - began < 10
+
+
+def test_a_signal_as_soon_as_the_work_has_begun_ends_its_program():
+    code = """
+        import os, signal
+        from concurrent.futures import ThreadPoolExecutor
+        from dodeka_db import interrupts
+        from dodeka_db.host import programs
+        from dodeka_db.host.beside import beside
+        interrupts.install()
+        submit = ThreadPoolExecutor.submit
+        def signalled(pool, work):
+            future = submit(pool, work)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return future
+        ThreadPoolExecutor.submit = signalled
+        try:
+            with beside(lambda: programs.run("sleep", "60"), "the test"):
+                print("the block begins")
+        except interrupts.Interrupted as interruption:
+            print(interruption)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={"PYTHONPATH": str(BIN), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.stdout, done.stderr) == ("SIGTERM\n", "")
 
 
 def test_a_signal_ends_both_programs_and_comes_to_the_main_thread():
