@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from dodeka_db.errors import SetupError
+from dodeka_db.errors import NoProcessError, SetupError
 from dodeka_db.host import programs
 
 BIN = Path(__file__).resolve().parents[2] / "bin"
@@ -156,6 +157,25 @@ def test_a_signal_to_us_alone_ends_the_child_and_runs_finally(tmp_path, signum):
     output, _ = process.communicate(timeout=60)
     assert output == f"{signum.name} {128 + signum}\nfinally\n"
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_no_thread_for_the_watch_of_a_program_whose_output_is_read(monkeypatch):
+    """Nor for the rest of its output, while it is being ended."""
+
+    def start(thread: threading.Thread) -> None:
+        if isinstance(thread, programs._Watcher) or thread._target is programs._drain:
+            raise RuntimeError("can't start new thread")
+        started(thread)
+
+    started = threading.Thread.start
+    children = Path("/proc/thread-self/children")
+    before = children.read_text()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(NoProcessError, match="cat cannot be run: this machine is out of processes"):
+        programs.run(
+            "cat", "/dev/zero", reader=lambda output: output.read(), watch=lambda _lines, _bytes: None
+        )
+    assert children.read_text() == before
 
 
 def test_signals_that_come_together_end_the_child_too(tmp_path):

@@ -332,9 +332,12 @@ def _take_signals(deaf: bool) -> None:
 def _end(child: "sh.RunningCommand", draining: IO[bytes] | None) -> None:
     if draining:  # a program that is blocked in writing to us could not end
         listener = threading.Thread(target=_drain, args=(draining,), daemon=True)
-        listener.start()
+        try:
+            listener.start()
+        except RuntimeError:  # no thread to be had: then what it writes fails
+            draining.close()
     _ask_to_end(child)
-    if draining:
+    if draining and listener.is_alive():
         listener.join(PATIENCE_S)  # before the pipe is closed under it
 
 
