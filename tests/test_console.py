@@ -71,6 +71,12 @@ def test_ctrl_c_while_a_script_is_still_being_loaded(site, tmp_path):
     assert (child.returncode, errors) == (-signal.SIGINT, "")
 
 
+def test_who_starts_a_script_may_ignore_its_children(site):
+    """As bash does after trap '' CHLD. That is inherited, and the kernel keeps no exit code of a child then."""
+    done = shell(site, f"env --ignore-signal={signal.SIGCHLD} BACKUP demo")
+    assert (done.returncode, done.stderr) == (0, b""), done
+
+
 def test_restic_itself_can_be_stopped_with_ctrl_z(site):
     """No lock of ours is held then."""
     seen, restic = site.folder / "seen", site.folder / "restic-that-looks"

@@ -34,6 +34,8 @@ class Interrupted(BaseException):
 
 def install() -> None:
     """Turn SIGNALS into Interrupted, so that `finally` blocks run on each of them, and let nothing stop the run."""
+    # whoever has started us may ignore it: then no exit code of a child could be had
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for signum in SIGNALS:
         # nohup and cron may ignore it on purpose
         if signal.getsignal(signum) != signal.SIG_IGN:
