@@ -46,6 +46,14 @@ def test_a_script_reads_the_snapshot_and_the_output_is_its_own_alone(lost, forma
     assert copies(lost) == [] and lost.staged() == []
 
 
+def test_a_reader_of_the_output_that_goes_away_is_no_failure(lost):
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000) SELECT i FROM n;"
+    command = f"set -o pipefail; echo '{many}' | {SCRIPT} production | head -n 1"
+    done = subprocess.run(["bash", "-c", command], env=lost.environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, "error" in done.stderr) == (0, "1\n", False), done
+    assert copies(lost) == []
+
+
 def test_it_writes_nothing(lost):
     done = lost.run("open", "production", stdin="DELETE FROM users;")
     assert done.returncode == 1 and "attempt to write a readonly database" in done.stderr

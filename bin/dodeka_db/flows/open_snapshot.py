@@ -126,5 +126,7 @@ def _run_sqlite3(path: Path) -> None:
             sqlite3.wait()
     if -code in SIGNALS:
         raise Interrupted(-code)
+    if code == -signal.SIGPIPE:
+        return  # the reader of the output has gone, which is no failure
     if code and not sys.stdin.isatty():  # on a terminal, its exit code tells of a line mistyped an hour ago
         raise BackupError(f"sqlite3 failed: exit code {code}", "its own message stands above")
