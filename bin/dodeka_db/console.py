@@ -206,8 +206,7 @@ def ask_secret(question: str) -> str:
     except EOFError:  # Ctrl-D
         return ""
     except interrupts.Interrupted as interruption:
-        print(flush=True)
-        interruption.note = _UNCHANGED
+        _end_of_question(interruption)
         raise
 
 
@@ -218,12 +217,17 @@ def _answer(*question: str) -> str:
             print("\n".join(map(plain, question)), end=" ", flush=True)
             answer = sys.stdin.readline()
     except interrupts.Interrupted as interruption:
-        print(flush=True)  # after the question, and the ^C that a terminal shows
-        interruption.note = _UNCHANGED
+        _end_of_question(interruption)
         raise
     if not sys.stdin.isatty():
         print(flush=True)
     return answer.strip()
+
+
+def _end_of_question(interruption: interrupts.Interrupted) -> None:
+    interruption.note = _UNCHANGED
+    with suppress(OSError):  # the terminal has gone, of which the signal tells
+        print(flush=True)  # after the question, and the ^C that a terminal shows
 
 
 def confirm(question: Sequence[str], yes: bool = False, words: str = "yes") -> None:

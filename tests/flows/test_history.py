@@ -110,6 +110,18 @@ def test_no_member_is_named(site):
         assert name not in text
 
 
+def test_a_terminal_that_is_closed_at_the_question_is_told_as_that(site):
+    site.ok("backup", "production")
+    command = ["setsid", "--ctty", RESTORE, "production", "--snapshot=latest"]
+    terminal = Terminal(command, {**site.environ, **ANNA})
+    terminal.until("Type 'yes'")
+    assert terminal.close() == 129
+    (deed,) = told(site)
+    assert re.fullmatch(
+        r"anna restore production: interrupted: the terminal was closed; snapshot \w{8}", deed
+    )
+
+
 def test_interrupted_and_killed_ones_are_told_apart(site):
     site.ok("backup", "production")
     for end in ("interrupted", "killed"):

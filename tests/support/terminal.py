@@ -43,6 +43,11 @@ class Terminal:
     def press(self, key: bytes) -> None:
         os.write(self._master, key)
 
+    def close(self) -> int:
+        """Close the terminal, as somebody closes its window; returns the program's exit code."""
+        os.close(self._master)
+        return self._process.wait(timeout=60)
+
     def until_end(self, exit_code: int = 0) -> str:
         self._process.wait(timeout=60)
         while select.select([self._master], [], [], 0.1)[0] and self._read():
