@@ -1,9 +1,11 @@
 """Standard streams that are closed, full or not UTF-8, and Ctrl-C at any moment: one line, the right exit code, no traceback."""
 
+import fcntl
 import os
 import re
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +71,21 @@ def test_ctrl_c_while_a_script_is_still_being_loaded(site, tmp_path):
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=20)
     assert (child.returncode, errors) == (-signal.SIGINT, "")
+
+
+def test_a_signal_while_the_last_line_waits_for_its_reader_is_no_traceback(site):
+    site.password_file.unlink()
+    reader, writer = os.pipe()
+    waits = b"." * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
+    os.write(writer, waits)
+    child = subprocess.Popen([ROOT / "bin" / "dodeka-db-keys.py"], env=site.environ, stderr=writer)
+    os.close(writer)
+    wait_for(lambda: "pipe_write" in Path(f"/proc/{child.pid}/wchan").read_text())
+    child.send_signal(signal.SIGINT)
+    with open(reader, "rb") as said:
+        assert said.read(len(waits)) == waits
+        assert said.read().count(b"\n") == 1
+    assert child.wait(timeout=20) == 6
 
 
 def test_who_starts_a_script_may_ignore_its_children(site):

@@ -35,10 +35,11 @@ def run(main: Callable[[Argv], int]) -> NoReturn:
 
     A traceback is a bug of this project.
     """
-    code = _exit_code(main)
-    with suppress(OSError):
-        sys.stdout.flush()
-    os._exit(code)  # skips the interpreter's clean-up, which takes 20 ms
+    with interrupts.shielded():  # a signal while the last line is written comes too late
+        code = _exit_code(main)
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)  # skips the interpreter's clean-up, which takes 20 ms
 
 
 def _exit_code(main: Callable[[Argv], int]) -> int:
@@ -55,7 +56,8 @@ def _exit_code(main: Callable[[Argv], int]) -> int:
     log.setLevel(logging.INFO)
     try:
         interrupts.install()
-        code = main(None)
+        with interrupts.interruptible():
+            code = main(None)
         with _on_standard_output():
             sys.stdout.flush()
         return code
