@@ -8,6 +8,7 @@ from contextlib import closing
 
 from dodeka_db import console, data_description
 from dodeka_db.errors import BackupError
+from dodeka_db.interrupts import shielded
 from dodeka_db.settings import ROOT
 from dodeka_db.sqlite import sample_data
 
@@ -123,5 +124,7 @@ def _make(*words: str) -> None:
     environment = {name: os.environ[name] for name in keep if name in os.environ}
     words = ("make", "--no-print-directory", *words, f"CONFIG={CONFIG.relative_to(ROOT)}")
     console.show("$ " + " ".join(word for word in words if not word.startswith("--")))
-    if subprocess.run(words, env=environment, check=False).returncode:
+    with shielded():  # a signal waits: a killed make would leave the command of this step running
+        done = subprocess.run(words, env=environment, check=False)
+    if done.returncode:
         raise BackupError(f"'{' '.join(words)}' failed", "its messages are above")
