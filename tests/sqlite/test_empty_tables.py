@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from dodeka_db import interrupts
 from dodeka_db.errors import DatabaseError, SnapshotError
 from dodeka_db.sqlite import integrity, sample_data
 from dodeka_db.sqlite.empty_tables import empty_tables
@@ -155,6 +157,21 @@ def test_keys_that_are_not_text(make):
     meant = []
     empty_tables(path, "snapshot 1", [], REMEDY, {"loose": lambda key: meant.append(key) or key == "a"})
     assert meant == ["a", "None", "3", "b"] and sample_data.count(path, "loose") == 3
+
+
+def test_a_signal_while_keys_are_looked_at_is_no_failure_of_sqlite(make):
+    path = make()
+
+    def meant(_key: str) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    before = signal.signal(signal.SIGTERM, interrupts._on_signal)
+    try:
+        with pytest.raises(interrupts.Interrupted):
+            empty_tables(path, "snapshot 1", [], REMEDY, {"metadata": meant})
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_table_without_keys_is_refused_whole(make):

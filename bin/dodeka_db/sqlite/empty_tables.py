@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from dodeka_db.errors import SnapshotError
+from dodeka_db.interrupts import shielded
 from dodeka_db.sqlite.connection import opened, quoted
 from dodeka_db.sqlite.failures import one_line
 from dodeka_db.sqlite.header import set_journal_mode
@@ -45,8 +46,9 @@ def empty_tables(
             connection.execute(f"DELETE FROM main.{quoted(table)}")
         for table, is_meant in rows.items():
             connection.create_function("is_meant", 1, lambda key, of=is_meant: of(_text(key)))
-            # an index may lack entries
-            connection.execute(f"DELETE FROM main.{quoted(table)} NOT INDEXED WHERE is_meant(key)")
+            with shielded():  # SQLite would take what a signal raises in the function for an error of its own
+                # an index may lack entries
+                connection.execute(f"DELETE FROM main.{quoted(table)} NOT INDEXED WHERE is_meant(key)")
         forget_samples(connection, (*tables, *rows))
         connection.execute("COMMIT")
 
