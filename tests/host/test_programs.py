@@ -159,6 +159,27 @@ def test_a_signal_to_us_alone_ends_the_child_and_runs_finally(tmp_path, signum):
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_the_output_ends_where_the_program_could_only_be_started_at_the_second_try(tmp_path):
+    process = script(
+        tmp_path,
+        """
+        import errno, os
+        fork, failures = os.fork, [OSError(errno.EAGAIN, "no process")]
+        def failing_once():
+            if failures:
+                raise failures.pop()
+            return fork()
+        os.fork = failing_once
+        programs.run("echo", "out", reader=lambda output: print(output.read().decode(), end=""))
+        """,
+    )
+    try:
+        output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (0, "out\n")
+
+
 def test_no_thread_for_the_watch_of_a_program_whose_output_is_read(monkeypatch):
     """Nor for the rest of its output, while it is being ended."""
 

@@ -134,6 +134,7 @@ def run(
                 )
                 if reader:
                     written.close()  # otherwise its output would never end
+                    _close_copies(output)
                 if watch:
                     watcher = _Watcher(watch, errors, child.pid)
                     files.callback(watcher.stop)
@@ -211,6 +212,15 @@ def _started(program: str, start: Callable[[], "sh.RunningCommand"]) -> "sh.Runn
         if pause_s is not None:
             time.sleep(pause_s)
     raise no_process(program)
+
+
+def _close_copies(pipe: IO[bytes]) -> None:
+    """Close what sh has left open of our `pipe`, but `pipe` itself: a copy of its other end for each time that it could not fork."""
+    ours = os.fstat(pipe.fileno())
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # it was closed meanwhile
+            if descriptor != pipe.fileno() and os.path.samestat(os.fstat(descriptor), ours):
+                os.close(descriptor)
 
 
 def _kill_children() -> None:
