@@ -5,6 +5,7 @@ import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import keys
 from dodeka_db.host import history
+from dodeka_db.log import log
 
 
 def main(argv: console.Argv = None) -> int:
@@ -18,8 +19,8 @@ def main(argv: console.Argv = None) -> int:
     repository = found.repository(arguments.offsite)
     with history.recorded(found.main, "key-add", about=f"for {arguments.name} to {repository.shown}"):
         key, file = keys.add(repository, arguments.name)
-    console.log.info("done: key %s of %s opens the repository", key.short_id, key.name)
-    console.log.info("its password is in %s: HAND IT OVER, THEN REMOVE THE FILE", file)
+    log.info("done: key %s of %s opens the repository", key.short_id, key.name)
+    log.info("its password is in %s: HAND IT OVER, THEN REMOVE THE FILE", file)
     return 0
 
 

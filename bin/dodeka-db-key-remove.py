@@ -5,6 +5,7 @@ import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.flows import keys
 from dodeka_db.host import history
+from dodeka_db.log import log
 
 
 def main(argv: console.Argv = None) -> int:
@@ -18,7 +19,7 @@ def main(argv: console.Argv = None) -> int:
     repository = found.repository(arguments.offsite)
     with history.recorded(found.main, "key-remove", about=f"of {arguments.name} from {repository.shown}"):
         key = keys.remove(repository, arguments.name)
-    console.log.info("done: key %s of %s no longer opens the repository", key.short_id, key.name)
+    log.info("done: key %s of %s no longer opens the repository", key.short_id, key.name)
     return 0
 
 

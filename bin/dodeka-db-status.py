@@ -1,16 +1,14 @@
 #!/usr/bin/python3
 """Show whether all is well, the worst first (make status)."""
 
-import logging
-
 import dodeka_db.venv  # noqa: F401  restarts this script under .venv
 from dodeka_db import console, settings
 from dodeka_db.errors import MEANINGS, BackupError, as_line
 from dodeka_db.flows import status, status_page, status_report
 from dodeka_db.flows.status_lines import State, overall
 from dodeka_db.host import monitor
+from dodeka_db.log import log
 
-log = logging.getLogger("dodeka_db")
 OWN_MEANINGS = {
     **{code: meaning for code, meaning in MEANINGS.items() if code > 128},
     0: "all is well, perhaps with notes",

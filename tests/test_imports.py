@@ -15,6 +15,7 @@ BELOW = {FLOWS: WINGS, "restic": ("host",), "sqlite": ("host",), "host": ()}
 FLOOR = (
     *(
         "stream_types",
+        "log",
         "interrupts",
         "errors",
         "safe_open",

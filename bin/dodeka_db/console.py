@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
 
 from dodeka_db import interrupts, local_time, progress
 from dodeka_db.errors import ALWAYS, MEANINGS, OF_A_REPOSITORY, BackupError, NotConfirmedError, as_line, plain
+from dodeka_db.log import log
 from dodeka_db.settings import ENVIRONMENTS, keep_to_trusted_programs
 
 if TYPE_CHECKING:
     from dodeka_db.progress_line import ProgressLine
 
-log = logging.getLogger("dodeka_db")
 # a command line in the place of the script's own
 Argv = Sequence[str] | None
 Default = TypeVar("Default", str, None)

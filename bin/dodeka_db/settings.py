@@ -1,7 +1,6 @@
 """The settings: each one, its value, and where it was set. Only this module and flows/sandbox.py read os.environ."""
 
 import difflib
-import logging
 import os
 import re
 import shlex
@@ -15,9 +14,9 @@ from urllib.parse import urlsplit
 
 from dodeka_db import masking, places, repository_address, settings_file
 from dodeka_db.errors import SetupError, UsageError
+from dodeka_db.log import log
 from dodeka_db.repository_settings import PASSWORDS, READ_BY_RESTIC, RepositorySettings
 
-log = logging.getLogger("dodeka_db")
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS_FILE = ROOT / "deploy" / "backup.env"
 # where the backend is: in the clone of these scripts; or in that of the web service's user

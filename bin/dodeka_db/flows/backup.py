@@ -1,16 +1,14 @@
 """make backup: one snapshot of the live database of an environment."""
 
-import logging
 from contextlib import suppress
 
 from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.flows import leftovers, pins, row_loss, stray_writes
 from dodeka_db.flows.take_snapshot import Taken, take_snapshot
 from dodeka_db.host import run_lock, service, staging
+from dodeka_db.log import log
 from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment, Settings
-
-log = logging.getLogger("dodeka_db")
 
 
 def run(settings: Settings, environment: Environment, note: str | None = None) -> Taken:

@@ -1,6 +1,5 @@
 """make bring-back: put rows that a snapshot has and the live database lacks back, while its service runs."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -18,14 +17,13 @@ from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.formatting import COLUMNS, cell, columns, counted, when
 from dodeka_db.host import run_lock, service, staging, whole_clones
 from dodeka_db.interrupts import Interrupted, shielded
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import PRE_RESTORE, Snapshot, resolve, tags_of_replaced
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import kept_files, missing_rows, swap
 from dodeka_db.sqlite.checkpoint import check_access
-
-log = logging.getLogger("dodeka_db")
 
 
 def table_names(text: str | None) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """make changes: what differs between a snapshot and the live database, or another snapshot. Nothing is changed."""
 
-import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +10,7 @@ from dodeka_db.data_description import DataDescription
 from dodeka_db.flows.download import shown, to_new_file
 from dodeka_db.formatting import cell, columns, counted, when
 from dodeka_db.host import disks, run_lock, staging
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, resolve
@@ -19,7 +19,6 @@ from dodeka_db.sqlite.compare import RowChange, Source, TableChanges, Value, com
 from dodeka_db.sqlite.export import copy_pages, size_bytes
 from dodeka_db.sqlite.header import read_header
 
-log = logging.getLogger("dodeka_db")
 # so many rows are named at most, and so many characters of a key and of a list of fields
 MAX_ROWS = 10_000
 MAX_CHARACTERS = 200

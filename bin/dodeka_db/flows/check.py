@@ -1,16 +1,15 @@
 """make check: the repository's own check, with a part of the data read each time: all of it within four checks."""
 
-import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dodeka_db.flows import offsite
 from dodeka_db.host import job_records, staging
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 
-log = logging.getLogger("dodeka_db")
 JOB = "check"
 # one a week: all data is read every four weeks. restic divides by a pack's ID, so that a pack stays in its part
 PARTS = 4

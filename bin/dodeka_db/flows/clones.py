@@ -4,7 +4,6 @@ There are three kinds (settings.CLONES). Except for a whole clone, the snapshot 
 finished clone goes to the folder of the live database, which other users can enter.
 """
 
-import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from dodeka_db.flows.proven_database import Proven
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.formatting import cell
 from dodeka_db.host import disks, staging
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.settings import MASKED, Settings
 from dodeka_db.sqlite.empty_tables import empty_tables
@@ -26,7 +26,6 @@ from dodeka_db.sqlite.export import export_compacted
 from dodeka_db.sqlite.failures import THIS_SQLITE, CannotCompactError, one_line
 from dodeka_db.sqlite.row_counts import row_counts
 
-log = logging.getLogger("dodeka_db")
 _WHOLE_INSTEAD = "CLONE=whole clones all of it"
 _LARGER_DISK = "set DODEKA_STATE to another disk"
 

@@ -1,6 +1,5 @@
 """make cron: a snapshot that is read back, then the retention policy."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.formatting import counted
 from dodeka_db.host import day_records, job_records, run_lock, staging
 from dodeka_db.interrupts import Interrupted
+from dodeka_db.log import log
 from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment, Settings
 
-log = logging.getLogger("dodeka_db")
 Result = TypeVar("Result")
 
 

@@ -1,6 +1,5 @@
 """Get the database in a snapshot, of either format, out of the repository into a file."""
 
-import logging
 import shutil
 from io import RawIOBase
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from dodeka_db import progress
 from dodeka_db.errors import BackupError, SnapshotError
 from dodeka_db.host import disks
+from dodeka_db.log import log
 from dodeka_db.progress import Far
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot
@@ -15,7 +15,6 @@ from dodeka_db.sqlite import header
 from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.stream_types import Readable
 
-log = logging.getLogger("dodeka_db")
 _HINT = "choose another snapshot"
 
 

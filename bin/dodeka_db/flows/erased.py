@@ -1,6 +1,5 @@
 """make erased: write down that a member was erased, so that no restore of an older snapshot brings the member back."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from dodeka_db.flows import changes, erasures
 from dodeka_db.flows.download import to_new_file
 from dodeka_db.formatting import cell, counted, when
 from dodeka_db.host import run_lock, staging
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.erasures import new_key, of_names
 from dodeka_db.restic.repository import Repository
@@ -21,8 +21,6 @@ from dodeka_db.settings import ENVIRONMENTS, Environment, Settings
 from dodeka_db.sqlite import erased_rows
 from dodeka_db.sqlite.connection import opened
 from dodeka_db.sqlite.erased_rows import Found, Name
-
-log = logging.getLogger("dodeka_db")
 
 
 @dataclass

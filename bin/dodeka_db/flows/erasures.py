@@ -4,7 +4,6 @@ The list is in the repositories, and is read with the list of snapshots. A copy 
 times when a repository cannot tell all of it.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, Sn
 from dodeka_db.flows import oldest_copies
 from dodeka_db.formatting import counted
 from dodeka_db.host import disks, row_records, staging, state_files
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import erasures
 from dodeka_db.restic.erasures import Erasure, Tags
@@ -24,7 +24,6 @@ from dodeka_db.settings import ENVIRONMENTS
 from dodeka_db.sqlite import erased_rows
 from dodeka_db.sqlite.erased_rows import Removed
 
-log = logging.getLogger("dodeka_db")
 _SEE = "see BACKUP.md, 'A member asks to be erased'"
 
 

@@ -3,7 +3,6 @@
 If the service does not run with the new database, the two are exchanged back.
 """
 
-import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,14 +17,13 @@ from dodeka_db.host import file_rights, open_files, whole_clones
 from dodeka_db.host.file_rights import Rights
 from dodeka_db.host.service import Service, ServiceNotAnsweringError, ServiceNotRunningError
 from dodeka_db.interrupts import Interrupted, interruptible, shielded
+from dodeka_db.log import log
 from dodeka_db.restic.snapshots import PRE_RESTORE
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import kept_files, swap
 from dodeka_db.sqlite.checkpoint import refuse_if_open
 from dodeka_db.sqlite.failures import DatabaseInUseError
 from dodeka_db.sqlite.swap import Kept
-
-log = logging.getLogger("dodeka_db")
 
 # how often to stop a unit that something else starts again (Upholds=)
 STOPS = 3

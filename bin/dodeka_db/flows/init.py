@@ -1,6 +1,5 @@
 """make init: create the password file and the restic repository, if they do not exist yet."""
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,12 +9,12 @@ from dodeka_db.errors import RefusedError, SetupError, UnreachableError, WrongPa
 from dodeka_db.flows import cron, offsite
 from dodeka_db.formatting import when
 from dodeka_db.host import disks, job_records, password_files, staging
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, runner
 from dodeka_db.restic.repository import NO_COMPRESSION, UPGRADE, Config, Repository
 from dodeka_db.settings import Settings
 
-log = logging.getLogger("dodeka_db")
 Confirm = Callable[[Sequence[str]], None]
 
 

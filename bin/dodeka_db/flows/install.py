@@ -5,7 +5,6 @@ of the two users, or to root where it has just made them: the web service's user
 """
 
 import grp
-import logging
 import os
 import pwd
 import shlex
@@ -19,10 +18,10 @@ from dodeka_db import places, safe_open, settings
 from dodeka_db.errors import SetupError
 from dodeka_db.host import installed, programs
 from dodeka_db.host.installed import LOGROTATE, ONE_USER, OWN, OWN_HOME, OWN_USER, POLKIT, SUDOERS, WEB_USER
+from dodeka_db.log import log
 from dodeka_db.settings import ENVIRONMENTS, SETTINGS_FILE, Settings
 from dodeka_db.sqlite import journals
 
-log = logging.getLogger("dodeka_db")
 # files that only the timers need: without timers the copies of the passwords are removed too
 _OF_TIMERS = (POLKIT, *(installed.CREDENTIALS / name for name in installed.CREDENTIAL_NAMES))
 

@@ -1,6 +1,5 @@
 """make keys, key-add, key-remove: who can open the repository; a new key is proven before it is handed over."""
 
-import logging
 import re
 from pathlib import Path
 
@@ -9,11 +8,11 @@ from dodeka_db.flows import offsite, verify
 from dodeka_db.formatting import columns, when
 from dodeka_db.host import password_files, staging
 from dodeka_db.interrupts import shielded
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Key, Repository
 from dodeka_db.restic.snapshots import newest
 
-log = logging.getLogger("dodeka_db")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 

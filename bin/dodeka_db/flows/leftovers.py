@@ -1,6 +1,5 @@
 """Clean up after earlier restores: files of killed ones, kept files that are not saved yet, a service that is down."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from dodeka_db.errors import BackupError, BusyError, DatabaseError, ServiceError
 from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.host import open_files, run_lock, service, staging, whole_clones
 from dodeka_db.host.service import Service, ServiceNotAnsweringError
+from dodeka_db.log import log
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import PRE_RESTORE, tags_of_replaced
@@ -18,8 +18,6 @@ from dodeka_db.sqlite import journals, kept_files, swap
 from dodeka_db.sqlite.checkpoint import checkpoint_and_close, refuse_if_open
 from dodeka_db.sqlite.failures import RETRY, DatabaseInUseError, NotWholeError
 from dodeka_db.sqlite.row_counts import row_counts
-
-log = logging.getLogger("dodeka_db")
 
 # the services that a restore left stopped and that do not start, with the reason of each
 Down = list[tuple[Service, ServiceError]]

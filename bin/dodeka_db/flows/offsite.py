@@ -1,6 +1,5 @@
 """make offsite: copy the missing snapshots to the off-site repository, read the newest back, apply the retention policy."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,13 +9,13 @@ from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, as
 from dodeka_db.flows import erasures, oldest_copies, retention, verify
 from dodeka_db.formatting import counted
 from dodeka_db.host import job_records, row_baselines, row_records, run_lock, staging
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
 from dodeka_db.restic.repository import Config, Repository
 from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of_environment, ordinary, resolve
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
-log = logging.getLogger("dodeka_db")
 JOB = oldest_copies.OFFSITE_JOB
 
 

@@ -1,6 +1,5 @@
 """make open: a checked copy of a snapshot's database, for sqlite3 or as a file. Nothing that is in use is touched."""
 
-import logging
 import os
 import shutil
 import signal
@@ -18,13 +17,12 @@ from dodeka_db.flows.download import Incoming, download, shown
 from dodeka_db.formatting import when
 from dodeka_db.host import staging
 from dodeka_db.interrupts import SIGNALS, Interrupted, shielded, suspendable
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, resolve
 from dodeka_db.settings import Environment
 from dodeka_db.sqlite import journals
-
-log = logging.getLogger("dodeka_db")
 
 
 def with_sqlite3(settings: RepositorySettings, environment: Environment, wanted: str | datetime) -> None:

@@ -1,7 +1,5 @@
 """make pin, make unpin: snapshots that stay whatever the retention policy says, with a note on why."""
 
-import logging
-
 from dodeka_db.errors import BackupError, SnapshotError, UsageError
 from dodeka_db.flows import offsite
 from dodeka_db.host import staging
@@ -9,7 +7,6 @@ from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import NOTE, PINNED, Snapshot, resolve
 
-log = logging.getLogger("dodeka_db")
 # so many characters of a note are readable in a list
 MAX_CHARACTERS = 80
 

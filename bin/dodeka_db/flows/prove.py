@@ -1,6 +1,5 @@
 """make prove: prove that what is on paper opens the off-site repository, with nothing of this server's."""
 
-import logging
 import os
 import re
 import shlex
@@ -23,12 +22,12 @@ from dodeka_db.errors import (
 from dodeka_db.flows import verify
 from dodeka_db.formatting import counted, when
 from dodeka_db.host import job_records, staging
+from dodeka_db.log import log
 from dodeka_db.repository_settings import PASSWORDS, RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, newest, of_environment
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
-log = logging.getLogger("dodeka_db")
 # the proof's name in the records, which have who gave it and with which snapshot
 JOB = "prove"
 # what messages have in the place of the typed address

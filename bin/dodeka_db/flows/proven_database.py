@@ -1,6 +1,5 @@
 """Write the database of an origin to a file, and prove that it is whole; rebuild its indexes if they have defects."""
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,12 +8,11 @@ from dodeka_db.flows import erasures
 from dodeka_db.flows.download import Incoming
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.host import disks
+from dodeka_db.log import log
 from dodeka_db.sqlite import integrity
 from dodeka_db.sqlite.erased_rows import Removed
 from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.integrity import Findings
-
-log = logging.getLogger("dodeka_db")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """make restore, make undo: replace an environment's database, after a yes."""
 
-import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from dodeka_db.flows.restore_question import Change
 from dodeka_db.flows.staged_database import stage
 from dodeka_db.host import run_lock, staging
 from dodeka_db.host import service as services
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.erasures import Erasure
 from dodeka_db.restic.repository import Repository
@@ -26,7 +26,6 @@ from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import swap
 from dodeka_db.sqlite.header import read_header
 
-log = logging.getLogger("dodeka_db")
 Confirm = Callable[[Change], None]
 
 

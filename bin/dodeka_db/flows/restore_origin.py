@@ -1,6 +1,5 @@
 """The origin of a restore's data: a snapshot, or the database that the last restore replaced."""
 
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from dodeka_db.errors import SnapshotError
 from dodeka_db.flows import erasures, leftovers
 from dodeka_db.flows.download import Incoming, download
 from dodeka_db.host import whole_clones
+from dodeka_db.log import log
 from dodeka_db.restic.erasures import Erasure
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot, newest_pre_restore
 from dodeka_db.settings import Environment, Settings
 from dodeka_db.sqlite import kept_files
 from dodeka_db.sqlite.checkpoint import refuse_if_open
-
-log = logging.getLogger("dodeka_db")
 
 
 @dataclass(frozen=True)

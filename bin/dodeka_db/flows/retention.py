@@ -1,18 +1,16 @@
 """Apply the retention policy to the snapshots of one environment in either repository."""
 
-import logging
 from collections.abc import Callable, Sequence
 
 from dodeka_db.errors import RepositoryFullError
 from dodeka_db.flows import erasures
 from dodeka_db.formatting import columns, when_briefly
 from dodeka_db.host import row_baselines, row_records
+from dodeka_db.log import log
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import PRE_RESTORE, Snapshot, of_environment, pre_restore
 from dodeka_db.settings import Environment
-
-log = logging.getLogger("dodeka_db")
 
 
 def preview(repository: Repository, environment: Environment) -> list[str]:

@@ -5,7 +5,6 @@ counts as they are: each run fails until the rows are back, or somebody says tha
 restore puts in place is good, since somebody has said yes to it; but a loss that was told stays one.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,10 +18,10 @@ from dodeka_db.formatting import cell, counted
 from dodeka_db.host import row_baselines, staging
 from dodeka_db.host.row_baselines import Baseline, Counts, Lost
 from dodeka_db.host.row_records import Rows
+from dodeka_db.log import log
 from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment, Settings
 
-log = logging.getLogger("dodeka_db")
 # a table of fewer rows has lost them only when it is empty
 LEAST_ROWS = 20
 _NOTE = "the last one before a loss of rows"

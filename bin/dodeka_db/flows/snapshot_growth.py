@@ -1,16 +1,15 @@
 """The growth of an environment's snapshots, from a daily sample of their stored size."""
 
-import logging
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from dodeka_db.errors import BackupError, RepositoryDamagedError, as_line
 from dodeka_db.host import job_records
+from dodeka_db.log import log
 from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment
 
-log = logging.getLogger("dodeka_db")
 # a little less than a day, so that the first run of a day takes it
 SAMPLE_EVERY = timedelta(hours=23)
 LOOK_BACK = timedelta(days=7, hours=12)

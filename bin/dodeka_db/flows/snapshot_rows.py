@@ -1,6 +1,5 @@
 """How many rows each table has in each snapshot: on record since it was taken, or counted by fetching it."""
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +7,11 @@ from dodeka_db.errors import DatabaseError, RepositoryDamagedError, SnapshotErro
 from dodeka_db.flows.download import to_new_file
 from dodeka_db.host import row_records, run_lock, staging
 from dodeka_db.host.row_records import Record, Rows
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import Snapshot
 from dodeka_db.sqlite.row_counts import row_counts
-
-log = logging.getLogger("dodeka_db")
 
 
 def on_record(

@@ -1,6 +1,5 @@
 """The list of snapshots as tables of 80 columns: what changed in the number of rows since the snapshot before."""
 
-import logging
 from collections.abc import Mapping, Sequence
 
 from dodeka_db import data_description
@@ -9,9 +8,9 @@ from dodeka_db.errors import SetupError
 from dodeka_db.flows.snapshots import Listing
 from dodeka_db.formatting import COLUMNS, ago, cell, columns, counted, size, when_briefly, wrapped
 from dodeka_db.host.row_records import Rows
+from dodeka_db.log import log
 from dodeka_db.restic.snapshots import PINNED, PRE_RESTORE, Snapshot, of_environment
 
-log = logging.getLogger("dodeka_db")
 _HEADINGS = ("ID", "When", "Ago", "Size")
 _LAST_HEADING = "Number of rows"
 

@@ -1,6 +1,5 @@
 """Prepare the new database beside the live one: write it, as a clone if it is one, leave rows out, compare it with the live one."""
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.flows.restore_question import Change
 from dodeka_db.host import file_rights, staging
 from dodeka_db.host.file_rights import Rights
+from dodeka_db.log import log
 from dodeka_db.settings import WHOLE, Environment, Settings
 from dodeka_db.sqlite import swap
 from dodeka_db.sqlite.acting_rows import ActingRows, acting_rows
@@ -25,8 +25,6 @@ from dodeka_db.sqlite.empty_tables import empty_tables
 from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.header import match_journal_mode
 from dodeka_db.sqlite.row_counts import row_counts
-
-log = logging.getLogger("dodeka_db")
 
 
 def stage(

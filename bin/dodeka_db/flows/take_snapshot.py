@@ -1,6 +1,5 @@
 """Take one snapshot of a database: export, check, count its rows, compress, store, read back."""
 
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dodeka_db.formatting import size
 from dodeka_db.host import disks, programs, row_records, staging
 from dodeka_db.host.beside import beside
 from dodeka_db.host.row_records import Rows
+from dodeka_db.log import log
 from dodeka_db.restic.read_back import read_back
 from dodeka_db.restic.repository import Repository, Stored
 from dodeka_db.restic.snapshots import Snapshot
@@ -24,8 +24,6 @@ from dodeka_db.sqlite.failures import CannotCompactError
 from dodeka_db.sqlite.header import read_header
 from dodeka_db.sqlite.integrity import Findings
 from dodeka_db.sqlite.row_counts import row_counts
-
-log = logging.getLogger("dodeka_db")
 
 # up to this size a full integrity_check takes some 30 ms; for larger databases drills and restores do it
 FULL_CHECK_BYTES = 20_000_000

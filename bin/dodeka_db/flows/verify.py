@@ -1,6 +1,5 @@
 """make verify, the drill: prove that a snapshot is a whole database, without touching anything that is in use."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
@@ -11,6 +10,7 @@ from dodeka_db.errors import BackupError, BusyError, DatabaseError, SnapshotErro
 from dodeka_db.flows.download import shown, to_new_file
 from dodeka_db.formatting import cell, columns, when
 from dodeka_db.host import job_records, run_lock, staging
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import LATEST, Snapshot, newest, of_environment, resolve
@@ -21,7 +21,6 @@ from dodeka_db.sqlite.failures import NotWholeError
 from dodeka_db.sqlite.integrity import Findings
 from dodeka_db.sqlite.row_counts import row_counts
 
-log = logging.getLogger("dodeka_db")
 # so many lines at most are about what deploy/data.toml and the database do not share
 MAX_UNDESCRIBED = 10
 

@@ -1,7 +1,6 @@
 """What people did with the backups: who, when, what and how it ended, in DODEKA_STATE and in the log of this machine."""
 
 import json
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from dodeka_db import safe_open
 from dodeka_db.errors import MEANINGS, BackupError, NotConfirmedError, plain
 from dodeka_db.host import journal, operator_name
 from dodeka_db.interrupts import Interrupted
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 
-log = logging.getLogger("dodeka_db")
 DONE, STARTED = "done", "started"
 # of the two files together: some thousands of deeds
 MAX_BYTES = 1_000_000

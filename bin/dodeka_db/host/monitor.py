@@ -5,7 +5,6 @@ An address of an environment (DODEKA_PING_URL_...) is requested after a good cro
 bad one.
 """
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,12 @@ from urllib.parse import urlsplit, urlunsplit
 from dodeka_db import masking, schedule, settings
 from dodeka_db.errors import as_line, plain
 from dodeka_db.host import job_records
+from dodeka_db.log import log
 from dodeka_db.settings import ENVIRONMENTS, Settings
 
 if TYPE_CHECKING:
     from dodeka_db.host.http_probe import Question
 
-log = logging.getLogger("dodeka_db")
 # for how long a run waits in all, at its end, for the monitor; half of it for the ping of its start
 PATIENCE_S = 10
 # the name under which the last ping that was delivered is on record

@@ -1,14 +1,12 @@
 """How many rows each table of an environment had at the last good run, and a loss since: a JSON file in DODEKA_STATE."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dodeka_db.host import state_files
 from dodeka_db.host.row_records import Rows
-
-log = logging.getLogger("dodeka_db")
+from dodeka_db.log import log
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """How many rows each table had in a snapshot, counted when it was taken: one small JSON file a snapshot in DODEKA_STATE."""
 
-import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -9,8 +8,8 @@ from pathlib import Path
 
 from dodeka_db import safe_open
 from dodeka_db.host import state_files
+from dodeka_db.log import log
 
-log = logging.getLogger("dodeka_db")
 # rows by table; None where SQLite cannot count them
 Rows = Mapping[str, int | None]
 _DIGITS = 8

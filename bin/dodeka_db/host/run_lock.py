@@ -4,7 +4,6 @@ held(): one run per state folder. beside(): one run per database, whatever its s
 """
 
 import fcntl
-import logging
 import os
 import re
 import time
@@ -17,8 +16,8 @@ from pathlib import Path
 from dodeka_db import safe_open
 from dodeka_db.errors import WHO, BusyError, DatabaseError, SetupError
 from dodeka_db.host import open_files
+from dodeka_db.log import log
 
-log = logging.getLogger("dodeka_db")
 POLL_S = 0.2
 # the name of the off-site copy in messages of runs that wait for it
 COPY = "off-site copy"

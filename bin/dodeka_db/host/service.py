@@ -1,6 +1,5 @@
 """The systemd unit that has the database open: check our rights, look at its state, stop, start, watch it."""
 
-import logging
 import os
 import stat
 import time
@@ -11,9 +10,8 @@ from pathlib import Path
 from dodeka_db import safe_open
 from dodeka_db.errors import BackupError, NoProcessError, ServiceError
 from dodeka_db.host import programs
+from dodeka_db.log import log
 from dodeka_db.settings import Environment, Settings
-
-log = logging.getLogger("dodeka_db")
 
 # longer than systemd itself waits before it kills (TimeoutStopSec, TimeoutStartSec: 90 s)
 PATIENCE_S = 120

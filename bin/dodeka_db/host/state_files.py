@@ -1,15 +1,13 @@
 """Small JSON files in DODEKA_STATE: written whole or not at all, and none of them worth a failure."""
 
 import json
-import logging
 import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from dodeka_db import safe_open
-
-log = logging.getLogger("dodeka_db")
+from dodeka_db.log import log
 
 
 def read(file: Path) -> object:

@@ -4,7 +4,6 @@ restic has exit codes of its own from 0.17 on (https://restic.readthedocs.io/en/
 0.16, and in any version for failures of a disk or a server, only its text says what failed.
 """
 
-import logging
 import os
 import re
 import shlex
@@ -24,9 +23,8 @@ from dodeka_db.errors import (
     WrongPasswordError,
 )
 from dodeka_db.host.programs import Completed
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
-
-log = logging.getLogger("dodeka_db")
 
 DAMAGED = "BACKUP.md, 'Damaged'"
 _SEE_DAMAGED = f"see {DAMAGED}"

@@ -1,6 +1,5 @@
 """A restic repository: its contents, and the operations on them, as commands of restic."""
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from dodeka_db.errors import (
     SnapshotError,
 )
 from dodeka_db.host import disks, password_files
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import erasures, failures, json_values, listing_record, retention_policy
 from dodeka_db.restic.runner import Restic
@@ -37,7 +37,6 @@ from dodeka_db.restic.stale_locks import Lock
 from dodeka_db.settings import FORMATS, Environment
 from dodeka_db.stream_types import Readable
 
-log = logging.getLogger("dodeka_db")
 Parsed = TypeVar("Parsed")
 
 # a time that makes the probe nobody's latest snapshot

@@ -1,7 +1,6 @@
 """Run restic on one repository; wait for its locks, and go on where a server or a disk fails for a moment."""
 
 import json
-import logging
 import os
 import re
 import time
@@ -22,14 +21,13 @@ from dodeka_db.errors import (
     UnreachableError,
 )
 from dodeka_db.host import disks, programs
+from dodeka_db.log import log
 from dodeka_db.progress import Far
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures, server_watch, stale_locks
 from dodeka_db.restic.server_watch import ServerWatch, repository_in
 from dodeka_db.restic.stale_locks import Lock
 from dodeka_db.stream_types import Readable
-
-log = logging.getLogger("dodeka_db")
 
 OLDEST = (0, 14)
 LOCK_POLL_S = 5

@@ -3,16 +3,14 @@
 By itself restic tries each operation for up to a quarter of an hour, and waits for an answer for ever.
 """
 
-import logging
 import re
 import time
 
 from dodeka_db import repository_address
 from dodeka_db.errors import UnreachableError
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
-
-log = logging.getLogger("dodeka_db")
 
 # how long to wait for a server's answer: when a run only looks, or begins; and in the middle of a run
 LOOK_S = 60

@@ -1,6 +1,5 @@
 """Snapshots of the databases: their tags, which of them are ordinary or pre-restore, and which one an operator means."""
 
-import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,10 @@ from typing import Any
 from dodeka_db import local_time, schedule
 from dodeka_db.errors import SnapshotError
 from dodeka_db.formatting import counted, duration
+from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import json_values
 from dodeka_db.settings import ENVIRONMENTS, FORMATS
-
-log = logging.getLogger("dodeka_db")
 
 LATEST = "latest"
 # the tag of every snapshot of a database, and the one of those that a restore makes of the replaced database

@@ -1,0 +1,5 @@
+"""The log, whose lines console.py shows."""
+
+import logging
+
+log = logging.getLogger("dodeka_db")
