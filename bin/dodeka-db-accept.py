@@ -8,10 +8,7 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 75)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = console.parser(__doc__, 75, environment=True).begin(argv)
 
     found = settings.load()
     with history.recorded(found.main, "accept", arguments.environment) as deed:

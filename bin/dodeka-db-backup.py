@@ -10,15 +10,13 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 3, 5, 9, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 3, 5, 9, opens_repository=True, environment=True)
     parser.add_argument(
         "--note",
         metavar="TEXT",
         help="what it is for, in a few words: the retention policy never removes it then",
     )
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     pinning = history.recorded(found.main, "backup", arguments.environment, f"pinned: {arguments.note}")

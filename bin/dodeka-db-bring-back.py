@@ -10,8 +10,7 @@ from dodeka_db.restic.snapshots import LATEST
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 3, 4, 5, 7, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 3, 4, 5, 7, environment=True, offsite=True, yes=True)
     console.snapshot_options(parser, left_out="latest if left out")
     parser.add_argument(
         "--who",
@@ -22,10 +21,7 @@ def main(argv: console.Argv = None) -> int:
     )
     parser.add_argument("--tables", metavar="NAMES", help="only these tables, with commas")
     parser.add_argument("--rows", action="store_true", help="name every row, member and conflict")
-    console.offsite_option(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     asked = Asked(addresses.named(arguments.who), bring_back.table_names(arguments.tables))

@@ -8,8 +8,7 @@ from dodeka_db.restic.snapshots import LATEST
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 3, 4, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 3, 4, environment=True, offsite=True)
     console.snapshot_options(parser, left_out="latest if left out")
     parser.add_argument(
         "--to",
@@ -18,9 +17,7 @@ def main(argv: console.Argv = None) -> int:
         help="the snapshot to compare it with, an ID, 'latest', 'latest~2' or a time; the live database if left out",
     )
     parser.add_argument("--rows", action="store_true", help="name the rows too, and the fields that differ")
-    console.offsite_option(parser)
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     environment = found.environment(arguments.environment)

@@ -8,8 +8,7 @@ from dodeka_db.host import monitor
 
 
 def main(argv: console.Argv = None) -> int:
-    console.parser(__doc__, opens_repository=True).parse_args(argv)
-    console.begin("both")
+    console.parser(__doc__, opens_repository=True).begin(argv)
 
     with monitor.told("check") as run:
         check.run(run.began(settings.load()).main)

@@ -16,8 +16,7 @@ def main(argv: console.Argv = None) -> int:
         default="production",
         help="production (the default) or demo",
     )
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     with monitor.told("cron", arguments.environment) as run:
         found = run.began(settings.load())

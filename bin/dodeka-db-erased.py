@@ -8,8 +8,7 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 4, 7, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 4, 7, environment=True, offsite=True, yes=True)
     parser.add_argument(
         "--who",
         action="append",
@@ -17,10 +16,7 @@ def main(argv: console.Argv = None) -> int:
         metavar="ADDRESS",
         help="the address of a member; also several with commas, a file of addresses, or --who again",
     )
-    console.offsite_option(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     who = addresses.named(arguments.who)

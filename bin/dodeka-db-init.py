@@ -8,11 +8,9 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 7, opens_repository=True)
-    console.offsite_option(parser)
+    parser = console.parser(__doc__, 7, offsite=True)
     parser.add_argument("--yes", action="store_true", help="answer yes to the question")
-    arguments = parser.parse_args(argv)
-    console.begin("both")
+    arguments = parser.begin(argv)
 
     found = settings.load()
     repository = found.repository(arguments.offsite)

@@ -9,11 +9,9 @@ from dodeka_db.log import log
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 4, opens_repository=True)
+    parser = console.parser(__doc__, 4, offsite=True)
     parser.add_argument("name", help="who gets the key")
-    console.offsite_option(parser)
-    arguments = parser.parse_args(argv)
-    console.begin("both")
+    arguments = parser.begin(argv)
 
     found = settings.load()
     repository = found.repository(arguments.offsite)

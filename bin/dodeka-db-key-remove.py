@@ -9,11 +9,9 @@ from dodeka_db.log import log
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, opens_repository=True)
+    parser = console.parser(__doc__, offsite=True)
     parser.add_argument("name", help="the name or the ID of the key")
-    console.offsite_option(parser)
-    arguments = parser.parse_args(argv)
-    console.begin("both")
+    arguments = parser.begin(argv)
 
     found = settings.load()
     repository = found.repository(arguments.offsite)

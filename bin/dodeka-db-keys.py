@@ -7,9 +7,7 @@ from dodeka_db.flows import keys
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, opens_repository=True)
-    console.offsite_option(parser)
-    arguments = parser.parse_args(argv)
+    arguments = console.parser(__doc__, offsite=True).parse_args(argv)
     console.output_is_data()
 
     console.show(*keys.table(settings.load().repository(arguments.offsite)))

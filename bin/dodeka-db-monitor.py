@@ -7,8 +7,7 @@ from dodeka_db.flows import monitor
 
 
 def main(argv: console.Argv = None) -> int:
-    console.parser(__doc__).parse_args(argv)
-    console.begin("both")
+    console.parser(__doc__).begin(argv)
 
     answers = monitor.run(settings.load())
     console.show(*monitor.table(answers))

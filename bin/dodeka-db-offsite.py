@@ -10,8 +10,7 @@ from dodeka_db.host import monitor
 
 
 def main(argv: console.Argv = None) -> int:
-    console.parser(__doc__, 4, opens_repository=True).parse_args(argv)
-    console.begin("both")
+    console.parser(__doc__, 4, opens_repository=True).begin(argv)
 
     with monitor.told("offsite") as run:
         found = run.began(settings.load())

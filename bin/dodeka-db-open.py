@@ -8,15 +8,12 @@ from dodeka_db.restic.snapshots import LATEST
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 4, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 4, environment=True, offsite=True)
     console.snapshot_options(parser, left_out="latest if left out")
     parser.add_argument(
         "--file", metavar="PATH", help="keep the copy as this new file (0600), and do not start sqlite3"
     )
-    console.offsite_option(parser)
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     environment = found.environment(arguments.environment)

@@ -8,12 +8,10 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 4, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 4, opens_repository=True, environment=True)
     parser.add_argument("snapshot", metavar="ID", help="an ID, 'latest' or 'latest~2'")
     parser.add_argument("--note", metavar="TEXT", default="", help="why, in a few words")
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     with history.recorded(found.main, "pin", arguments.environment) as deed:

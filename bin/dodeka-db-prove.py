@@ -8,9 +8,7 @@ from dodeka_db.host import history, operator_name
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 4, 7, opens_repository=True)
-    parser.parse_args(argv)
-    console.begin("both")
+    console.parser(__doc__, 4, 7, opens_repository=True).begin(argv)
 
     found = settings.load()
     paper = prove.read(console.ask_secret)

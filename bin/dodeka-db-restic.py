@@ -9,13 +9,9 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(
-        __doc__,
-        opens_repository=True,
-        meanings={**MEANINGS, 1: "restic failed; other exit codes are restic's own"},
-    )
+    meanings = {**MEANINGS, 1: "restic failed; other exit codes are restic's own"}
+    parser = console.parser(__doc__, offsite=True, meanings=meanings)
     parser.add_argument("words", help="restic's arguments in the shell's quoting: 'snapshots --tag env_demo'")
-    console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.output_is_data()
 

@@ -9,7 +9,7 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 3, 4, 5, 7, opens_repository=True)
+    parser = console.parser(__doc__, 3, 4, 5, 7, offsite=True)
     parser.add_argument(
         "environment", type=console.environment_name, help="the environment whose database is replaced"
     )
@@ -33,12 +33,10 @@ def main(argv: console.Argv = None) -> int:
         help="what a clone (--from) brings along: no mails, sessions or codes; made-up people; or all (default: DODEKA_CLONE)",
     )
     console.erased_option(parser)
-    console.offsite_option(parser)
     parser.add_argument(
         "--yes", action="store_true", help="do not ask for a 'yes'; a whole clone asks all the same"
     )
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     without = restore.tables_to_leave_out(arguments.without)

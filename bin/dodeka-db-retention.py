@@ -8,10 +8,7 @@ from dodeka_db.restic.repository import Repository
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
-    console.offsite_option(parser)
-    arguments = parser.parse_args(argv)
+    arguments = console.parser(__doc__, environment=True, offsite=True).parse_args(argv)
     console.output_is_data()
 
     found = settings.load()

@@ -7,7 +7,7 @@ from dodeka_db.flows import oldest_copies, snapshot_table, snapshots
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, opens_repository=True)
+    parser = console.parser(__doc__, offsite=True)
     parser.add_argument(
         "environment", type=console.environment_name, nargs="?", help="production or demo; both if left out"
     )
@@ -20,7 +20,6 @@ def main(argv: console.Argv = None) -> int:
         action="store_true",
         help="the IDs alone, as of the last listing, without a look into the repository",
     )
-    console.offsite_option(parser)
     arguments = parser.parse_args(argv)
     console.output_is_data()
 

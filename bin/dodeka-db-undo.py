@@ -9,12 +9,9 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 3, 4, 5, 7, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 3, 4, 5, 7, opens_repository=True, environment=True, yes=True)
     console.erased_option(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     all_members = console.ignores_erasures(arguments)

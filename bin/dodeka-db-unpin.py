@@ -8,11 +8,9 @@ from dodeka_db.host import history
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 4, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 4, opens_repository=True, environment=True)
     parser.add_argument("snapshot", metavar="ID", help="an ID, 'latest' or 'latest~2'")
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     found = settings.load()
     with history.recorded(found.main, "unpin", arguments.environment) as deed:

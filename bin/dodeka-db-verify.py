@@ -9,12 +9,9 @@ from dodeka_db.restic.snapshots import LATEST
 
 
 def main(argv: console.Argv = None) -> int:
-    parser = console.parser(__doc__, 4, opens_repository=True)
-    parser.add_argument("environment", type=console.environment_name, help="production or demo")
+    parser = console.parser(__doc__, 4, environment=True, offsite=True)
     console.snapshot_options(parser, left_out="latest if left out")
-    console.offsite_option(parser)
-    arguments = parser.parse_args(argv)
-    console.begin(arguments.environment)
+    arguments = parser.begin(argv)
 
     wanted = console.wanted_snapshot(arguments, LATEST)
     is_drill = wanted == LATEST and not arguments.offsite  # another one says nothing about today's backups

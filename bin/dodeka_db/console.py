@@ -98,22 +98,34 @@ def parser(
     description: str,
     *exit_codes: int,
     opens_repository: bool = False,
+    environment: bool = False,
+    offsite: bool = False,
+    yes: bool = False,
     meanings: Mapping[int, str] = MEANINGS,
-) -> argparse.ArgumentParser:
+) -> "Parser":
     """An argument parser that answers bad usage with one line and exit code 2; its help ends with the script's exit codes.
 
     `exit_codes` are those that the script has besides ALWAYS, and OF_A_REPOSITORY if it `opens_repository`;
-    what they mean is in `meanings`.
+    what they mean is in `meanings`. With `environment` its first argument is one; with `offsite`, which opens a repository too,
+    it has the option --offsite; with `yes` the option --yes.
     """
-    of_a_repository = OF_A_REPOSITORY if opens_repository else ()
+    of_a_repository = OF_A_REPOSITORY if opens_repository or offsite else ()
     codes = sorted({*ALWAYS, *exit_codes, *of_a_repository} & set(meanings))
     lines = "\n".join(f"  {code:>3}  {meanings[code]}" for code in codes)
-    return _Parser(
+    made = Parser(
         description=description,
         epilog=f"exit codes:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    if environment:
+        made.add_argument("environment", type=environment_name, help="production or demo")
+    if offsite:
+        other = "use the off-site repository instead of the main one"
+        made.add_argument("--offsite", action="store_true", help=other)
+    if yes:
+        made.add_argument("--yes", action="store_true", help="do not ask for a 'yes'")
+    return made
 
 
 def environment_name(value: str) -> str:
@@ -123,15 +135,7 @@ def environment_name(value: str) -> str:
     return value
 
 
-def offsite_option(parser: argparse.ArgumentParser) -> None:
-    """Add --offsite to a parser."""
-    parser.add_argument(
-        "--offsite", action="store_true", help="use the off-site repository instead of the main one"
-    )
-
-
 def erased_option(parser: argparse.ArgumentParser) -> None:
-    """Add --erased to a parser."""
     parser.add_argument(
         "--erased",
         choices=["ignore"],
@@ -301,7 +305,15 @@ class _Formatter(logging.Formatter):
         return plain(f"{prefix}{level}{record.getMessage()}")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An argument parser of parser()."""
+
+    def begin(self, argv: Argv) -> argparse.Namespace:
+        """Parse the command line, and begin the run: of the environment in it, or of both."""
+        arguments = self.parse_args(argv)
+        begin(getattr(arguments, "environment", "both"))
+        return arguments
+
     def error(self, message: str) -> NoReturn:
         prefix = "" if sys.stderr.isatty() else _stamp()
         self.exit(2, plain(f"{prefix}{self.prog}: error: {message} (usage: {self.prog} --help)") + "\n")
