@@ -29,14 +29,7 @@ _WORDS = ("kinds", "members", "tables", "clone")
 _NEEDED_WORDS = ("kinds", "members", "tables")
 _WORDS_OF_MEMBERS = ("table", "known_by")
 _WORDS_OF_A_TABLE = (
-    "moment",
-    "backend",
-    "bring_back",
-    "may_lose",
-    "not_in_clones",
-    "found_by",
-    "tells",
-    "rows",
+    *("moment", "backend", "bring_back", "may_lose", "not_in_clones", "found_by", "tells", "rows"),
 )
 _WORDS_OF_THE_BACKEND = ("will", "each", "if")
 _WORDS_OF_CLONES = ("words", "login")

@@ -391,9 +391,8 @@ def _trusted(path: str) -> str:
 def keep_to_trusted_programs() -> None:
     """Remove from PATH the folders that other users can write; a shell may still have another user's PATH."""
     path = _trusted(os.environ.get("PATH", os.defpath))
-    os.environ["PATH"] = (
-        path if os.geteuid() else f"{path}:/usr/sbin:/sbin"
-    )  # `su` keeps the PATH of the previous user
+    # `su` keeps the PATH of the previous user
+    os.environ["PATH"] = path if os.geteuid() else f"{path}:/usr/sbin:/sbin"
 
 
 def _format(value: str) -> str:

@@ -42,9 +42,8 @@ def run(settings: Settings, chosen: RepositorySettings, confirm: Confirm) -> Non
                     raise failures.missing(settings.main)
                 offsite.check_apart(config, pattern)
             if config is None and not chosen.folder:
-                _confirm_new(
-                    settings, chosen, confirm
-                )  # without the lock: backups go on while somebody thinks
+                # without the lock: backups go on while somebody thinks
+                _confirm_new(settings, chosen, confirm)
             if config is None:
                 stack.enter_context(staging.locked(chosen, "init"))
         except BaseException:

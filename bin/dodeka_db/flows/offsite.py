@@ -90,10 +90,7 @@ def run(settings: Settings) -> Done:
     """
     main, offsite = settings.main, settings.repository(offsite=True)
     # a copy that finds another one running, as the hourly one does during a long first copy, leaves the record to that one
-    with (
-        staging.locked(offsite, run_lock.COPY),
-        job_records.failures(main.state, JOB),
-    ):
+    with staging.locked(offsite, run_lock.COPY), job_records.failures(main.state, JOB):
         done = _copy(settings, Repository(main), Repository(offsite))
         details = {
             "to": offsite.shown,
@@ -121,9 +118,8 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
     snapshots = target.snapshots()
     copied = sum(snapshot.id not in before for snapshot in snapshots)
     stored_as = [snapshot.stored_as for snapshot in snapshots]
-    row_records.carry_over(
-        main.state, offsite.state, stored_as
-    )  # the main repository may keep them for a shorter time
+    # the main repository may keep them for a shorter time
+    row_records.carry_over(main.state, offsite.state, stored_as)
     row_records.keep_only(offsite.state, stored_as)
     erasures.copy_missing(source, target, snapshots)
     proven = _prove(target, wanted, snapshots)

@@ -75,7 +75,7 @@ def read(ask: Callable[[str], str]) -> Paper:
 
     UsageError for what nobody can open a repository with; it does not quote what was typed.
     """
-    address = _one_word(ask("Address of the off-site repository:").removeprefix("export "))
+    address = " ".join(_words(ask("Address of the off-site repository:").removeprefix("export ")))
     address = os.path.expanduser(address.removeprefix("RESTIC_REPOSITORY="))
     password = ask("Its password:")
     variables: dict[str, str] = {}
@@ -226,10 +226,6 @@ def _unnamed(typed: _Typed) -> Iterator[None]:
 
 def _same(typed: Path | None, folder: Path) -> bool:
     return typed is not None and os.path.realpath(typed) == os.path.realpath(folder)
-
-
-def _one_word(text: str) -> str:
-    return " ".join(_words(text))
 
 
 def _words(text: str) -> list[str]:

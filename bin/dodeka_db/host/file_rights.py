@@ -99,9 +99,8 @@ class Rights:
                 os.removexattr(file, _ACL)
             user, group, others = (self.entries[tag, _NO_ID] for tag in (_USER_OBJ, _GROUP_OBJ, _OTHER))
             mode = user << 6 | group << 3 | others
-            if (
-                stat.S_IMODE(os.fstat(file).st_mode) != mode
-            ):  # some file systems have one mode for all files, and refuse
+            # some file systems have one mode for all files, and refuse
+            if stat.S_IMODE(os.fstat(file).st_mode) != mode:
                 os.fchmod(file, mode)
 
     def _group_serves_owner(self) -> bool:

@@ -95,11 +95,8 @@ class Run:
 
     @property
     def _ping_url(self) -> str | None:
-        return (
-            self._set(f"DODEKA_PING_URL_{self._job.environment.upper()}")
-            if self._job.name == "cron"
-            else None
-        )
+        name = f"DODEKA_PING_URL_{self._job.environment.upper()}"
+        return self._set(name) if self._job.name == "cron" else None
 
     def _set(self, name: str) -> str | None:
         if not self._is_told:

@@ -52,9 +52,8 @@ def held(state: Path, doing: str, wait_s: int) -> Iterator[None]:
             descriptor, file, wait_s, lambda: os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
         )
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        with suppress(
-            OSError
-        ):  # a full disk: the text is only for people, and a restore must not need room there
+        # a full disk: the text is only for people, and a restore must not need room there
+        with suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{doing}, process {os.getpid()}, since {since}\n".encode(), 0)
         yield

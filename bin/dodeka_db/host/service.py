@@ -99,9 +99,8 @@ class Service:
                 "install its unit, or set DODEKA_SYSTEMCTL=none where no service is managed",
             )
         if self._asks_sudo and not self._sudo_allows():
-            asked = programs.run(
-                self._sudo[0], *self._sudo[1:], "-v"
-            )  # asks on the terminal, if there is one
+            # asks on the terminal, if there is one
+            asked = programs.run(*self._sudo, "-v")
             if asked.exit_code or not self._sudo_allows():
                 reason = asked.failure if asked.exit_code else "its rules do not allow it"
                 raise ServiceError(
@@ -223,12 +222,9 @@ class Service:
 
     def answers(self, health_url: str | None) -> bool:
         """Whether the unit is active and its `health_url` answers with a 2xx, now."""
-        return (
-            self.managed
-            and bool(health_url)
-            and self.look().is_active
-            and not _health_problem(health_url or "")
-        )
+        if not self.managed or not health_url:
+            return False
+        return self.look().is_active and not _health_problem(health_url)
 
     def was_started_meanwhile(self) -> bool:
         """Whether something else has started the unit since stop()."""
@@ -341,6 +337,5 @@ def of_environment(settings: Settings, environment: Environment) -> Service:
 def _health_problem(url: str) -> str:
     from dodeka_db.host import http_probe  # slow to import, and no backup needs it
 
-    return http_probe.problem(
-        url, ANSWER_S, direct=True
-    )  # the address is on this server: no proxy of a shell
+    # the address is on this server: no proxy of a shell
+    return http_probe.problem(url, ANSWER_S, direct=True)

@@ -126,9 +126,8 @@ def _not_ours(repository: RepositorySettings, staging: int) -> str:
 
 
 def _mark(staging: int) -> None:
-    with suppress(
-        OSError
-    ):  # a full disk, or a file system with one mode for all files: the next run tries again
+    # a full disk, or a file system with one mode for all files: the next run tries again
+    with suppress(OSError):
         os.close(os.open(MARK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=staging))
         if os.fstat(staging).st_mode & 0o077:
             os.fchmod(staging, 0o700)

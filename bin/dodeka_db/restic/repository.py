@@ -115,10 +115,7 @@ class Repository:
 
         The options are those of restic from 0.14 on (https://restic.readthedocs.io/en/stable/045_working_with_repos.html).
         """
-        if like is None:
-            self._restic.run("init")
-        else:
-            self._restic.run("init", "--copy-chunker-params", source=like)
+        self._restic.run("init", *(["--copy-chunker-params"] if like else []), source=like)
 
     def copy_from(self, source: RepositorySettings, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         """Copy the snapshots that this repository lacks; `snapshots` are all that the repository of `source` has.
@@ -286,12 +283,8 @@ class Repository:
                 damaged.append(snapshot)  # restic has named it among what it found, and gone on
         for snapshot in damaged:
             log.warning(
-                *(
-                    "snapshot %s of %s is damaged; see %s",
-                    snapshot.short_id,
-                    snapshot.environment,
-                    failures.DAMAGED,
-                )
+                "snapshot %s of %s is damaged; see %s",
+                *(snapshot.short_id, snapshot.environment, failures.DAMAGED),
             )
         return found
 
@@ -368,7 +361,7 @@ class Repository:
         Snapshots of one set of tags are one group, whatever host they are from: a server that gets another name goes on
         with the same group. Pre-restore snapshots stay: forget_these() is for them. So do pinned ones.
         """
-        return self._expired(environment, "--prune")
+        return self._forget(environment, _removed, "--prune")
 
     def forget_these(self, snapshots: Sequence[Snapshot]) -> None:
         """Forget these snapshots and prune."""
@@ -380,7 +373,7 @@ class Repository:
         If there is no room for restic's lock either, the file of one of those snapshots is removed first, without restic,
         which would remove it as well.
         """
-        ids = [*(one.id for one in snapshots), *self._expired(environment, "--dry-run", "--no-lock")]
+        ids = [*(one.id for one in snapshots), *self._forget(environment, _removed, "--dry-run", "--no-lock")]
         folder = self.settings.folder
         if ids:
             try:
@@ -397,10 +390,6 @@ class Repository:
         return self._forget(
             environment, lambda groups: (_reasons(groups), _removed(groups)), "--dry-run", "--no-lock"
         )
-
-    def _expired(self, environment: Environment, *options: str) -> list[str]:
-        """The IDs that the policy does not keep, by a forget with `options`."""
-        return self._forget(environment, _removed, *options)
 
     def _forget(self, environment: Environment, convert: Callable[[Any], Parsed], *options: str) -> Parsed:
         """A forget with `options`; `convert` gets what restic says of each group of snapshots, None if there are none."""

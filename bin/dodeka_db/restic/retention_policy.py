@@ -20,10 +20,7 @@ def pre_restore_since() -> datetime:
 
     restic's own --keep-within counts from the newest snapshot of a group, so the last one would stay for ever.
     """
-    return _months_before(datetime.now().astimezone(), PRE_RESTORE_MONTHS)
-
-
-def _months_before(moment: datetime, months: int) -> datetime:
-    """`moment` some months earlier: the same day, or days later where that month is too short, as restic itself counts."""
-    year, month = divmod(moment.year * 12 + moment.month - 1 - months, 12)
-    return moment.replace(year=year, month=month + 1, day=1) + timedelta(days=moment.day - 1)
+    now = datetime.now().astimezone()
+    # the same day, or days later where that month is too short, as restic itself counts
+    year, month = divmod(now.year * 12 + now.month - 1 - PRE_RESTORE_MONTHS, 12)
+    return now.replace(year=year, month=month + 1, day=1) + timedelta(days=now.day - 1)

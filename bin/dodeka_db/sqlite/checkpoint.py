@@ -52,9 +52,7 @@ def checkpoint_and_close(path: Path) -> None:
 def refuse_if_open(path: Path) -> None:
     """Raise DatabaseInUseError if a process has the database file `path` open: what it writes would be lost."""
     if holders := open_files.processes_with(path):
-        hint = (
-            f"find it with: sudo fuser -v {path}"
-            if open_files.UNSEEN in holders
-            else "end that process, then run this again"
-        )
+        hint = "end that process, then run this again"
+        if open_files.UNSEEN in holders:
+            hint = f"find it with: sudo fuser -v {path}"
         raise DatabaseInUseError(f"database {path} is still open in {', '.join(holders)}", hint)

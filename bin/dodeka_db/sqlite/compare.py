@@ -369,10 +369,7 @@ def _json_fields(old: Value, new: Value) -> list[str]:
             if isinstance(value, str | bytes) and len(value) <= MAX_JSON_BYTES
         ]
         one, other = fields
-    except (
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ):  # not JSON, no object, or deeper than anybody writes it
+    # not JSON, no object, or deeper than anybody writes it
+    except (ValueError, AttributeError, RecursionError):
         return []
     return [name for name in {**one, **other} if one.get(name) != other.get(name)]

@@ -28,9 +28,8 @@ def export_compacted(source: Path, target: Path) -> None:
     work. Raises DatabaseError, or BackupError when there is no room for the copy.
     """
     with _exporting(source, target, is_compacted=True) as connection:
-        connection.execute(
-            "PRAGMA writable_schema=OFF"
-        )  # otherwise the copy would lack what SQLite cannot parse
+        # otherwise the copy would lack what SQLite cannot parse
+        connection.execute("PRAGMA writable_schema=OFF")
         try:
             connection.execute("PRAGMA synchronous=OFF")  # of the copy, which need not survive a power cut
             connection.execute("VACUUM INTO ?", (str(target),))

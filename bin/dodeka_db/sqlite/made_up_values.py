@@ -25,24 +25,7 @@ _USER_ID = re.compile(r"(\d+)_(.+)", re.DOTALL)
 _BEGINNINGS = (*"bdfghjklmnprstvwz", "br", "dr", "kl", "kr", "pl", "st", "tr", "vl", "vr", "zw")
 _MIDDLES = ("a", "e", "i", "o", "aa", "ee", "oo", "ie", "ei")
 _ENDINGS = (
-    "l",
-    "m",
-    "n",
-    "r",
-    "s",
-    "t",
-    "ld",
-    "nd",
-    "rd",
-    "lt",
-    "nt",
-    "rt",
-    "st",
-    "ls",
-    "ns",
-    "rs",
-    "ks",
-    "rk",
+    *("l", "m", "n", "r", "s", "t", "ld", "nd", "rd", "lt", "nt", "rt", "st", "ls", "ns", "rs", "ks", "rk"),
 )
 
 

@@ -123,7 +123,8 @@ def _write(
         write.execute("BEGIN")
         for sql in schema.tables.values():
             write.execute(sql)
-        tables = sorted(_lasting(schema, description), key=_has_names)
+        described = [description.tables[name] for name in schema.tables]
+        tables = sorted((one for one in described if not one.is_of_the_moment), key=_has_names)
         counted.total = sum(
             read.execute(f"SELECT count(*) FROM main.{quoted(table.name)}").fetchone()[0] for table in tables
         )
@@ -167,13 +168,6 @@ def _rows(
             raise NotMaskedError("a counter or an expiration that is not a number")
         made, content = mask.masked(table, key, value)
         yield made, counter, expiration, content
-
-
-def _lasting(schema: _Schema, description: DataDescription) -> list[Table]:
-    """The tables whose rows are masked; those of the moment stay empty."""
-    return [
-        description.tables[name] for name in schema.tables if not description.tables[name].is_of_the_moment
-    ]
 
 
 def _has_names(table: Table) -> int:

@@ -161,9 +161,8 @@ def _json(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return (
-            None  # nothing of such a value is in the masked database: it is refused, or its table is emptied
-        )
+        # nothing of such a value is in the masked database: it is refused, or its table is emptied
+        return None
 
 
 def _words(description: DataDescription) -> Iterator[str]:
