@@ -50,7 +50,6 @@ def _exit_code(main: Callable[[Argv], int]) -> int:
     keep_to_trusted_programs()
     handler = _Handler(sys.stdout)
     _show_progress(sys.stdout)
-    handler.setFormatter(_Formatter(handler))
     log.addHandler(handler)
     logging.raiseExceptions = False  # no traceback because a log cannot be written
     log.setLevel(logging.INFO)
@@ -61,10 +60,8 @@ def _exit_code(main: Callable[[Argv], int]) -> int:
         with _on_standard_output():
             sys.stdout.flush()
         return code
-    except BackupError as error:
-        return _fail(str(error), error.exit_code)
-    except interrupts.Interrupted as interruption:
-        return _fail(as_line(interruption), interruption.exit_code)
+    except (BackupError, interrupts.Interrupted) as error:
+        return _fail(as_line(error), error.exit_code)
     except BrokenPipeError:
         _print_nowhere()
         return _fail("standard output was closed", BackupError.exit_code)
@@ -249,9 +246,9 @@ def confirm(question: Sequence[str], yes: bool = False, words: str = "yes") -> N
 def _fail(message: str, code: int) -> int:
     with suppress(OSError):  # the failure itself matters more
         sys.stdout.flush()
-    prefix = "" if sys.stderr.isatty() else _stamp()
+    said = f"{os.path.basename(sys.argv[0])}: error: {message}"
     with suppress(OSError), _no_progress():  # the exit code says it too
-        print(plain(f"{prefix}{os.path.basename(sys.argv[0])}: error: {message}"), file=sys.stderr)
+        print(plain(f"{_stamp(sys.stderr)}{said}"), file=sys.stderr)
     return code
 
 
@@ -281,7 +278,10 @@ def _on_standard_output() -> Iterator[None]:
         raise BackupError(f"standard output cannot be written: {error.strerror}") from error
 
 
-def _stamp() -> str:
+def _stamp(stream: TextIO) -> str:
+    """The time, and the environment, in front of a line; nothing in front of one that is for a terminal."""
+    if stream.isatty():
+        return ""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     return f"{now} {_environment} " if _environment else f"{now} "
 
@@ -291,18 +291,9 @@ class _Handler(logging.StreamHandler[TextIO]):
         with _no_progress():
             super().emit(record)
 
-
-class _Formatter(logging.Formatter):
-    """Lines with a time, unless they are for a terminal."""
-
-    def __init__(self, handler: _Handler) -> None:
-        super().__init__()
-        self._handler = handler
-
     def format(self, record: logging.LogRecord) -> str:
-        prefix = "" if self._handler.stream.isatty() else _stamp()
         level = "warning: " if record.levelno == logging.WARNING else ""
-        return plain(f"{prefix}{level}{record.getMessage()}")
+        return plain(f"{_stamp(self.stream)}{level}{record.getMessage()}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -315,8 +306,8 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        prefix = "" if sys.stderr.isatty() else _stamp()
-        self.exit(2, plain(f"{prefix}{self.prog}: error: {message} (usage: {self.prog} --help)") + "\n")
+        said = f"{self.prog}: error: {message} (usage: {self.prog} --help)"
+        self.exit(2, plain(f"{_stamp(sys.stderr)}{said}") + "\n")
 
 
 _WITH_ERASED = "with erased members"
