@@ -13,7 +13,7 @@ from dodeka_db.host import disks, run_lock, staging
 from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
-from dodeka_db.restic.snapshots import Snapshot, resolve
+from dodeka_db.restic.snapshots import resolve
 from dodeka_db.settings import Environment
 from dodeka_db.sqlite.compare import RowChange, Source, TableChanges, Value, compare
 from dodeka_db.sqlite.export import copy_pages, size_bytes
@@ -53,10 +53,10 @@ def run(
         snapshots = repository.snapshots()
         chosen = [resolve(settings, snapshots, environment.name, name) for name in (wanted, other) if name]
         with staging.folder(settings) as folder:
-            sources = [
-                _of_snapshot(repository, snapshot, folder / f"{number}.sqlite")
-                for number, snapshot in enumerate(chosen)
-            ]
+            sources = []
+            for number, snapshot in enumerate(chosen):
+                copy = to_new_file(repository, snapshot, folder / f"{number}.sqlite")
+                sources.append(Source(copy, shown(snapshot), if_damaged="choose another snapshot"))
             with ExitStack() as stack:
                 if not other:
                     stack.enter_context(run_lock.beside(environment.live, settings.lock_wait_s))
@@ -66,11 +66,6 @@ def run(
     names = [f"snapshot {snapshot.short_id} of {when(snapshot.time)}" for snapshot in chosen]
     names += [] if other else ["the live database"]
     return Report([*(rows.lines() if rows else []), *_counts(tables)], f"from {names[0]} to {names[1]}")
-
-
-def _of_snapshot(repository: Repository, snapshot: Snapshot, copy: Path) -> Source:
-    to_new_file(repository, snapshot, copy)
-    return Source(copy, shown(snapshot), if_damaged="choose another snapshot")
 
 
 def source_of_live(live: Path, copy: Path) -> Source:

@@ -76,9 +76,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 )
             with row_loss.told(loss, removed):
                 today.stored_bytes = _after_snapshot(
-                    taken,
-                    "counting the stored bytes",
-                    "done",
+                    *(taken, "counting the stored bytes", "done"),
                     lambda: snapshot_growth.sample(repository, environment),
                 )
                 fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")

@@ -79,11 +79,8 @@ def own_user(timers: bool) -> None:
     _give_folders(loaded, web, own)
     for environment in loaded.environments:
         _open_databases(environment, web, own)
-        _write(
-            "unit",
-            _drop_in(environment.unit),
-            "# what it makes, its group may read and write: the backups\n[Service]\nUMask=0007\n",
-        )
+        umask = "# what it makes, its group may read and write: the backups\n[Service]\nUMask=0007\n"
+        _write("unit", _drop_in(environment.unit), umask)
     _write("sudo", SUDOERS, OWN.sudoers, 0o440, check=("visudo", "-cq", "-f"))
     _write("logrotate", LOGROTATE, OWN.logrotate)
     _set_jobs(WEB_USER, "")
@@ -95,14 +92,8 @@ def own_user(timers: bool) -> None:
         for path, text in units.items():
             _write("timer", path, text)
         _run("units", "systemctl", "daemon-reload")
-        _run(
-            "timers",
-            "systemctl",
-            "enable",
-            "--now",
-            "--quiet",
-            *(path.name for path in units if path.suffix == ".timer"),
-        )
+        names = (path.name for path in units if path.suffix == ".timer")
+        _run("timers", "systemctl", "enable", "--now", "--quiet", *names)
     else:
         _remove_timers()
         for path in _OF_TIMERS:
@@ -112,24 +103,15 @@ def own_user(timers: bool) -> None:
     _prove_readable()
     log.info(
         "done; from now on run the backup commands as %s: sudo -iu %s, then cd %s",
-        OWN_USER,
-        OWN_USER,
-        settings.ROOT,
+        *(OWN_USER, OWN_USER, settings.ROOT),
     )
 
 
 def _prove_readable() -> None:
     """Raise SetupError unless the user of the backups can run the scripts in the clone (an administrator's umask may have closed it)."""
     script = settings.ROOT / "bin" / "dodeka-db-settings.py"
-    words = (
-        "setpriv",
-        f"--reuid={OWN_USER}",
-        f"--regid={OWN_USER}",
-        "--init-groups",
-        "--reset-env",
-        str(script),
-    )
-    done = programs.run(*words)
+    as_own = ("setpriv", f"--reuid={OWN_USER}", f"--regid={OWN_USER}", "--init-groups", "--reset-env")
+    done = programs.run(*as_own, str(script))
     if done.exit_code:
         raise SetupError(
             f"{OWN_USER} cannot run {script}: {done.failure}",
@@ -157,10 +139,7 @@ def uninstall() -> None:
     if _user(OWN_USER):
         log.info(
             "not removed, because they hold data: user %s, %s, %s, %s,",
-            OWN_USER,
-            OWN_HOME,
-            OWN.log_folder,
-            SETTINGS_FILE,
+            *(OWN_USER, OWN_HOME, OWN.log_folder, SETTINGS_FILE),
         )
         log.info("the repository, its password and the databases, which belong to %s", OWN_USER)
 
@@ -172,17 +151,8 @@ def _drop_in(unit: str) -> Path:
 def _make_user(web: pwd.struct_passwd) -> pwd.struct_passwd:
     own = _user(OWN_USER)
     if not own:
-        words = (
-            "--system",
-            "--user-group",
-            "--create-home",
-            *("--key", "HOME_MODE=0700"),
-            "--home-dir",
-            str(OWN_HOME),
-            "--shell",
-            "/bin/bash",
-        )
-        _run("user", "useradd", *words, OWN_USER)
+        home = ("--create-home", "--key", "HOME_MODE=0700", "--home-dir", str(OWN_HOME))
+        _run("user", "useradd", "--system", "--user-group", *home, "--shell", "/bin/bash", OWN_USER)
         own = pwd.getpwnam(OWN_USER)
     if web.pw_gid not in os.getgrouplist(OWN_USER, own.pw_gid):
         _run("group", "usermod", "--append", "--groups", grp.getgrgid(web.pw_gid).gr_name, OWN_USER)
@@ -282,12 +252,8 @@ def _hand_over_passwords(loaded: Settings, own: pwd.struct_passwd) -> None:
             with _opened(file, os.O_RDONLY | os.O_NONBLOCK) as opened:
                 status = os.fstat(opened)
                 if status.st_uid == own.pw_uid and stat.S_ISREG(status.st_mode):
-                    _write(
-                        "password",
-                        installed.CREDENTIALS / name,
-                        os.read(opened, 4096).decode(errors="surrogateescape"),
-                        0o600,
-                    )
+                    text = os.read(opened, 4096).decode(errors="surrogateescape")
+                    _write("password", installed.CREDENTIALS / name, text, 0o600)
 
 
 @contextmanager

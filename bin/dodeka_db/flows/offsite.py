@@ -1,7 +1,7 @@
 """make offsite: copy the missing snapshots to the off-site repository, read the newest back, apply the retention policy."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -62,17 +62,12 @@ def last(settings: Settings) -> job_records.Record:
     return record if record.details.get("to", shown) == shown else replace(record, passed=None)
 
 
-@contextmanager
-def copying_excluded(repository: RepositorySettings, doing: str) -> Iterator[None]:
+def copying_excluded(repository: RepositorySettings, doing: str) -> AbstractContextManager[None]:
     """Wait for a running copy, and let none begin while the block runs. For steps that need restic's exclusive lock.
 
     To be entered before the lock that backups wait for. Raises BusyError.
     """
-    if repository.copied_to is None:
-        yield
-        return
-    with staging.locked(repository.copied_to, doing):
-        yield
+    return staging.locked(repository.copied_to, doing) if repository.copied_to else nullcontext()
 
 
 def is_copying(settings: Settings) -> bool:

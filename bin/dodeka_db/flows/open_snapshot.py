@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from urllib.parse import quote
@@ -55,7 +56,9 @@ def keep(settings: RepositorySettings, environment: Environment, wanted: str | d
     """
     path = Path(os.path.abspath(name))
     try:
-        file = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115  closed below
+        # 0600, in a folder with a default ACL too
+        private = partial(os.open, mode=0o600)
+        file = open(path, "xb", buffering=0, opener=private)  # noqa: SIM115  closed below
     except FileExistsError as error:
         raise UsageError(f"{path} exists", "give FILE a new name") from error
     except OSError as error:
@@ -72,11 +75,6 @@ def keep(settings: RepositorySettings, environment: Environment, wanted: str | d
         raise
     log.info("%s has the personal data of members: remove it when you no longer need it", path)
     return f"{path} is a copy of snapshot {snapshot.short_id} of {when(snapshot.time)}"
-
-
-def _private(name: str, flags: int) -> int:
-    """An opener for a file of its owner's alone, in a folder with a default ACL too."""
-    return os.open(name, flags, 0o600)
 
 
 def _locked(settings: RepositorySettings, environment: Environment) -> AbstractContextManager[None]:

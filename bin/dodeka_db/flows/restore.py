@@ -115,8 +115,6 @@ def undo(settings: Settings, target: Environment, confirm: Confirm, all_members:
         *(settings, target),
         lambda: restore_origin.of_last_restore(settings, target, all_members),
         confirm,
-        None,
-        None,
     )
 
 
@@ -125,8 +123,8 @@ def _restore(
     target: Environment,
     choose: Callable[[], Origin],
     confirm: Confirm,
-    without: Sequence[str] | None,
-    clone: str | None,
+    without: Sequence[str] | None = None,
+    clone: str | None = None,
 ) -> None:
     service = services.of_environment(settings, target)
     service.check()

@@ -59,13 +59,11 @@ def apply(
     if future:
         newest = future[-1]  # it counts as the latest: the policy would remove the true latest
         where = " in the off-site repository" if repository.settings.is_offsite else ""
+        forget = repository.settings.make(f"restic ARGS='forget {newest.short_id}'")
         log.warning(
             "snapshot %s%s is from the future (%s): no snapshot is removed while it exists;"
             " if the clock is right now (timedatectl): %s",
-            newest.short_id,
-            where,
-            newest.time.isoformat(timespec="seconds"),
-            repository.settings.make(f"restic ARGS='forget {newest.short_id}'"),
+            *(newest.short_id, where, newest.time.isoformat(timespec="seconds"), forget),
         )
         return 0
     since = retention_policy.pre_restore_since()

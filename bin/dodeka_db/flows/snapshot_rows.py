@@ -38,13 +38,16 @@ def count(repository: Repository, snapshots: Sequence[Snapshot], sizes: Mapping[
     BusyError, the failures of restic, and BackupError if there is no room.
     """
     settings = repository.settings
-    found = {}
+    found: dict[str, Rows] = {}
     for number, snapshot in enumerate(snapshots, start=1):
         if number > 1:
             time.sleep(2 * run_lock.POLL_S)  # whoever waits for the lock finds it free
         try:
-            with staging.locked(settings, "count of the rows in snapshots"):
-                rows = _fetched(repository, snapshot)
+            with (
+                staging.locked(settings, "count of the rows in snapshots"),
+                staging.folder(settings) as folder,
+            ):
+                rows = row_counts(to_new_file(repository, snapshot, folder / "counted.sqlite"))
                 record = Record(sizes[snapshot.id], rows)
                 row_records.write(settings.state, snapshot.stored_as, record)
         except (SnapshotError, DatabaseError, RepositoryDamagedError) as error:
@@ -53,8 +56,3 @@ def count(repository: Repository, snapshots: Sequence[Snapshot], sizes: Mapping[
         found[snapshot.id] = rows
         log.info("counted %s of %s", number, len(snapshots))
     return found
-
-
-def _fetched(repository: Repository, snapshot: Snapshot) -> Rows:
-    with staging.folder(repository.settings) as folder:
-        return row_counts(to_new_file(repository, snapshot, folder / "counted.sqlite"))

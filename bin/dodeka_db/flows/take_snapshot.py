@@ -104,16 +104,16 @@ def take_snapshot(
 
 def _export(source: Path, export: Path, format: str) -> list[str]:
     """Export for that format, or page for page if SQLite cannot compact the database; returns the warnings about that."""
+    warnings = []
     if format == "zst":
         try:
             export_compacted(source, export)
             return []
         except CannotCompactError as error:
-            reason = f"{error.message}; the snapshot is a page copy, which contains remains of deleted rows"
-        copy_pages(source, export)
-        return [reason]
+            why = f"{error.message}; the snapshot is a page copy, which contains remains of deleted rows"
+            warnings.append(why)
     copy_pages(source, export)
-    return []
+    return warnings
 
 
 def _check_and_compress(export: Path, source: Path) -> tuple[Path, tuple[Findings, Rows | None]]:
