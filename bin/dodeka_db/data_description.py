@@ -14,6 +14,7 @@ from typing import Any
 
 from dodeka_db import safe_open
 from dodeka_db.errors import SetupError
+from dodeka_db.log import log
 from dodeka_db.settings import ROOT
 
 FILE = ROOT / "deploy" / "data.toml"
@@ -247,6 +248,15 @@ def read(file: Path = FILE) -> DataDescription:
             f"data description {file} cannot be read: {error.strerror}", f"look with: ls -l {file}"
         ) from error
     return _parsed(file, content)
+
+
+def read_or_warn(what: str) -> DataDescription | None:
+    """The description; None, with the warning `what`, in which %s stands for the mistake, if there is one in the file."""
+    try:
+        return read()
+    except SetupError as error:
+        log.warning(what, error)
+        return None
 
 
 @lru_cache(maxsize=1)  # one run asks several times

@@ -1,5 +1,6 @@
 """make changes: what differs between a snapshot and the live database, or another snapshot. Nothing is changed."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -112,7 +113,12 @@ def _counts(tables: list[TableChanges]) -> list[str]:
     if differ:
         cells = [(found.table, *map(str, (found.gone, found.new, found.changed))) for found in differ]
         lines += columns([("table", "gone", "new", "changed"), *cells], "<>>>")
-    lines.append(f"no difference in {counted(same, 'table')}")
+    return [*lines, f"no difference in {counted(same, 'table')}", *remarks(tables)]
+
+
+def remarks(tables: Sequence[TableChanges]) -> list[str]:
+    """What was not compared, and what is special about the comparison."""
+    lines = []
     for found in tables:
         if found.problem:
             lines.append(f"{cell(found.table)} is not compared: {cell(found.problem)}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from dodeka_db.flows import erasures
+from dodeka_db.flows import changes, erasures
 from dodeka_db.flows.clones import Clone
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.formatting import COLUMNS, ago, cell, columns, counted, wrapped
@@ -125,11 +125,7 @@ def _differences(change: Change, tables: Sequence[TableChanges]) -> list[str]:
             not (table.differs or table.problem or table.notes) for table in tables if table not in shown
         )
         lines += [f"no difference in {counted(same, 'other table')}"] * bool(same)
-    for table in tables:
-        if table.problem:
-            lines.append(f"{cell(table.table)} is not compared: {cell(table.problem)}")
-        lines += [f"{cell(table.table)}: {cell(note)}" for note in table.notes]
-    return lines
+    return lines + changes.remarks(tables)
 
 
 def _left_out(clone: Clone) -> list[str]:

@@ -19,6 +19,7 @@ from dodeka_db.host import row_baselines, staging
 from dodeka_db.host.row_baselines import Baseline, Counts, Lost
 from dodeka_db.host.row_records import Rows
 from dodeka_db.log import log
+from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic.repository import Repository
 from dodeka_db.settings import Environment, Settings
 
@@ -87,21 +88,24 @@ def told(loss: Loss | None, removed: int = 0) -> Iterator[None]:
             raise
         log.warning("%s", as_line(error))
     if loss:
-        make, name = loss.settings.main.make, loss.environment.name
+        name = loss.environment.name
         since = f"snapshot {loss.good}" if loss.good else "the last good run or restore"
         old = "no old snapshot is removed"
         if removed:
             old = f"{counted(removed, 'old snapshot')} removed before, because the repository was full"
-        look_at = f"look: {make(f'snapshots ENV={name}')}"
-        if loss.good:
-            look_at = (
-                f"look: {make(f'changes ENV={name} SNAPSHOT={loss.good}')}; bring them back:"
-                f" {make(f'bring-back ENV={name} SNAPSHOT={loss.good}')}"
-            )
         raise RowsLostError(
             f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since {since}: {shown(loss.tables)}; {old}",
-            f"{look_at}; if it was meant: {make(f'accept ENV={name}')}",
+            f"look: {next_steps(loss.settings.main, name, loss.good)}",
         )
+
+
+def next_steps(main: RepositorySettings, name: str, good: str) -> str:
+    """The commands after a loss of rows of the environment `name`; `good` is the ID of the snapshot from before, or ""."""
+    look = main.make(f"snapshots ENV={name}")
+    if good:
+        bring_back = main.make(f"bring-back ENV={name} SNAPSHOT={good}")
+        look = f"{main.make(f'changes ENV={name} SNAPSHOT={good}')}; bring them back: {bring_back}"
+    return f"{look}; if it was meant: {main.make(f'accept ENV={name}')}"
 
 
 def accept(settings: Settings, environment: Environment) -> str:
@@ -147,11 +151,8 @@ def _described_counts(taken: Taken, name: str) -> tuple[Counts, Mapping[str, Tab
     if taken.rows is None:
         log.warning("the rows of %s are not counted, so a loss would not be noticed", name)
         return None
-    try:
-        return Counts(taken.snapshot_id, taken.rows), data_description.read().tables
-    except SetupError as error:
-        log.warning("a loss of rows would not be noticed: %s", error)
-        return None
+    description = data_description.read_or_warn("a loss of rows would not be noticed: %s")
+    return (Counts(taken.snapshot_id, taken.rows), description.tables) if description else None
 
 
 def _lost(before: Rows, now: Rows, described: Mapping[str, Table]) -> dict[str, tuple[int, int]]:

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from dodeka_db import data_description
 from dodeka_db.data_description import DataDescription
-from dodeka_db.errors import SetupError
 from dodeka_db.flows.snapshots import Listing
 from dodeka_db.formatting import COLUMNS, ago, cell, columns, counted, size, when_briefly, wrapped
 from dodeka_db.host.row_records import Rows
-from dodeka_db.log import log
 from dodeka_db.restic.snapshots import PINNED, PRE_RESTORE, Snapshot, of_environment
 
 _HEADINGS = ("ID", "When", "Ago", "Size")
@@ -21,7 +19,8 @@ def as_tables(listing: Listing, environments: Sequence[str]) -> list[str]:
     A snapshot's number of rows is shown as what changed since the one before it in time; where that is not known, as its
     own total. "?" stands for what is not known at all.
     """
-    described = _described()
+    # a list must not wait for a correction of the file
+    described = data_description.read_or_warn("the tables of members are not known: %s")
     lines: list[str] = []
     for environment in environments:
         if len(environments) > 1:
@@ -33,15 +32,6 @@ def as_tables(listing: Listing, environments: Sequence[str]) -> list[str]:
         lines.append(f"{count} {are} not counted; to count all:")
         lines.append(f"  {listing.settings.make(f'snapshots{env} ALL=1')}")
     return lines
-
-
-def _described() -> DataDescription | None:
-    """The description of the data; None, with a warning, if there is a mistake in it: a list must not wait for that."""
-    try:
-        return data_description.read()
-    except SetupError as error:
-        log.warning("the tables of members are not known: %s", error)
-        return None
 
 
 def _table(listing: Listing, snapshots: Sequence[Snapshot], described: DataDescription | None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dodeka_db import data_description
 from dodeka_db.data_description import DataDescription
-from dodeka_db.errors import WHO, BackupError, DatabaseError, SetupError
+from dodeka_db.errors import WHO, BackupError, DatabaseError
 from dodeka_db.flows import changes, clones, proven_database
 from dodeka_db.flows.clones import Clone
 from dodeka_db.flows.download import Incoming
@@ -49,7 +49,9 @@ def stage(
     description: DataDescription | None
     if kind in (None, WHOLE):
         proven = proven_database.write(origin, incoming, staged, shown, swap.LARGER_DISK)
-        description = _description()
+        # a restore must not wait for a correction of the file
+        unknown = "the tables of members, and of the moment, are not known: %s"
+        description = data_description.read_or_warn(unknown)
         if without:
             without = _leave_out(without, staged, origin)
             proven = proven_database.again(proven, staged, shown)
@@ -122,15 +124,6 @@ def _acting(
                     does = f"{table.name} that the backend will {table.action.will}"
                     log.warning("the rows of %s are not counted: %s", does, error.message)
     return [rows for rows in found if rows.count]
-
-
-def _description() -> DataDescription | None:
-    """The description of the data. A mistake in the file is only a warning: a restore must not wait for that."""
-    try:
-        return data_description.read()
-    except SetupError as error:
-        log.warning("the tables of members, and of the moment, are not known: %s", error)
-        return None
 
 
 def _tables_of_members(description: DataDescription | None) -> tuple[frozenset[str], str]:

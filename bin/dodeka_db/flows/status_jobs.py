@@ -43,14 +43,8 @@ def rows(main: RepositorySettings, environment: Environment, listed: Sequence[Sn
     good = found.good.snapshot
     if good:  # the run has pinned it, and a pin gives another ID
         good = next((one.short_id for one in listed if one.stored_as.startswith(good)), good)
-    look_at = main.make(f"snapshots ENV={name}")
-    if good:
-        bring_back = main.make(f"bring-back ENV={name} SNAPSHOT={good}")
-        look_at = f"{main.make(f'changes ENV={name} SNAPSHOT={good}')}; bring them back: {bring_back}"
-    return bad(
-        f"LOST: {row_loss.shown(found.lost.tables)}; nothing old is removed",
-        f"{look_at}; if it was meant: {main.make(f'accept ENV={name}')}",
-    )
+    text = f"LOST: {row_loss.shown(found.lost.tables)}; nothing old is removed"
+    return bad(text, row_loss.next_steps(main, name, good))
 
 
 def repository_check(main: RepositorySettings) -> Look:
