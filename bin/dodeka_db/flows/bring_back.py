@@ -73,7 +73,7 @@ def run(
                 log.info("comparing")
                 with progress.step("comparing"), run_lock.beside(live, main.lock_wait_s):
                     plan = bring_back_plan.make(live, copy, planned, description, asked, shown(snapshot))
-                    before, erased_before = swap.identity(live), erasures.on_record(main)
+                    before, erased_before = swap.identity(live), erasures.on_record(main.state)
         preview = _preview(environment, snapshot, plan, description, asked.is_everything, name_all)
         preview += erasures.lines(erased)
         if not plan.count:

@@ -33,16 +33,16 @@ def known(repository: Repository) -> list[Erasure]:
     Raises RepositoryDamagedError if one may be there that cannot be read.
     """
     settings = repository.settings
-    on_record = [_on_record(state) for state in settings.states]
+    held = [on_record(state) for state in settings.states]
     for snapshot_id in repository.unreadable:
         is_database = any(row_records.read(state, snapshot_id) for state in settings.states)
-        if not is_database and on_record[0] is None:
+        if not is_database and held[0] is None:
             raise RepositoryDamagedError(
                 f"snapshot {snapshot_id[:8]} of {settings.shown} is damaged, and may stand for members who were erased",
                 _SEE,
             )
     note(repository)
-    tags = {*repository.erasures.values(), *(one for held in on_record for one in held or ())}
+    tags = {*repository.erasures.values(), *(one for some in held for one in some or ())}
     return _parsed(tags, settings)
 
 
@@ -56,7 +56,7 @@ def since(repository: Repository, environment: str, time: datetime) -> list[Eras
 
 def since_on_record(settings: RepositorySettings, environment: str, time: datetime) -> list[Erasure]:
     """As since(), by the record in DODEKA_STATE; the repository is asked only if there is none."""
-    tags = _on_record(settings.state)
+    tags = on_record(settings.state)
     if tags is None:
         repository = Repository(settings)
         repository.listed()
@@ -64,14 +64,9 @@ def since_on_record(settings: RepositorySettings, environment: str, time: dateti
     return _since(_parsed(tags, settings), environment, time)
 
 
-def on_record(settings: RepositorySettings) -> list[Tags] | None:
-    """What is on record of the main repository's erasures: whether it is the same tells whether one came meanwhile."""
-    return _on_record(settings.state)
-
-
 def check_none_came(settings: RepositorySettings, before: list[Tags] | None) -> None:
     """Raise SnapshotError if an erasure came since on_record() returned `before`: the data that is ready may have the member."""
-    if {*(_on_record(settings.state) or ())} - {*(before or ())}:
+    if {*(on_record(settings.state) or ())} - {*(before or ())}:
         raise SnapshotError("a member was erased meanwhile", "nothing was changed; run this again")
 
 
@@ -134,7 +129,7 @@ def store(repository: Repository, new: Iterable[Tags]) -> None:
 
 def copy_missing(source: Repository, target: Repository, snapshots: Sequence[Snapshot]) -> None:
     """Store in `target` the erasures that it lacks and its `snapshots` need, after both were listed."""
-    held = [_on_record(state) or () for state in target.settings.states]
+    held = [on_record(state) or () for state in target.settings.states]
     tags = {*source.erasures.values(), *(one for some in held for one in some)} - {*target.erasures.values()}
     missing = [
         one for one in sorted(tags) if (time := _time(one)) and any(old.time < time for old in snapshots)
@@ -165,17 +160,14 @@ def expire(repository: Repository, left: Sequence[Snapshot]) -> None:
     if done:
         log.info("forgetting %s, older than every snapshot", counted(len(done), "erasure"))
         repository.forget_erasures(done)
-    _write(
-        settings.state, [one for one in _on_record(settings.state) or () if (_time(one) or first) >= first]
-    )
+    _write(settings.state, [one for one in on_record(settings.state) or () if (_time(one) or first) >= first])
 
 
 def note(repository: Repository) -> None:
     """Put what the last listing of `repository` found on record, unless it could not tell all of it."""
-    held = _on_record(repository.settings.state)
-    tags = {*repository.erasures.values(), *(held or ())}
-    if not repository.unreadable and (held is None or tags != set(held)):
-        _write(repository.settings.state, sorted(tags))
+    state = repository.settings.state
+    if not repository.unreadable:
+        _write(state, sorted({*repository.erasures.values(), *(on_record(state) or ())}))
 
 
 def _since(found: Iterable[Erasure], environment: str, time: datetime) -> list[Erasure]:
@@ -198,7 +190,7 @@ def _time(tags: Tags) -> datetime | None:
         return None
 
 
-def _on_record(state: Path) -> list[Tags] | None:
+def on_record(state: Path) -> list[Tags] | None:
     """The erasures on record in the folder `state`; None if there is no record, or it cannot be read."""
     try:
         found = state_files.read(_file(state))
@@ -210,7 +202,7 @@ def _on_record(state: Path) -> list[Tags] | None:
 
 
 def _write(state: Path, tags: Sequence[Tags]) -> None:
-    if tags != _on_record(state):
+    if tags != on_record(state):
         state_files.write(_file(state), tags)
 
 

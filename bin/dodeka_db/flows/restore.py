@@ -139,7 +139,7 @@ def _restore(
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
             change = stage(settings, target, origin, staged, without, clone)
-            before, erased_before = swap.identity(live), erasures.on_record(settings.main)
+            before, erased_before = swap.identity(live), erasures.on_record(settings.main.state)
         confirm(change)  # without the lock: backups go on while somebody thinks
         with staging.locked(settings.main, doing), run_lock.beside(live, settings.main.lock_wait_s):
             if swap.identity(live) != before:
