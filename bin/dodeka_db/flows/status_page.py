@@ -75,7 +75,8 @@ def as_html(settings: Settings, lines: Sequence[Line], now: datetime | None = No
     state = settings.main.state
     # one that does not answer would hold the page up for ever
     has_answer = not places.silent([state])
-    days = {name: _days(state, name, now) if has_answer else {} for name in ENVIRONMENTS}
+    # days that cannot be read are none: other lines say so
+    days = {name: day_records.read(state, name, now.date()) if has_answer else {} for name in ENVIRONMENTS}
     strips = [_strip(name, days[name], now) for name in ENVIRONMENTS]
     marred = _marred(strips)
     newest = _figure(lines, "newest_snapshot_timestamp_seconds", MAIN)
@@ -117,14 +118,6 @@ def _steps(lines: Sequence[Line], kind: str) -> Iterator[Step]:
             words = status_words.of_line(line.subject, line.environment)
             text = f"The state of {words.about} cannot be seen." if kind == UNKNOWN else words.wrong
             yield Step(kind, text, status_words.LOOK if kind == UNKNOWN else words.step)
-
-
-def _days(state: Path, environment: str, now: datetime) -> Mapping[date, Day]:
-    """The days on record; none if the record cannot be read, which other lines say."""
-    try:
-        return day_records.read(state, environment, now.date())
-    except OSError:
-        return {}
 
 
 def _strip(name: str, days: Mapping[date, Day], now: datetime) -> Strip:

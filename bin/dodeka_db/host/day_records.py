@@ -46,8 +46,7 @@ class Run:
 def read(state: Path, environment: str, today: date) -> dict[date, Day]:
     """The KEPT_DAYS days of `environment` up to `today` that are on record in the folder `state`, the oldest first.
 
-    Without what cannot be read as a day, and without the days that a wrong clock has put far away. OSError if the file cannot
-    be read.
+    Without what cannot be read as a day, and without the days that a wrong clock has put far away.
     """
     days = {}
     oldest = today - timedelta(days=KEPT_DAYS - 1)
@@ -71,9 +70,7 @@ def counted(state: Path, environment: str) -> Iterator[Run]:
 
 
 def _add(state: Path, environment: str, run: Run, failed: int) -> None:
-    days: dict[str, object] = {}
-    with suppress(OSError):  # the warning comes when it cannot be written either
-        days = _found(state, environment)
+    days = _found(state, environment)
     now = datetime.now().astimezone()
     name = now.date().isoformat()
     today = _day(days.get(name)) or Day()
@@ -99,9 +96,8 @@ def _add(state: Path, environment: str, run: Run, failed: int) -> None:
 
 
 def _found(state: Path, environment: str) -> dict[str, object]:
-    """A list of the values of a Day by date, as they are in the file; empty if it holds something else."""
-    found = state_files.read(_file(state, environment))
-    return found if isinstance(found, dict) else {}
+    """A list of the values of a Day by date, as they are in the file; empty if it holds something else, or cannot be read."""
+    return state_files.read_object(_file(state, environment)) or {}
 
 
 def _day(values: object) -> Day | None:

@@ -28,11 +28,8 @@ def read(state: Path, snapshot_id: str) -> Record | None:
 
     `snapshot_id` is the ID under which the snapshot was stored first, of 8 digits or more.
     """
-    try:
-        found = state_files.read(_file(state, snapshot_id))
-    except OSError:
-        return None
-    if not isinstance(found, dict) or not isinstance(rows := found.get("rows"), dict):
+    found = state_files.read_object(_file(state, snapshot_id))
+    if not found or not isinstance(rows := found.get("rows"), dict):
         return None
     counts = [found.get("stored_bytes"), *(count for count in rows.values() if count is not None)]
     if not all(type(count) is int and 0 <= count < 2**63 for count in counts):

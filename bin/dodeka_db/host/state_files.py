@@ -5,6 +5,7 @@ import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from dodeka_db import safe_open
 from dodeka_db.log import log
@@ -17,6 +18,15 @@ def read(file: Path) -> object:
             return json.load(opened)
     except (FileNotFoundError, ValueError, RecursionError):
         return None
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """The JSON object that `file` holds; None if there is none, or the file cannot be read."""
+    try:
+        found = read(file)
+    except OSError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def write(file: Path, content: object) -> None:

@@ -32,11 +32,8 @@ def remember(state: Path, environment: str, file: Path, source: str, others: Ite
 
 
 def _read(state: Path, environment: str) -> dict[str, str]:
-    try:
-        found = state_files.read(_file(state, environment))
-    except OSError:
-        return {}
-    return {inode: of for inode, of in found.items() if of in ENVIRONMENTS} if isinstance(found, dict) else {}
+    found = state_files.read_object(_file(state, environment)) or {}
+    return {inode: of for inode, of in found.items() if of in ENVIRONMENTS}
 
 
 def _inode(file: Path) -> str:

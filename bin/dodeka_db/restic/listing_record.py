@@ -29,7 +29,7 @@ def present(repository: RepositorySettings) -> frozenset[str] | None:
 
 def read(repository: RepositorySettings) -> bytes | None:
     """What `restic snapshots --json` would print of our snapshots; None unless all that are present are on record."""
-    ids, on_record = present(repository), _read(repository)
+    ids, on_record = present(repository), state_files.read_object(_file(repository))
     if ids is None or on_record is None or not ids <= on_record.keys():
         return None
     return json.dumps([entry for name, entry in on_record.items() if entry and name in ids]).encode()
@@ -37,7 +37,7 @@ def read(repository: RepositorySettings) -> bytes | None:
 
 def last(repository: RepositorySettings) -> list[Entry]:
     """What is on record, of JSON's types, however old it is."""
-    return list(filter(None, (_read(repository) or {}).values()))
+    return list(filter(None, (state_files.read_object(_file(repository)) or {}).values()))
 
 
 def write(repository: RepositorySettings, ids: Iterable[str], entries: Any) -> None:
@@ -58,19 +58,11 @@ def add(repository: RepositorySettings, snapshot_id: str, entry: Entry) -> None:
 
     What is no longer present goes.
     """
-    ids, on_record = present(repository) or (), _read(repository)
+    ids, on_record = present(repository) or (), state_files.read_object(_file(repository))
     whole = [name for name in ids if name.startswith(snapshot_id)]
     if on_record is not None and len(whole) == 1:
         left = {name: found for name, found in on_record.items() if name in ids}
         state_files.write(_file(repository), {**left, whole[0]: {**entry, "id": whole[0]}})
-
-
-def _read(repository: RepositorySettings) -> dict[str, Entry | None] | None:
-    try:
-        found = state_files.read(_file(repository))
-    except OSError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _file(repository: RepositorySettings) -> Path:
