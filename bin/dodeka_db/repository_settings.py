@@ -53,7 +53,6 @@ class RepositorySettings:
 
     @property
     def cache(self) -> Path:
-        """restic's cache."""
         return Path(self.variables["RESTIC_CACHE_DIR"])
 
     @property

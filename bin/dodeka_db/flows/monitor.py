@@ -41,7 +41,6 @@ def run(settings: Settings) -> list[Answer]:
 
 
 def table(answers: Sequence[Answer]) -> list[str]:
-    """The answers as lines."""
     return columns([(answer.name, answer.shown) for answer in answers], "<<")
 
 

@@ -35,7 +35,6 @@ class Done:
 
     @property
     def summary(self) -> str:
-        """The result in a few words."""
         read_back = " and ".join(f"{one.short_id} of {one.environment}" for one in self.read_back) or "none"
         retention = "retention left to the server"
         if self.removed is not None:

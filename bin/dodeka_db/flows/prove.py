@@ -109,9 +109,9 @@ def run(settings: Settings, paper: Paper, who: str) -> str:
     is not a whole database, and BackupError as any reader does; no message has anything that was typed.
     """
     main = settings.main
-    if paper.address == main.address or (
-        main.folder and _same(repository_address.folder(paper.address), main.folder)
-    ):
+    typed_folder = repository_address.folder(paper.address)
+    is_same = typed_folder and main.folder and os.path.realpath(typed_folder) == os.path.realpath(main.folder)
+    if paper.address == main.address or is_same:
         raise UsageError(
             "the typed address is that of the main repository",
             "a proof is about the copy that is left when this server is gone",
@@ -124,7 +124,7 @@ def run(settings: Settings, paper: Paper, who: str) -> str:
             log.info("opening the off-site repository with what was typed")
             repository = Repository(typed, locking=False)
             snapshot = _newest(repository.snapshots())
-            rows, _ = verify.prove(repository, snapshot)
+            rows = verify.prove(repository, snapshot)
         details = {"who": who, "snapshot": snapshot.short_id, "environment": snapshot.environment}
         job_records.passed(main.state, JOB, details)
     members = rows.get(data_description.read().members.name)
@@ -222,10 +222,6 @@ def _unnamed(typed: _Typed) -> Iterator[None]:
         ) from error
     except BackupError as error:
         raise type(error)(typed.masked(error.message), typed.masked(error.hint)) from error
-
-
-def _same(typed: Path | None, folder: Path) -> bool:
-    return typed is not None and os.path.realpath(typed) == os.path.realpath(folder)
 
 
 def _words(text: str) -> list[str]:

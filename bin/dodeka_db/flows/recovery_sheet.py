@@ -53,7 +53,7 @@ def sections(settings: Settings) -> list[Section]:
             _swap(environment),
         ),
         Section("Who can open the repositories", dict(_holders(settings))),
-        Section("What is where", {**dict(_places(settings)), **dict(_oldest(settings, listed))}),
+        Section("What is where", dict(_places(settings, listed))),
         Section("When it last passed", dict(_passed(settings))),
         Section("What it was made with", _versions(settings)),
     ]
@@ -70,12 +70,6 @@ def _listed(settings: Settings) -> list[Snapshot]:
         return Repository(settings.main).snapshots()
     except (BackupError, OSError):
         return []
-
-
-def _oldest(settings: Settings, listed: Sequence[Snapshot]) -> Iterator[tuple[str, str]]:
-    if oldest := min((one.time for one in listed), default=None):
-        name, shown = oldest_copies.line(settings.main, oldest).split(": ", 1)
-        yield name, shown
 
 
 def _commands(settings: Settings, environment: Environment, listed: Sequence[Snapshot]) -> Iterator[str]:
@@ -183,7 +177,7 @@ def _holders(settings: Settings) -> Iterator[tuple[str, str]]:
         yield title, "; ".join(f"{key.name} (key {key.short_id}, made {key.made:%d %b %Y})" for key in keys)
 
 
-def _places(settings: Settings) -> Iterator[tuple[str, str]]:
+def _places(settings: Settings, listed: Sequence[Snapshot]) -> Iterator[tuple[str, str]]:
     main, second = settings.main, settings.offsite
     if second:
         yield "off-site repository", second.shown
@@ -206,6 +200,9 @@ def _places(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "monitor", ", ".join(sorted(monitors))
     if origin := _git("remote", "get-url", "origin"):
         yield "these scripts", main.masked(origin)
+    if oldest := min((one.time for one in listed), default=None):
+        name, shown = oldest_copies.line(main, oldest).split(": ", 1)
+        yield name, shown
 
 
 def _credentials(settings: Settings) -> list[str]:

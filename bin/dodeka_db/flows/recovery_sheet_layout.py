@@ -13,7 +13,6 @@ BLANKS = ("passwords are kept by", "whom to call", "printed by, on")
 
 
 def as_text(sections: Sequence[Section]) -> list[str]:
-    """The page in lines."""
     lines = [TITLE, _as_of()]
     for section in sections:
         lines += ["", section.title.upper()]

@@ -95,7 +95,6 @@ def run() -> None:
 
 
 def _tables_that_clones_have() -> list[str]:
-    """The tables of which a clone has every row."""
     tables = data_description.read().tables.values()
     return [table.name for table in tables if not table.is_of_the_moment and not table.not_in_clones]
 

@@ -114,7 +114,6 @@ def monitor_reached(settings: Settings) -> Look:
 
 
 def at_work(main: RepositorySettings) -> Look:
-    """The run that holds the lock."""
     holder = run_lock.holder(main.state)
     if holder is None:
         return well("nothing runs")

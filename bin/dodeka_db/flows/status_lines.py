@@ -34,7 +34,6 @@ class Look:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def with_text(self, text: str) -> "Look":
-        """This look, with `text` added to its words."""
         return replace(self, text=self.text + text)
 
 
@@ -96,7 +95,6 @@ def overall(lines: Sequence[Line]) -> State:
 
 
 def notes(lines: Sequence[Line]) -> int:
-    """How many lines are notes."""
     return sum(line.look.state is State.NOTE for line in lines)
 
 

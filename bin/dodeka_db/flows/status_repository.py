@@ -131,7 +131,6 @@ def locks(repository: Repository) -> Look:
 
 
 def volume(settings: Settings, folder: Path) -> Look:
-    """The volume of the repository in `folder`."""
     point, rate = disks.mount_point(folder), _bytes_per_day(settings)
     room = disks.for_snapshot(folder, largest_bytes(settings.environments))
     figures: dict[str, float] = {"volume_free_bytes": room.free_bytes}

@@ -48,7 +48,6 @@ class Taken:
 
     @property
     def summary(self) -> str:
-        """The result in a few words."""
         at_most = "" if self.stored.is_exact else "at most "
         return (
             f"snapshot {self.snapshot_id}, {size(self.exported_bytes)} exported,"

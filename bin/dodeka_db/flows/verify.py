@@ -62,14 +62,13 @@ def job(environment: Environment) -> str:
     return f"drill-{environment.name}"
 
 
-def prove(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, int | None], Findings]:
-    """Fetch `snapshot`, without restic's cache, and check it as a restore would.
+def prove(repository: Repository, snapshot: Snapshot) -> dict[str, int | None]:
+    """Fetch `snapshot`, without restic's cache, and check it as a restore would; returns the rows of each table.
 
-    Returns the rows of each table, and the defects, which are warnings too. To be called under the lock.
-    Raises SnapshotError if it is not a database that can be read through.
+    Defects are warnings. To be called under the lock. Raises SnapshotError if it is not a database that can be read through.
     """
-    with _fetched(repository, snapshot) as (copy, findings):
-        return row_counts(copy), findings
+    with _fetched(repository, snapshot) as (copy, _):
+        return row_counts(copy)
 
 
 @contextmanager

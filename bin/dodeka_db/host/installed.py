@@ -80,7 +80,6 @@ class SetUp:
 
     @cached_property
     def jobs(self) -> list[Job]:
-        """The jobs in the crontab."""
         lines = [line for line in self.crontab.splitlines() if line.strip() and not line.startswith("#")]
         return [_job(line) for line in lines]
 

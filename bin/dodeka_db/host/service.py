@@ -329,7 +329,6 @@ class Service:
 
 
 def of_environment(settings: Settings, environment: Environment) -> Service:
-    """The service of an environment."""
     live = environment.live
     return Service(environment.unit, settings.systemctl, live.with_name(f"{live.name}.stopped"))
 

@@ -43,7 +43,6 @@ class Erasure:
 
 
 def new_key() -> bytes:
-    """A random key."""
     return secrets.token_bytes(_KEY_BYTES)
 
 

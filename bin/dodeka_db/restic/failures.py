@@ -175,7 +175,6 @@ def without_damage(output: bytes) -> bytes:
 
 
 def is_damage(said: str) -> bool:
-    """Whether restic names damage in what it `said`."""
     return bool(_DAMAGE.search(said))
 
 

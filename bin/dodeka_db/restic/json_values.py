@@ -6,7 +6,6 @@ from typing import Any
 
 
 def entries(found: object) -> list[Any]:
-    """A list."""
     if not isinstance(found, list):
         raise TypeError(found)
     return found

@@ -159,11 +159,9 @@ class Repository:
         return sorted(found, key=lambda key: key.made)
 
     def add_key(self, name: str, password_file: Path) -> None:
-        """Add a key with the password in `password_file`."""
         self._restic.run("key", "add", "--new-password-file", str(password_file), "--user", name)
 
     def remove_key(self, key: Key) -> None:
-        """Remove a key."""
         self._restic.run("key", "remove", key.id)
 
     def store(

@@ -124,7 +124,6 @@ def _snapshot(entry: dict[str, Any], environment: str) -> Snapshot:
 
 
 def of_environment(snapshots: Iterable[Snapshot], environment: str) -> list[Snapshot]:
-    """The snapshots of `environment`."""
     return [snapshot for snapshot in snapshots if snapshot.environment == environment]
 
 
@@ -139,7 +138,6 @@ def pre_restore(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
 
 
 def of_the_past(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
-    """The snapshots that are not from the future."""
     return [snapshot for snapshot in snapshots if not snapshot.is_from_the_future]
 
 

@@ -31,7 +31,6 @@ class Found:
 
     @property
     def count(self) -> int:
-        """The number of rows."""
         return sum(map(len, self.rows.values()))
 
 

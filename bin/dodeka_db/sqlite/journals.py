@@ -7,7 +7,6 @@ SUFFIXES = ("-wal", "-journal", "-shm")
 
 
 def exist(path: Path) -> bool:
-    """Whether the database at `path` has a journal."""
     return any(Path(f"{path}{suffix}").exists() for suffix in SUFFIXES)
 
 

@@ -90,7 +90,6 @@ def add_member(connection: sqlite3.Connection, rng: random.Random, number: int) 
 
 
 def add_session(connection: sqlite3.Connection, rng: random.Random, user: str) -> None:
-    """A session of that user."""
     created = _NOW - rng.randrange(_SESSION_S)
     session = {"user_id": user, "created_at": created, "expires_at": created + 30 * 86400}
     insert(connection, "session_cache", rng.randbytes(32).hex(), session, expiration=created + _SESSION_S)
