@@ -147,10 +147,8 @@ def _start(
         service.accept_unwatched()
         raise
     except ServiceNotAnsweringError as error:
-        failure, why = (
-            error,
-            "" if answered else "; it did not answer before either, so the new database stays",
-        )
+        failure = error
+        why = "" if answered else "; it did not answer before either, so the new database stays"
     except ServiceNotRunningError as error:
         failure, why = error, ""
     except (BackupError, OSError) as error:

@@ -108,22 +108,13 @@ def _differences(change: Change, tables: Sequence[TableChanges]) -> list[str]:
     """The tables that differ, and those of members in any case; then what is not compared, or special about it."""
     lines = ["no row differs from now"]
     if any(table.differs for table in tables):
-        shown = [
-            table
-            for table in tables
-            if table.differs or (table.table in change.of_members and not table.problem)
-        ]
+        shown = [one for one in tables if one.differs or (one.table in change.of_members and not one.problem)]
         cells = [
-            (
-                table.table,
-                *map(str, (table.new, table.gone, table.changed, table.same + table.changed + table.new)),
-            )
-            for table in shown
+            (one.table, *map(str, (one.new, one.gone, one.changed, one.same + one.changed + one.new)))
+            for one in shown
         ]
         lines = columns([("table", "come back", "go", "change", "rows then"), *cells], "<>>>>")
-        same = sum(
-            not (table.differs or table.problem or table.notes) for table in tables if table not in shown
-        )
+        same = sum(not (one.differs or one.problem or one.notes) for one in tables if one not in shown)
         lines += [f"no difference in {counted(same, 'other table')}"] * bool(same)
     return lines + changes.remarks(tables)
 
@@ -136,11 +127,9 @@ def _left_out(clone: Clone) -> list[str]:
         else f"{counted(count, 'row')} of {cell(table)}"
         for table, count in sorted(clone.left_out.items(), key=lambda one: (one[0] not in clone.each, one[0]))
     ]
-    lines = (
-        wrapped(["Left out:", *(f"{piece}," for piece in pieces[:-1]), f"{pieces[-1]}."], COLUMNS)
-        if pieces
-        else []
-    )
+    lines = []
+    if pieces:
+        lines = wrapped(["Left out:", *(f"{piece}," for piece in pieces[:-1]), f"{pieces[-1]}."], COLUMNS)
     if clone.kind == QUARANTINED:
         lines.append("CLONE=masked makes up the people too; CLONE=whole leaves nothing out.")
     return lines

@@ -31,9 +31,6 @@ _VERDICTS = {
     BAD: "Somebody is needed",
     UNKNOWN: "Cannot tell whether all is well",
 }
-# about a job whose line is of that kind; and what stands in the place of a time that the line does not give
-_REMARKS = {WELL: "", BAD: "needs somebody", UNKNOWN: "", NOTE: ""}
-_MISSING = {WELL: "none", BAD: "not known", UNKNOWN: "not known", NOTE: "none"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,8 @@ def _lasts(lines: Sequence[Line], now: datetime) -> Iterator[Last]:
         kind = next(
             (_kind(one) for one in lines if (one.environment, one.subject) == (environment, subject)), UNKNOWN
         )
-        yield Last(what, meaning, when or _MISSING[kind], _REMARKS[kind], kind)
+        missing = "none" if kind in (WELL, NOTE) else "not known"
+        yield Last(what, meaning, when or missing, "needs somebody" if kind == BAD else "", kind)
 
 
 def _proof(state: Path, now: datetime) -> Last:

@@ -139,9 +139,8 @@ def volume(settings: Settings, folder: Path) -> Look:
         days = figures["volume_days_left"] = room.free_bytes / rate
         text += f", enough for {days:.0f} days" if days < 1000 else ", enough for years"
     if not _is_mounted(settings):
-        text = (
-            f"{folder} is on the disk of the system or of the databases ({point}): no volume is mounted there"
-        )
+        disk = f"the disk of the system or of the databases ({point})"
+        text = f"{folder} is on {disk}: no volume is mounted there"
         return bad(text, f"sudo mount {folder.parent}", **figures)
     if disks.is_read_only(folder):
         fix = f"dmesg; if the disk is healthy: sudo mount -o remount,rw {point}"

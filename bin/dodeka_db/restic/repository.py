@@ -482,9 +482,5 @@ def _summary(output: bytes) -> bytes:
 def _stored(summary: dict[str, Any], path: str, is_compressed: bool) -> Stored:
     packed = summary.get("data_added_packed")  # from restic 0.17 on
     added = summary["data_added"] if packed is None else packed
-    return Stored(
-        json_values.object_id(summary["snapshot_id"]),
-        path,
-        json_values.count(added),
-        is_compressed or packed is not None,
-    )
+    snapshot_id = json_values.object_id(summary["snapshot_id"])
+    return Stored(snapshot_id, path, json_values.count(added), is_compressed or packed is not None)

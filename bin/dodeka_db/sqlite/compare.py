@@ -342,18 +342,14 @@ def _normal(value: Value, collation: str) -> Value:
 
 def _sort(row: Row) -> bytes:
     """By what rows are put into order: numbers by their values as far as they are not negative, texts by their bytes."""
-    shown = (
-        f"{value:020d}"
-        if isinstance(value, int)
-        else value[:200]
-        if isinstance(value, str | bytes)
-        else value
-        for value in row[:5]
-    )
-    return b"\0".join(
-        value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
-        for value in shown
-    )
+
+    def of(value: Value) -> bytes:
+        if isinstance(value, bytes):
+            return value[:200]
+        text = f"{value:020d}" if isinstance(value, int) else str(value)[:200]
+        return text.encode("utf-8", "surrogateescape")
+
+    return b"\0".join(map(of, row[:5]))
 
 
 def _key_shown(shape: Shape) -> str:

@@ -159,13 +159,8 @@ def _rows(
         f"SELECT rowid, key, {column} FROM main.{quoted(table.name)}"
     ):
         content = value if isinstance(value, bytes) else str("" if value is None else value).encode()
-        row = table.read(str(key), content)
+        contents = [one for one in table.read(str(key), content).contents if one.text]
         yield (
             rowid,
-            [
-                (kind, kind.normal(one.text))
-                for one in row.contents
-                for kind in one.kinds
-                if kind in kinds and one.text
-            ],
+            [(kind, kind.normal(one.text)) for one in contents for kind in one.kinds if kind in kinds],
         )

@@ -39,11 +39,8 @@ class RowMask:
         for part in self._pattern.parts:
             if isinstance(part, Kind):
                 group += 1
-                made += (
-                    match[group]
-                    if part.personal == "no"
-                    else self._made_up("key", part.personal, match[group])
-                )
+                text = match[group]
+                made += text if part.personal == "no" else self._made_up("key", part.personal, text)
             else:
                 made += part
         return made

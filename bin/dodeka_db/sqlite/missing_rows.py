@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,11 +74,9 @@ def planning(live: Path, then: Path, plan: Path) -> Iterator[sqlite3.Connection]
         connection.execute("COMMIT")
 
 
-@contextmanager
-def putting_in(live: Path, plan: Path) -> Iterator[sqlite3.Connection]:
+def putting_in(live: Path, plan: Path) -> AbstractContextManager[sqlite3.Connection]:
     """A connection to LIVE, which can be written, and to the `plan` that planning() has filled. Raises DatabaseError."""
-    with _with_plan(live, plan, "mode=rw") as connection:
-        yield connection
+    return _with_plan(live, plan, "mode=rw")
 
 
 @contextmanager
