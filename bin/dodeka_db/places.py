@@ -5,6 +5,7 @@ import pwd
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from dodeka_db.errors import SetupError, UnreachableError, no_process
@@ -72,9 +73,7 @@ def user_name(user: int) -> str:
 
 
 def _look(place: Path) -> None:
-    try:
+    with suppress(OSError):  # an error is an answer too
         if os.path.isdir(os.path.realpath(place)):
             os.listdir(place)
         os.statvfs(place)  # no cache answers that
-    except OSError:
-        pass  # an error is an answer too

@@ -82,23 +82,18 @@ def write(
         if kind == MASKED:
             from dodeka_db.sqlite import masked_copy  # it needs what no other command does
 
-            _check_room(whole, masked_copy.TIMES_THE_SOURCE)
+            disks.check_room_beside(whole, _LARGER_DISK, masked_copy.TIMES_THE_SOURCE)
             log.info("making up the people")
             with progress.step("making up the people"):
                 logins = masked_copy.masked_copy(whole, copy, shown, description).logins
         else:
-            _check_room(whole, 1)
+            disks.check_room_beside(whole, _LARGER_DISK)
             _warn_of_undescribed(before, description, origin)
             _quarantine(whole, before, copy, shown, description)
         with open(copy, "rb") as made, progress.step("copying", incoming.far):
             incoming.start_over()
             shutil.copyfileobj(made, incoming)
         return _clone(kind, before, row_counts(copy), description, logins), proven
-
-
-def _check_room(whole: Path, times: float) -> None:
-    """Raise BackupError unless there is room for that many databases of the size of `whole` beside it."""
-    disks.for_database(whole.parent, int(times * whole.stat().st_size), _LARGER_DISK).check()
 
 
 def _quarantine(

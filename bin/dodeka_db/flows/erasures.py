@@ -96,7 +96,7 @@ def apply(left_out: Sequence[Erasure], path: Path, shown: str) -> Removed:
             ]
 
         # the file is written anew, beside the one that is there
-        disks.for_database(path.parent, path.stat().st_size, "use a larger disk").check()
+        disks.check_room_beside(path, "use a larger disk")
         removed = erased_rows.remove(path, shown, description, starts)
     except BackupError as error:
         raise type(error)(f"members who were erased cannot be left out: {error.message}", _SEE) from error

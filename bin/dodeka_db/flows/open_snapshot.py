@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from io import RawIOBase
@@ -38,7 +38,7 @@ def with_sqlite3(settings: RepositorySettings, environment: Environment, wanted:
             "apt-get install sqlite3, or repeat the command with FILE=$HOME/copy.sqlite, which keeps the copy",
         )
     with ExitStack() as stack:
-        with _locked(settings, environment):
+        with staging.locked(settings, f"copy of {environment.name}"):
             file = stack.enter_context(staging.for_a_reader(settings))
             path = Path(file.name)
             remedy = "set DODEKA_STATE to another disk"
@@ -68,17 +68,13 @@ def keep(settings: RepositorySettings, environment: Environment, wanted: str | d
     try:
         if journals.exist(path):  # SQLite would bring it into the copy
             raise UsageError(f"a journal of another database is beside {path}", "give FILE a new name")
-        with file, _locked(settings, environment):
+        with file, staging.locked(settings, f"copy of {environment.name}"):
             snapshot = _fetch(settings, environment, wanted, file, path, "give FILE a name on another disk")
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     log.info("%s has the personal data of members: remove it when you no longer need it", path)
     return f"{path} is a copy of snapshot {snapshot.short_id} of {when(snapshot.time)}"
-
-
-def _locked(settings: RepositorySettings, environment: Environment) -> AbstractContextManager[None]:
-    return staging.locked(settings, f"copy of {environment.name}")
 
 
 def _fetch(

@@ -43,7 +43,7 @@ def write(origin: Origin, incoming: Incoming, path: Path, shown: str, remedy: st
     if found.defects:
         log.info("rebuilding its indexes")
         try:
-            check_room_for_journal(path, remedy)
+            disks.check_room_beside(path, remedy)  # for a journal with every page
             integrity.reindex(path, shown)
         except BackupError as error:  # if the database is not whole, the next check says so
             log.warning("the indexes could not be rebuilt: %s", error.message)
@@ -57,11 +57,6 @@ def write(origin: Origin, incoming: Incoming, path: Path, shown: str, remedy: st
 def again(proven: Proven, path: Path, shown: str) -> Proven:
     """`proven` after the database was changed, or written anew, at `path`. Raises SnapshotError if it is no longer whole."""
     return replace(proven, findings=_verify(path, shown))
-
-
-def check_room_for_journal(path: Path, remedy: str) -> None:
-    """Raise BackupError, with `remedy`, unless the disk has room for a journal with every page of the database at `path`."""
-    disks.for_database(path.parent, path.stat().st_size, remedy).check()
 
 
 def _verify(path: Path, shown: str) -> Findings:

@@ -25,21 +25,17 @@ def sample(repository: Repository, environment: Environment) -> int | None:
     Only for make status, so a failure is a warning. Exception: counting reads all snapshots, so RepositoryDamagedError is
     raised; no other daily step would notice the damage.
     """
+    now = datetime.now().astimezone()
     try:
-        return _sample(repository, environment)
+        found = samples(repository.settings.state, environment)
+        if found and timedelta(0) <= now - found[-1][0] < SAMPLE_EVERY:
+            return found[-1][1]
+        found.append((now, repository.stored_bytes(environment)))
     except RepositoryDamagedError:
         raise
     except (BackupError, OSError) as error:
         log.warning("the stored size is not known: %s", as_line(error))
         return None
-
-
-def _sample(repository: Repository, environment: Environment) -> int:
-    now = datetime.now().astimezone()
-    found = samples(repository.settings.state, environment)
-    if found and timedelta(0) <= now - found[-1][0] < SAMPLE_EVERY:
-        return found[-1][1]
-    found.append((now, repository.stored_bytes(environment)))
     kept = [[time.isoformat(), size] for time, size in found[-KEPT_SAMPLES:]]
     job_records.passed(repository.settings.state, _job(environment), {"samples": kept})
     return found[-1][1]

@@ -14,7 +14,7 @@ from dodeka_db.flows.clones import Clone
 from dodeka_db.flows.download import Incoming
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.flows.restore_question import Change
-from dodeka_db.host import file_rights, staging
+from dodeka_db.host import disks, file_rights, staging
 from dodeka_db.host.file_rights import Rights
 from dodeka_db.log import log
 from dodeka_db.settings import WHOLE, Environment, Settings
@@ -80,7 +80,7 @@ def _leave_out(tables: Sequence[str], staged: Path, origin: Origin) -> list[str]
         if name not in there:
             log.warning("%s has no table %s", origin.shown, name)
     found = [name for name in tables if name in there]
-    proven_database.check_room_for_journal(staged, swap.LARGER_DISK)
+    disks.check_room_beside(staged, swap.LARGER_DISK)  # for a journal with every page
     empty_tables(staged, f"the database in {origin.shown}", found, "leave that table out of WITHOUT")
     return found
 

@@ -69,6 +69,11 @@ def for_database(folder: Path, database_bytes: int, hint: str) -> Room:
     return Room("no room left for the database", folder, _free(folder), needed, hint)
 
 
+def check_room_beside(database: Path, hint: str, times: float = 1) -> None:
+    """Raise BackupError, with `hint`, unless there is room beside the file `database` for that many of its size."""
+    for_database(database.parent, int(times * database.stat().st_size), hint).check()
+
+
 def is_read_only(folder: Path) -> bool:
     """Whether `folder` exists, on a file system that is mounted read-only."""
     return folder.exists() and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)

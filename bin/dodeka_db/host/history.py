@@ -52,7 +52,7 @@ def recorded(
 
     A failure is recorded by what its exit code means: its words may name a member. What cannot be recorded is a warning.
     """
-    deed = Deed(_now(), operator_name.of(main.variables), command, environment, about)
+    deed = Deed(datetime.now().astimezone(), operator_name.of(main.variables), command, environment, about)
     _append(main.state, deed)
     try:
         yield deed
@@ -67,7 +67,9 @@ def recorded(
 
 def started(main: RepositorySettings, command: str, about: str) -> None:
     """Record that a program takes the place of this one, which will not know how that ends."""
-    deed = Deed(_now(), operator_name.of(main.variables), command, about=about, outcome=STARTED)
+    deed = Deed(
+        datetime.now().astimezone(), operator_name.of(main.variables), command, about=about, outcome=STARTED
+    )
     _append(main.state, deed)
     _log(deed)
 
@@ -140,7 +142,3 @@ def _file(state: Path) -> Path:
 
 def _older(state: Path) -> Path:
     return state / "history.1.jsonl"
-
-
-def _now() -> datetime:
-    return datetime.now().astimezone()

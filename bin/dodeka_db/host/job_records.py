@@ -37,7 +37,7 @@ def read(state: Path, job: str) -> Record:
 
 def passed(state: Path, job: str, details: Mapping[str, object] | None = None) -> None:
     """Record that `job` succeeded. A record that cannot be written is only a warning."""
-    _write(state, job, Record(passed=_now(), details=details or {}))
+    state_files.write(_file(state, job), vars(Record(passed=_now(), details=details or {})))
 
 
 @contextmanager
@@ -49,12 +49,9 @@ def failures(state: Path, job: str) -> Iterator[None]:
         before = Record()
         with suppress(OSError):
             before = read(state, job)
-        _write(state, job, Record(before.passed, _now(), as_line(error), before.details))
+        now = Record(before.passed, _now(), as_line(error), before.details)
+        state_files.write(_file(state, job), vars(now))
         raise
-
-
-def _write(state: Path, job: str, record: Record) -> None:
-    state_files.write(_file(state, job), vars(record))
 
 
 def _file(state: Path, job: str) -> Path:

@@ -111,14 +111,10 @@ def is_alone(file: Path) -> bool | None:
 def _open_files(process: int) -> list[os.stat_result]:
     folder = f"/proc/{process}/fd"
     found = []
-    try:
+    with suppress(OSError):  # ended meanwhile, or another user's
         for descriptor in os.listdir(folder):
-            try:
+            with suppress(OSError):  # closed meanwhile, or on a file system that does not answer
                 found.append(os.stat(f"{folder}/{descriptor}"))
-            except OSError:
-                continue  # closed meanwhile, or on a file system that does not answer
-    except OSError:
-        pass  # ended meanwhile, or another user's
     return found
 
 
