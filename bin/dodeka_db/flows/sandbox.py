@@ -56,7 +56,9 @@ def run() -> None:
     _make("restore", "ENV=demo", "FROM=production", "SNAPSHOT=latest", "YES=1")
     mails, sessions = (sample_data.count(DEMO, table) for table in ("outbox", "session_cache"))
     console.show(f"demo has {sample_data.count(DEMO)} members, {mails} mails to send and {sessions} sessions")
-    lasting = _tables_that_clones_have()
+    tables = data_description.read().tables.values()
+    # of which a clone has every row
+    lasting = [table.name for table in tables if not table.is_of_the_moment and not table.not_in_clones]
     to_clone, cloned = sample_data.digest(PRODUCTION, lasting), sample_data.digest(DEMO, lasting)
 
     _title("Undo that: what a restore replaced is put back")
@@ -92,11 +94,6 @@ def run() -> None:
         "make restore ENV=demo CONFIG=sandbox/backup.env",
     ):
         console.show(f"  {command}")
-
-
-def _tables_that_clones_have() -> list[str]:
-    tables = data_description.read().tables.values()
-    return [table.name for table in tables if not table.is_of_the_moment and not table.not_in_clones]
 
 
 def _make_sandbox() -> None:

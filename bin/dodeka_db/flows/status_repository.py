@@ -131,7 +131,9 @@ def locks(repository: Repository) -> Look:
 
 
 def volume(settings: Settings, folder: Path) -> Look:
-    point, rate = disks.mount_point(folder), _bytes_per_day(settings)
+    point = disks.mount_point(folder)
+    rates = [snapshot_growth.bytes_per_day(settings.main.state, one) for one in settings.environments]
+    rate = None if None in rates else sum(filter(None, rates))
     room = disks.for_snapshot(folder, largest_bytes(settings.environments))
     figures: dict[str, float] = {"volume_free_bytes": room.free_bytes}
     text = f"{point}, {size(room.free_bytes)} free"
@@ -148,13 +150,6 @@ def volume(settings: Settings, folder: Path) -> Look:
     if not room.is_enough or figures.get("volume_days_left", FEW_DAYS) < FEW_DAYS:
         return bad(text, f"{room.hint} (df -h {point})", **figures)
     return well(text, **figures)
-
-
-def _bytes_per_day(settings: Settings) -> float | None:
-    """The bytes per day of all environments; None if one of them is not known."""
-    rates = [snapshot_growth.bytes_per_day(settings.main.state, one) for one in settings.environments]
-    known = [rate for rate in rates if rate is not None]
-    return sum(known) if len(known) == len(rates) else None
 
 
 def _is_mounted(settings: Settings) -> bool:
