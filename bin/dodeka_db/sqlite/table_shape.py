@@ -46,9 +46,7 @@ def virtual_tables(connection: sqlite3.Connection, schema: str = "main") -> list
     return [name for (name,) in found]
 
 
-def shape(
-    connection: sqlite3.Connection, table: str, virtual: Collection[str], schema: str = "main"
-) -> Shape:
+def shape(connection: sqlite3.Connection, table: str, virtual: Collection[str]) -> Shape:
     """The shape of `table`; `virtual` are the virtual_tables(). Raises NotComparableError, or sqlite3.Error."""
     if table in virtual:
         raise NotComparableError("a virtual table")
@@ -56,16 +54,16 @@ def shape(
         if table.startswith(f"{name}_") and table.removeprefix(f"{name}_") in _SHADOWS:
             raise NotComparableError(f"part of the virtual table {name}")
     # not pragma_table_list, which prepares every view
-    columns = connection.execute(f"PRAGMA {schema}.table_xinfo({quoted(table)})").fetchall()
-    keys = connection.execute(f"PRAGMA {schema}.index_list({quoted(table)})").fetchall()
+    columns = connection.execute(f"PRAGMA main.table_xinfo({quoted(table)})").fetchall()
+    keys = connection.execute(f"PRAGMA main.index_list({quoted(table)})").fetchall()
     # only a table WITHOUT ROWID is an index too (https://www.sqlite.org/pragma.html#pragma_index_info)
-    has_rowid = not connection.execute(f"PRAGMA {schema}.index_info({quoted(table)})").fetchall()
+    has_rowid = not connection.execute(f"PRAGMA main.index_info({quoted(table)})").fetchall()
     collations = {
         column: str(collation).upper()
         for _, index, _, origin, _ in keys
         if origin == "pk"
         for _, _, column, _, collation, is_key in connection.execute(
-            f"PRAGMA {schema}.index_xinfo({quoted(index)})"
+            f"PRAGMA main.index_xinfo({quoted(index)})"
         ).fetchall()
         if is_key
     }
