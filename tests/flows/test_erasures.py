@@ -104,6 +104,14 @@ def erase(site: Site, email: str, *options: str, environment: str = "production"
     return site.ok("erased", environment, "--who", email, *options, "--yes", **variables)
 
 
+def damage(site: Site, snapshot_id: str) -> None:
+    """Make restic unable to read anything of that snapshot."""
+    file = site.repository / "snapshots" / snapshot_id
+    file.chmod(0o600)
+    file.write_bytes(file.read_bytes()[:40])
+    shutil.rmtree(site.state / "restic-cache", ignore_errors=True)
+
+
 @pytest.fixture
 def erased(site) -> tuple[Site, Member]:
     """A site with a snapshot of 400 members, of whom one was erased since."""
@@ -192,6 +200,35 @@ class TestWhoIsErased:
         assert (process.returncode, stderr.count("\n")) == (4, 1)
         assert "a member was erased meanwhile; nothing was changed; run this again" in stderr, stderr
         assert content(site.database(), without=()) == before
+
+    def test_stays_out_although_another_snapshot_is_damaged(self, site):
+        """Of an undo, which asks the record alone, and of a restore that waits for the yes meanwhile."""
+        member = Member(site.database())
+        site.ok("backup", "production")
+        site.ok("backup", "demo")
+        run_first(
+            site.folder / "full", "case $1 in backup) echo 'no space left on device' >&2; exit 1;; esac"
+        )
+        site.run("restore", "production", "--snapshot", "latest", "--yes", RESTIC=str(site.folder / "full"))
+        (kept,) = site.database().parent.glob("db.sqlite.pre-restore-*Z")
+        assert holding(kept, *member.texts)
+        damage(site, site.snapshots("demo")[0]["id"])
+        delete(site.database(), member)
+        process = subprocess.Popen(
+            [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest"],
+            env=site.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while "  users_by_email " not in process.stdout.readline():
+            assert process.poll() is None
+        erase(site, member.email)
+        _, stderr = process.communicate("yes\n", timeout=60)
+        assert process.returncode == 4 and "a member was erased meanwhile" in stderr, stderr
+        assert "1 member erased since stays erased" in site.ok("undo", "production", "--yes")
+        assert holding(site.database(), *member.texts) == {}
 
     def test_is_found_by_the_user_id_alone(self, site):
         """In an old snapshot with another address, and without a number."""
@@ -404,11 +441,8 @@ class TestWhereTheListCannotBeRead:
     def broken(self, site: Site) -> str:
         """An erasure of which restic cannot read anything, and nobody here has heard."""
         (one,) = stored(site)
-        file = site.repository / "snapshots" / one["id"]
-        file.chmod(0o600)
-        file.write_bytes(file.read_bytes()[:40])
+        damage(site, one["id"])
         (site.state / "erasures.json").unlink()
-        shutil.rmtree(site.state / "restic-cache", ignore_errors=True)
         return one["id"][:8]
 
     @pytest.mark.parametrize(

@@ -164,10 +164,11 @@ def expire(repository: Repository, left: Sequence[Snapshot]) -> None:
 
 
 def note(repository: Repository) -> None:
-    """Put what the last listing of `repository` found on record, unless it could not tell all of it."""
+    """Add what the last listing of `repository` found to the record. One that could not tell all of it begins no record."""
     state = repository.settings.state
-    if not repository.unreadable:
-        _write(state, sorted({*repository.erasures.values(), *(on_record(state) or ())}))
+    held = on_record(state)
+    if held is not None or not repository.unreadable:  # whoever finds a record takes it for all that there is
+        _write(state, sorted({*repository.erasures.values(), *(held or ())}))
 
 
 def _since(found: Iterable[Erasure], environment: str, time: datetime) -> list[Erasure]:
