@@ -224,9 +224,17 @@ class DataDescription:
     kept_words: tuple[str, ...] = ()
     login: Login | None = None
 
+    def named(self, table: str) -> Table | None:
+        """The table that SQLite, and so the backend, finds by this name, in whatever letter case; None if there is none."""
+        return self._by_small_name.get(table.lower())
+
     def shown_key(self, table: str, key: str) -> str:
         """The key of a row of `table` for a message: of one that opens something, only its beginning."""
         return f"{key[:SECRET_CHARACTERS]}..." if table in self._with_secret_keys else key
+
+    @cached_property
+    def _by_small_name(self) -> Mapping[str, Table]:
+        return {name.lower(): table for name, table in self.tables.items()}
 
     @cached_property
     def _with_secret_keys(self) -> frozenset[str]:

@@ -237,6 +237,28 @@ def test_a_table_that_the_description_does_not_name_is_cloned_with_a_warning(sit
     assert sample_data.count(site.database("demo"), "outbox") == 0
 
 
+def test_names_of_tables_in_other_letter_case_are_the_same_tables(site):
+    """To SQLite, and so to the backend, which would send these mails and believe these sessions."""
+    secret = [*secrets(site.database())]
+    for name in ("outbox", "session_cache", "metadata"):
+        execute(
+            site.database(),
+            f"ALTER TABLE {name} RENAME TO renamed",
+            f"ALTER TABLE renamed RENAME TO {name.title()}",
+        )
+    site.loses("backup", "production")
+    said = site.ok(*CLONE, "--yes")
+    assert " 20 rows of Outbox," in said and "does not describe" not in said
+    left = site.database("demo").read_bytes()
+    assert not [one for one in secret if one in left]
+    done = site.run(*CLONE, "--clone=masked", "--yes")
+    assert done.returncode == 4 and "but not described" in done.stderr
+    restore = ("restore", "production", "--snapshot=latest", "--yes")
+    assert "\noutbox has 20 mails that the backend will send.\n" in site.ok(*restore)
+    assert "that the backend will send" not in site.ok(*restore, "--without=outbox")
+    assert sample_data.count(site.database(), "outbox") == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount another file there")
 def test_a_mistake_in_the_description_refuses_all_but_a_whole_clone(site, tmp_path):
     demo, then = content(site.database("demo")), content(site.database())

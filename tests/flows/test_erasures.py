@@ -230,6 +230,19 @@ class TestWhoIsErased:
         assert "1 member erased since stays erased" in site.ok("undo", "production", "--yes")
         assert holding(site.database(), *member.texts) == {}
 
+    def test_stays_out_of_tables_and_columns_in_other_letter_case(self, site):
+        member = with_all_of_a_member(site)
+        with connected(site.database()) as connection:
+            connection.execute("ALTER TABLE users RENAME TO renamed")
+            connection.execute("ALTER TABLE renamed RENAME TO Users")
+            connection.execute("ALTER TABLE users RENAME COLUMN value TO renamed")
+            connection.execute("ALTER TABLE users RENAME COLUMN renamed TO Value")
+        site.ok("backup", "production")
+        delete(site.database(), member)
+        erase(site, member.email)
+        site.ok("restore", "production", "--snapshot", "latest", "--yes")
+        assert holding(site.database(), *member.texts) == {}
+
     def test_is_found_by_the_user_id_alone(self, site):
         """In an old snapshot with another address, and without a number."""
         member = Member(site.database())

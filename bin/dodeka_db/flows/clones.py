@@ -100,7 +100,7 @@ def _quarantine(
     whole: Path, there: Mapping[str, object], copy: Path, shown: str, description: DataDescription
 ) -> None:
     """Write `copy`, without what a clone does without, and without remains of it, which free pages may have."""
-    tables = [description.tables[name] for name in there if name in description.tables]
+    tables = [*filter(None, map(description.named, there))]
     emptied = [table.name for table in tables if table.is_of_the_moment]
     rows = {table.name: table.is_left_out_of_clones for table in tables if table.not_in_clones}
     empty_tables(whole, shown, emptied, _WHOLE_INSTEAD, rows)
@@ -115,7 +115,7 @@ def _quarantine(
 
 
 def _warn_of_undescribed(there: Mapping[str, object], description: DataDescription, origin: Origin) -> None:
-    if names := [cell(name) for name in there if name not in description.tables]:
+    if names := [cell(name) for name in there if not description.named(name)]:
         log.warning(
             "%s has tables that deploy/data.toml does not describe; they are cloned as they are: %s",
             *(origin.shown, ", ".join(names)),

@@ -75,11 +75,11 @@ def stage(
 
 def _leave_out(tables: Sequence[str], staged: Path, origin: Origin) -> list[str]:
     """Remove the rows of those `tables` that there are; returns their names."""
-    there = row_counts(staged)
+    there = {name.lower() for name in row_counts(staged)}  # as SQLite compares them
     for name in tables:
-        if name not in there:
+        if name.lower() not in there:
             log.warning("%s has no table %s", origin.shown, name)
-    found = [name for name in tables if name in there]
+    found = [name for name in tables if name.lower() in there]
     disks.check_room_beside(staged, swap.LARGER_DISK)  # for a journal with every page
     empty_tables(staged, f"the database in {origin.shown}", found, "leave that table out of WITHOUT")
     return found
@@ -112,8 +112,9 @@ def _acting(
 ) -> list[ActingRows]:
     """The rows of `staged` on which the backend will act. What cannot be read is only a warning."""
     found = []
+    then = {name.lower(): count for name, count in change.then.items()}
     for table in description.tables.values() if description else ():
-        if not table.action or change.then.get(table.name, 0) == 0:
+        if not table.action or then.get(table.name.lower(), 0) == 0:
             continue
         for beside in dict.fromkeys((live, None)):
             try:

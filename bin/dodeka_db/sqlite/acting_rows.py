@@ -55,7 +55,7 @@ def _rows(path: Path, table: Table) -> Iterator[tuple[str, bool]]:
     """The key of each row that has not expired, and whether the backend acts on the row."""
     with opened(path, "mode=ro", f"database {path}") as connection:
         # not a view of that name
-        if not connection.execute(f"{TABLES} AND name = ?", (table.name,)).fetchone():
+        if not connection.execute(f"{TABLES} AND name = ? COLLATE NOCASE", (table.name,)).fetchone():
             return
         rows = connection.execute(
             f"SELECT key, value FROM main.{quoted(table.name)} NOT INDEXED WHERE expiration = 0 OR expiration > ?",

@@ -127,17 +127,19 @@ def addresses(connection: sqlite3.Connection, description: DataDescription) -> l
 
 def has_keys_and_values(connection: sqlite3.Connection, table: str, schema: str = "main") -> bool:
     """Whether the table has the columns that every table of the backend has."""
-    columns = {column[1] for column in connection.execute(f"PRAGMA {schema}.table_info({quoted(table)})")}
+    columns = {
+        column[1].lower() for column in connection.execute(f"PRAGMA {schema}.table_info({quoted(table)})")
+    }
     return {"key", "value"} <= columns
 
 
 def described_tables(connection: sqlite3.Connection, description: DataDescription) -> list[Table]:
-    """The described tables that are there, in the order of the description."""
-    there = tables(connection)
+    """The described tables that are there, in whatever letter case, in the order of the description."""
+    there = [*map(description.named, tables(connection))]
     return [
         table
         for table in description.tables.values()
-        if table.name in there and has_keys_and_values(connection, table.name)
+        if table in there and has_keys_and_values(connection, table.name)
     ]
 
 
