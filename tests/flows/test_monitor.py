@@ -224,6 +224,15 @@ class TestAMonitorThatDoesNotTakeIt:
         assert " done: snapshot " in output and "SECRET" not in output
         assert not job_records.read(site.state, monitor.RECORD).passed
 
+    def test_one_that_has_no_such_check_and_answers_with_200(self, site):
+        """As hc-ping.com does for a UUID: its check was deleted, or there is a slip in the address."""
+        with Receiver(said="OK (not found)") as receiver:
+            output = site.ok("cron", "demo", DODEKA_PING_URL_DEMO=receiver.url)
+            done = site.run("monitor", DODEKA_PING_URL_DEMO=receiver.url)
+        assert "could not be delivered to http://127.0.0.1/...: HTTP 200, but: not found\n" in output
+        assert done.returncode == 1 and "NOT RECEIVED: HTTP 200, but: not found" in done.stdout
+        assert not job_records.read(site.state, monitor.RECORD).passed
+
     def test_nobody_there(self, site):
         address = f"http://127.0.0.1:{free_port()}/SECRET-KEY"
         output = site.ok("cron", "demo", DODEKA_MONITOR=address)

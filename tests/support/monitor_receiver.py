@@ -13,10 +13,15 @@ class Receiver:
 
     Behind `key_url` it speaks the protocol of healthchecks' slugs (https://healthchecks.io/docs/http_api/): a check that is not
     there is made with create=1, answered by a 201, and otherwise by a 404. `delays` are the seconds by signal for which a ping is
-    on its way.
+    on its way; `said` is the body of each answer.
     """
 
-    def __init__(self, status: int | None = 200, delays: Mapping[str, float] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        status: int | None = 200,
+        delays: Mapping[str, float] = MappingProxyType({}),
+        said: str = "OK",
+    ) -> None:
         self.calls: list[tuple[str, str, str]] = []
         self.checks: list[str] = []
         self.queries: list[dict[str, list[str]]] = []
@@ -32,6 +37,7 @@ class Receiver:
                     return
                 self.send_response(receiver.of_slug(self.path) if status == 200 else status)
                 self.end_headers()
+                self.wfile.write(said.encode())
 
             do_GET = do_POST = answer
 

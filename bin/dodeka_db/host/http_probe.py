@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -13,13 +14,22 @@ class Question:
     """A request of `url`, which may contain `user:password@`, whose answer a thread waits for: the caller can go on meanwhile.
 
     urllib's time limit is one for each packet, so the thread is waited for, up to `limit_s` seconds. `body` is posted; `direct`
-    ignores the proxies of the environment.
+    ignores the proxies of the environment. A 2xx whose text begins as `refused` says, with the reason as its group, is a problem too.
     """
 
-    def __init__(self, url: str, limit_s: float, body: bytes | None = None, direct: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        limit_s: float,
+        body: bytes | None = None,
+        direct: bool = False,
+        refused: re.Pattern[str] | None = None,
+    ) -> None:
         self.status = 0  # of HTTP, as soon as there is an answer that is a 2xx
         self._problem = _late(limit_s)
-        self._thread = threading.Thread(target=self._ask, args=(url, limit_s, body, direct), daemon=True)
+        self._thread = threading.Thread(
+            target=self._ask, args=(url, limit_s, body, direct, refused), daemon=True
+        )
         try:
             self._thread.start()
         except RuntimeError:
@@ -31,8 +41,8 @@ class Question:
             self._thread.join(max(0, wait_s))
         return self._problem
 
-    def _ask(self, url: str, limit_s: float, body: bytes | None, direct: bool) -> None:
-        self.status, self._problem = _answer(url, limit_s, body, direct)
+    def _ask(self, *question: Any) -> None:
+        self.status, self._problem = _answer(*question)
 
 
 def problem(url: str, limit_s: float, direct: bool = False) -> str:
@@ -40,7 +50,9 @@ def problem(url: str, limit_s: float, direct: bool = False) -> str:
     return Question(url, limit_s, direct=direct).problem(limit_s)
 
 
-def _answer(url: str, limit_s: float, body: bytes | None, direct: bool) -> tuple[int, str]:
+def _answer(
+    url: str, limit_s: float, body: bytes | None, direct: bool, refused: re.Pattern[str] | None
+) -> tuple[int, str]:
     """The status of a 2xx, or 0; and the problem."""
     scheme, place, path, query, _ = urlsplit(url)
     user_info, _, host = place.rpartition("@")
@@ -52,6 +64,8 @@ def _answer(url: str, limit_s: float, body: bytes | None, direct: bool) -> tuple
         if body is not None:
             request.add_header("Content-Type", "text/plain; charset=utf-8")
         with _opener(direct).open(request, timeout=limit_s) as answer:
+            if refused and (said := refused.match(answer.read(_SHOWN).decode(errors="replace"))):
+                return 0, f"HTTP {answer.status}, but: {said[1]}"
             return answer.status, ""
     except urllib.error.HTTPError as error:
         return 0, f"HTTP {error.code}"

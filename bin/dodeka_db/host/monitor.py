@@ -5,6 +5,7 @@ An address of an environment (DODEKA_PING_URL_...) is requested after a good cro
 bad one.
 """
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ PATIENCE_S = 10
 # the name under which the last ping that was delivered is on record
 RECORD = "monitor"
 SUCCESS, FAILURE, LOG, START = "", "fail", "log", "start"
+# by the ID of a check, hc-ping.com answers with a 200 in any case, and says in its text whether it has taken the ping
+# (https://healthchecks.io/docs/http_api/)
+_REFUSED = re.compile(r"OK \((not found|rate limited)\)")
 _JOB_OF_SCRIPT = {
     "cron": "cron",
     "verify": "drill",
@@ -171,4 +175,4 @@ def _ask(url: str, text: str | None = None) -> "Question":
     from dodeka_db.host.http_probe import Question  # slow to import, and only needed if an address is set
 
     body = None if text is None else "\n".join(map(plain, text.split("\n"))).encode(errors="replace")
-    return Question(url, PATIENCE_S, body)
+    return Question(url, PATIENCE_S, body, refused=_REFUSED)
