@@ -73,6 +73,14 @@ class TestMonitor:
             site.ok("cron", "demo", **ping)
         is_note(line(site, "monitor", **ping), "is told of cron runs only", "BACKUP.md, 'Monitor'")
 
+    def test_the_one_of_all_jobs_is_gone_and_an_address_of_the_cron_runs_is_there(self, site):
+        """Only failures of the cron runs would be heard of."""
+        with Receiver(404) as gone, Receiver() as receiver:
+            addresses = {"DODEKA_MONITOR": gone.key_url, "DODEKA_PING_URL_DEMO": receiver.url}
+            site.ok("cron", "demo", **addresses)
+            site.run("monitor", **addresses)
+        is_note(line(site, "monitor", **addresses), "has not been reached yet", "make monitor")
+
 
 def test_no_copy_elsewhere(twin):
     is_note(line(Site(twin.folder), "off-site copy"), "none: OFFSITE_REPOSITORY", "BACKUP.md, 'Off-site'")

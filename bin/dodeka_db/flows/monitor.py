@@ -35,7 +35,7 @@ def run(settings: Settings) -> list[Answer]:
         Answer(name, question.problem(monitor.PATIENCE_S), question.status == _CREATED)
         for name, question in questions
     ]
-    if any(not answer.problem for answer in answers):
+    if not any(answer.problem for answer in answers):
         job_records.passed(settings.main.state, monitor.RECORD)
     return answers
 

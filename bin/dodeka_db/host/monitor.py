@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # for how long a run waits in all, at its end, for the monitor; half of it for the ping of its start
 PATIENCE_S = 10
-# the name under which the last ping that was delivered is on record
+# the name under which the last run whose pings were all delivered is on record
 RECORD = "monitor"
 SUCCESS, FAILURE, LOG, START = "", "fail", "log", "start"
 # by the ID of a check, hc-ping.com answers with a 200 in any case, and says in its text whether it has taken the ping
@@ -88,7 +88,7 @@ class Run:
             if problem:
                 shown = masking.shown_host(address)
                 log.warning("a ping of the monitor could not be delivered to %s: %s", shown, problem)
-        if self._settings and any(not problem for _, problem in problems):
+        if self._settings and problems and not any(problem for _, problem in problems):
             job_records.passed(self._settings.main.state, RECORD)
 
     @property
