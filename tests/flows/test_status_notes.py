@@ -67,6 +67,13 @@ class TestMonitor:
         age(site, monitor.RECORD, timedelta(hours=2))
         is_note(line(site, "monitor", **MONITOR), "was last reached 25 hours ago", "make monitor")
 
+    def test_it_was_reached_in_the_future(self, site):
+        """When the clock was wrong: until then no day without an answer would be seen."""
+        with Receiver() as receiver:
+            site.ok("monitor", DODEKA_MONITOR=receiver.key_url)
+        age(site, monitor.RECORD, -timedelta(days=400))
+        is_note(line(site, "monitor", **MONITOR), "was last reached in the future", "make monitor")
+
     def test_only_that_of_the_cron_runs(self, site):
         with Receiver() as receiver:
             ping = {"DODEKA_PING_URL_DEMO": receiver.url}
@@ -118,6 +125,8 @@ def test_no_proof_by_paper_or_an_old_one(twin):
     assert line(twin, "proof")["state"] == "well"
     age(twin, "prove", timedelta(days=2))
     is_note(line(twin, "proof"), "366 days ago, says anna", "make prove")
+    age(twin, "prove", -timedelta(days=3660))
+    is_note(line(twin, "proof"), "in the future, says anna", "make prove")
     screen = Site(twin.folder).run("status").stdout
     assert not re.search(r"^\w+ +proof ", screen, re.MULTILINE), "without a copy there is nothing to prove"
 

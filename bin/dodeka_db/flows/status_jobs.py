@@ -90,10 +90,10 @@ def proof(main: RepositorySettings) -> Look:
     if not record.passed:
         return note("nobody has proven yet that the paper opens the off-site repository", fix)
     who = record.details.get("who")
-    text = (
-        f"the paper opened the off-site repository {age(record.passed)} ago{f', says {who}' if who else ''}"
-    )
-    return note(text, fix) if now() - record.passed > schedule.PROOF_OVERDUE else well(text)
+    since = "in the future" if is_future(record.passed) else f"{age(record.passed)} ago"
+    text = f"the paper opened the off-site repository {since}{f', says {who}' if who else ''}"
+    is_old = now() - record.passed > schedule.PROOF_OVERDUE or is_future(record.passed)
+    return note(text, fix) if is_old else well(text)
 
 
 def monitor_reached(settings: Settings) -> Look:
@@ -103,6 +103,8 @@ def monitor_reached(settings: Settings) -> Look:
     record, test = job_records.read(settings.main.state, monitor.RECORD), settings.main.make("monitor")
     if not record.passed:
         return note("the monitor has not been reached yet", test)
+    if is_future(record.passed):
+        return note("the monitor was last reached in the future: check the clock (timedatectl)", test)
     text = f"the monitor was last reached {age(record.passed)} ago"
     if now() - record.passed > schedule.MONITOR_OVERDUE:
         return note(text, test)
