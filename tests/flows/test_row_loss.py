@@ -10,7 +10,8 @@ import pytest
 
 from dodeka_db import data_description
 from dodeka_db.errors import DatabaseError, RowsLostError, SetupError
-from dodeka_db.flows import row_loss
+from dodeka_db.flows import row_loss, status
+from dodeka_db.flows.status_lines import unknown
 from dodeka_db.host import run_lock, staging
 from dodeka_db.restic.repository import Repository
 from site_folder import Site, Twin, run_first
@@ -376,15 +377,47 @@ def test_without_a_description_it_is_said_that_nobody_would_notice(good, monkeyp
     assert "a loss of rows would not be noticed: data description x: wrong" in caplog.text
 
 
-def test_the_status_says_so_until_it_is_accepted(good):
-    def line() -> dict[str, str]:
-        lines = json.loads(good.run("status", "--json").stdout)["lines"]
-        return next(one for one in lines if (one["environment"], one["subject"]) == ("production", "rows"))
+def test_a_baseline_that_cannot_be_read_fails_the_run_and_is_not_replaced(good):
+    """A loss meanwhile is noticed when it can be read again."""
+    file = good.state / "baselines" / "production.json"
+    aside = file.rename(good.folder / "aside.json")
+    file.symlink_to(aside)  # root can read any other file
+    execute(good, LOSE)
+    done = good.run("cron", "production")
+    assert done.returncode == 6, done
+    assert re.search(
+        rf"error: snapshot \w+ is safe, but looking for a loss of rows failed: {file} cannot be read: .*; see: ls -l {file}",
+        done.stderr,
+    )
+    found = rows_line(good)
+    assert found["state"] == "unknown" and f"{file} cannot be read" in found["text"]
+    assert good.run("accept", "production").returncode == 6
+    good.ok("restore", "production", "--snapshot=latest", "--yes")
+    file.unlink()
+    aside.rename(file)
+    assert "users_by_email 400 -> 20" in cron(good, 9)
 
-    assert (line()["state"], line()["text"]) == ("well", "no loss is open")
+
+def test_the_status_says_that_a_loss_would_not_be_noticed(good, monkeypatch):
+    def broken() -> None:
+        raise SetupError("data description x: wrong", "correct it there")
+
+    monkeypatch.setattr(data_description, "read", broken)
+    lines = {(line.environment, line.subject): line.look for line in status.look(good.settings)}
+    assert lines["production", "rows"] == unknown("data description x: wrong; correct it there")
+
+
+def rows_line(site: Site) -> dict[str, str]:
+    lines = json.loads(site.run("status", "--json").stdout)["lines"]
+    return next(one for one in lines if (one["environment"], one["subject"]) == ("production", "rows"))
+
+
+def test_the_status_says_so_until_it_is_accepted(good):
+    found = rows_line(good)
+    assert (found["state"], found["text"]) == ("well", "no loss is open")
     execute(good, LOSE)
     cron(good, 9)
-    found = line()
+    found = rows_line(good)
     before = pinned(good)[0]  # the ID that the run told and the list shows, not the one from before the pin
     assert (found["state"], found["text"]) == (
         "bad",
@@ -396,4 +429,4 @@ def test_the_status_says_so_until_it_is_accepted(good):
         " if it was meant: make accept ENV=production"
     )
     good.ok("accept", "production")
-    assert line()["state"] == "well"
+    assert rows_line(good)["state"] == "well"

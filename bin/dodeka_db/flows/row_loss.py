@@ -46,10 +46,16 @@ def look(settings: Settings, repository: Repository, environment: Environment, t
     """The loss of rows since the last good run; None if there is none, and `taken` is the last good one then.
 
     To be called under the lock. After a loss the last good snapshot is pinned. What cannot be counted is a warning, and is
-    taken neither for a loss nor for the end of one.
+    taken neither for a loss nor for the end of one. SetupError if the baseline cannot be read.
     """
     state, name = settings.main.state, environment.name
-    before = row_baselines.read(state, name)
+    try:
+        before = row_baselines.read(state, name)
+    except SetupError as error:
+        message = (
+            f"snapshot {taken.snapshot_id} is safe, but looking for a loss of rows failed: {error.message}"
+        )
+        raise SetupError(message, error.hint) from error
     now = _described_counts(taken, name)
     if now is None:
         lost = before.lost if before else None
@@ -130,7 +136,12 @@ def after_restore(settings: Settings, environment: Environment, snapshot: str, r
     `snapshot` is the one that has them, as in Counts. A loss that a run has told stays one, unless its rows are back.
     """
     state, name = settings.main.state, environment.name
-    before, now = row_baselines.read(state, name), Counts(snapshot, rows)
+    now = Counts(snapshot, rows)
+    try:
+        before = row_baselines.read(state, name)
+    except SetupError as error:  # the restore goes on; the next run fails
+        log.warning("%s", error)
+        return
     if before and before.lost:
         try:
             tables = _lost(before.good.rows, rows, data_description.read().tables)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from dodeka_db import schedule
+from dodeka_db import data_description, schedule
 from dodeka_db.errors import BackupError
 from dodeka_db.flows import check, cron, offsite, prove, row_loss, verify
 from dodeka_db.flows.status_lines import Look, State, age, bad, is_future, note, now, well
@@ -36,9 +36,13 @@ def drill(main: RepositorySettings, environment: Environment) -> Look:
 
 
 def rows(main: RepositorySettings, environment: Environment, listed: Sequence[Snapshot] = ()) -> Look:
-    """Whether the last run found a loss of rows that nobody has accepted; by the ID that the `listed` snapshot has now."""
+    """Whether the last run found a loss of rows that nobody has accepted; by the ID that the `listed` snapshot has now.
+
+    Raises SetupError if a loss would not be noticed.
+    """
     found, name = row_baselines.read(main.state, environment.name), environment.name
     if not found or not found.lost:
+        data_description.read()  # without it no run looks for a loss
         return well("no loss is open" if found else "not counted yet")
     good = found.good.snapshot
     if good:  # the run has pinned it, and a pin gives another ID

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dodeka_db.errors import SetupError
 from dodeka_db.host import state_files
 from dodeka_db.host.row_records import Rows
-from dodeka_db.log import log
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,12 @@ class Baseline:
 
 
 def read(state: Path, environment: str) -> Baseline | None:
-    """The baseline in the folder `state`; None if there is none, or the file is not one."""
+    """The baseline in the folder `state`; None if there is none, or the file is not one. SetupError if it cannot be read."""
     file = _file(state, environment)
     try:
         found = state_files.read(file)
     except OSError as error:
-        log.warning("%s cannot be read: %s", file, error.strerror)
-        return None
+        raise SetupError(f"{file} cannot be read: {error.strerror}", f"see: ls -l {file}") from error
     if not isinstance(found, dict) or not (good := _counts(found.get("good"))):
         return None
     return Baseline(good, _lost(found.get("lost")))
@@ -52,7 +51,7 @@ def write(state: Path, environment: str, baseline: Baseline) -> None:
 
 
 def has_open_loss(state: Path, environment: str) -> bool:
-    """Whether the last run found a loss that nobody has accepted, and that is not over."""
+    """Whether the last run found a loss that nobody has accepted, and that is not over. Raises as read() does."""
     found = read(state, environment)
     return bool(found and found.lost)
 
