@@ -211,6 +211,21 @@ class TestWhatHappensAtTheSameTime:
         (kept,) = [one for one in good.snapshots("production") if "pinned" in one["tags"]]
         assert kept["stored_as"].startswith(last)
 
+    @pytest.mark.slow("a repository that is filled")
+    def test_a_full_volume_in_a_run_of_the_other_environment(self, good):
+        """It makes room with its own old snapshots alone."""
+        for _ in range(11):
+            good.ok("backup", "production")
+            good.ok("backup", "demo")
+        execute(good, LOSE)
+        cron(good, 9)
+        before = ids(good)
+        once = f"[ $1 != backup ] || [ -e {good.folder}/was ] || {{ touch {good.folder}/was; {FULL}; }}"
+        run_first(good.folder / "full", once)
+        done = good.run("cron", "demo", RESTIC=str(good.folder / "full"))
+        assert done.returncode == 0 and "2 old snapshots removed" in done.stdout, done
+        assert ids(good) == before
+
     def test_killed_before_it_was_pinned(self, good):
         execute(good, LOSE)
         run_first(good.folder / "killing", "case $1 in tag) kill -9 $PPID; sleep 1;; esac")

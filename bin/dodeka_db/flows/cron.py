@@ -12,7 +12,7 @@ from dodeka_db.flows import backup, offsite, retention, row_loss, snapshot_growt
 from dodeka_db.flows.leftovers import fail_if_down, recover
 from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.formatting import counted
-from dodeka_db.host import day_records, job_records, run_lock, staging
+from dodeka_db.host import day_records, job_records, row_baselines, run_lock, staging
 from dodeka_db.interrupts import Interrupted
 from dodeka_db.log import log
 from dodeka_db.restic.repository import Repository
@@ -109,7 +109,9 @@ def _store(settings: Settings, repository: Repository, environment: Environment)
     removed = 0
     try:
         for one in settings.environments:
-            removed += retention.apply(repository, one)
+            # only the run that tells a loss may say that something had to go
+            if one == environment or not row_baselines.has_open_loss(settings.main.state, one.name):
+                removed += retention.apply(repository, one)
         return backup.of_live(settings, repository, environment, lists=True), removed
     except RepositoryFullError as full:
         message = f"{full.message}, even after the retention policy removed {removed} old snapshots"
