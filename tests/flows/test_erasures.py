@@ -338,6 +338,20 @@ class TestWhoIsErased:
         assert holding(site.database(), *member.texts) == {}
         assert sample_data.count(site.database()) == 399
 
+    def test_may_be_in_a_table_that_the_description_does_not_name(self, site):
+        """As in a clone, that is a warning."""
+        member = Member(site.database())
+        with connected(site.database()) as connection:
+            connection.execute("CREATE TABLE trophies (winner)")
+            connection.execute("INSERT INTO trophies VALUES (?)", (member.user,))
+        site.ok("backup", "production")
+        said = "does not describe; if they have rows of members who were erased, these come back: trophies\n"
+        assert said not in site.ok("restore", "production", "--snapshot", "latest", "--yes")
+        erase(site, member.email)
+        for environment in ("production", "demo"):
+            options = ("--from", "production", "--snapshot", "latest", "--yes")
+            assert said in site.ok("restore", environment, *options)
+
     def test_may_register_again(self, erased):
         site, member = erased
         with connected(site.database()) as connection:

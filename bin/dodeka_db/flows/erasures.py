@@ -12,7 +12,7 @@ from dodeka_db import data_description
 from dodeka_db.data_description import Kind
 from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, SnapshotError
 from dodeka_db.flows import oldest_copies
-from dodeka_db.formatting import counted
+from dodeka_db.formatting import cell, counted
 from dodeka_db.host import disks, row_records, staging, state_files
 from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
@@ -102,6 +102,11 @@ def apply(left_out: Sequence[Erasure], path: Path, shown: str) -> Removed:
         raise type(error)(f"members who were erased cannot be left out: {error.message}", _SEE) from error
     if removed.remains:
         log.warning("remains of deleted rows may be left in %s: %s", shown, removed.remains)
+    if removed.undescribed:
+        log.warning(
+            "%s has tables that deploy/data.toml does not describe; if they have rows of members who were erased, these come back: %s",
+            *(shown, ", ".join(map(cell, removed.undescribed))),
+        )
     return removed
 
 

@@ -16,6 +16,7 @@ from dodeka_db.sqlite.empty_tables import forget_samples, refuse_trigger
 from dodeka_db.sqlite.failures import is_of_the_database, one_line
 from dodeka_db.sqlite.header import read_header, set_journal_mode
 from dodeka_db.sqlite.member_rows import described_tables
+from dodeka_db.sqlite.table_shape import tables, virtual_tables
 
 # what a row can be found by: the name of a kind, and the text as two of them are compared
 Name = tuple[str, str]
@@ -36,11 +37,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Removed:
-    """How many members were found, how many rows of theirs are gone, and why remains may be left in the file, if so."""
+    """How many members were found, how many rows of theirs are gone, and why remains may be left in the file, if so.
+
+    `undescribed` are the tables that nobody has looked into, since the description does not name them.
+    """
 
     members: int = 0
     rows: int = 0
     remains: str = ""
+    undescribed: tuple[str, ...] = ()
 
 
 def find(
@@ -102,6 +107,8 @@ def remove(
     """
     with opened(path, "mode=ro", shown) as connection:
         found = find(connection, description, starts)
+        names = (*tables(connection), *virtual_tables(connection))
+        undescribed = tuple(name for name in names if not description.named(name))
     rows: dict[str, set[int]] = {}
     members = 0
     for one in found.values():
@@ -109,7 +116,7 @@ def remove(
         for table, numbers in one.rows.items():
             rows.setdefault(table, set()).update(numbers)
     if not rows:
-        return Removed()
+        return Removed(undescribed=undescribed)
     was_wal = read_header(path).wal
     set_journal_mode(path, wal=True)  # which needs no rollback, see opened()
     with opened(path, "mode=rw", shown) as connection:
@@ -126,7 +133,7 @@ def remove(
         connection.execute("COMMIT")
         remains = _rewrite(connection)
     set_journal_mode(path, was_wal)
-    return Removed(members, sum(map(len, rows.values())), remains)
+    return Removed(members, sum(map(len, rows.values())), remains, undescribed)
 
 
 def _rewrite(connection: sqlite3.Connection) -> str:
