@@ -19,7 +19,8 @@ def main(argv: console.Argv = None) -> int:
     found = settings.load()
     repository = found.repository(arguments.offsite)
     if restic.is_a_change(words):
-        history.started(found.main, "restic", f"{repository.masked(words[0])} on {repository.shown}")
+        command = repository.masked(restic.command(words))
+        history.started(found.main, "restic", f"{command} on {repository.shown}")
     restic.run(repository, words)
 
 

@@ -52,7 +52,7 @@ def main(argv: console.Argv = None) -> int:
     ) as deed:
 
         def confirm(change: Change) -> None:
-            deed.about = change.shown
+            deed.about = f"{change.shown}{console.with_erased(arguments)}"
             console.confirm(restore_question.describe(change), arguments.yes, change.words)
 
         restore.restore(found, found.environment(arguments.environment), choice, confirm, without, clone)

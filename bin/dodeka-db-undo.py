@@ -18,7 +18,7 @@ def main(argv: console.Argv = None) -> int:
     with history.recorded(found.main, "undo", arguments.environment) as deed:
 
         def confirm(change: Change) -> None:
-            deed.about = change.shown
+            deed.about = f"{change.shown}{console.with_erased(arguments)}"
             console.confirm(restore_question.describe(change), arguments.yes)
 
         restore.undo(found, found.environment(arguments.environment), confirm, all_members)

@@ -150,6 +150,11 @@ def ignores_erasures(arguments: argparse.Namespace) -> bool:
     return True
 
 
+def with_erased(arguments: argparse.Namespace) -> str:
+    """What the record of a restore adds if --erased was given: ", with erased members"; empty if not."""
+    return "" if arguments.erased is None else f", {_WITH_ERASED}"
+
+
 def snapshot_options(parser: argparse.ArgumentParser, left_out: str) -> None:
     """Add --snapshot and --at, of which one may be given, to a parser; `left_out` says what happens without both."""
     one = parser.add_mutually_exclusive_group()

@@ -95,6 +95,27 @@ def test_every_command_that_changes_something_is_on_record(site):
     ]
 
 
+def test_restic_s_command_is_named_also_behind_options(site):
+    site.ok("restic", "-q --json unlock")
+    site.ok("restic", "-q snapshots")
+    assert [deed.about for deed in history.read(site.state)][-2:] == [
+        f"unlock on {site.repository}",
+        f"-q on {site.repository}",
+    ]
+
+
+def test_a_restore_with_members_who_were_erased_says_so(site):
+    site.ok("backup", "production")
+    words = "with erased members\n"
+    options = ("--snapshot=latest", "--erased=ignore", "--yes")
+    site.ok("restore", "production", *options, stdin=words)
+    site.ok("undo", "production", "--erased=ignore", "--yes", stdin=words)
+    site.ok("undo", "production", "--yes")
+    one, other, without = [deed.about for deed in history.read(site.state)][-3:]
+    assert one.startswith("snapshot ") and one.endswith(", with erased members")
+    assert other.endswith(", with erased members") and "erased" not in without
+
+
 def test_no_member_is_named(site):
     site.ok("backup", "production")
     with closing(sqlite3.connect(site.database())) as connection:

@@ -15,6 +15,23 @@ from dodeka_db.restic.repository import Repository
 # besides runner.READING
 _READING = ("check", "diff", "help", "mount", "restore", "version", "--help", "-h")
 
+_CHANGING = (
+    *(
+        "backup",
+        "cache",
+        "copy",
+        "forget",
+        "init",
+        "key",
+        "migrate",
+        "prune",
+        "rebuild-index",
+        "recover",
+        "repair",
+    ),
+    *("rewrite", "self-update", "tag", "unlock"),
+)
+
 
 def words(text: str) -> list[str]:
     """restic's arguments in `text`, by the shell's quoting; UsageError if there are none."""
@@ -30,6 +47,11 @@ def words(text: str) -> list[str]:
 def is_a_change(words: Sequence[str]) -> bool:
     """Whether these arguments may change a repository: all do but those of commands that are known to read only, which come first."""
     return words[0] not in (*runner.READING, *_READING)
+
+
+def command(words: Sequence[str]) -> str:
+    """restic's command in these arguments, also behind options; if none is known that changes a repository, the first of them."""
+    return next((word for word in words if word in _CHANGING), words[0])
 
 
 def run(settings: RepositorySettings, words: Sequence[str]) -> NoReturn:
