@@ -116,6 +116,20 @@ def interruptible() -> Iterator[None]:
         _depth = depth
 
 
+@contextmanager
+def left_to_main_thread() -> Iterator[None]:
+    """Threads that start in the block never get SIGNALS, and programs not before they unblock them.
+
+    The kernel gives a signal to any thread that does not block it. In another one it would not interrupt the main thread, which
+    waits for a program: for ever, where that does not end by itself.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def is_shielded() -> bool:
     return _depth > 0 and _is_in_main_thread()
 

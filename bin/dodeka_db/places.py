@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dodeka_db.errors import SetupError, UnreachableError, no_process
+from dodeka_db.interrupts import left_to_main_thread
 
 # an answer takes microseconds; from a busy server, or a disk that has to start up, some seconds
 ANSWER_S = 30
@@ -26,7 +27,8 @@ def silent(places: Iterable[Path], answer_s: float = ANSWER_S) -> list[Path]:
     for place in dict.fromkeys(places):
         looks[place] = threading.Thread(target=_look, args=(place,), daemon=True)
         try:
-            looks[place].start()
+            with left_to_main_thread():
+                looks[place].start()
         except RuntimeError as error:  # no thread left
             raise no_process("the check of the volumes") from error
     deadline = time.monotonic() + answer_s

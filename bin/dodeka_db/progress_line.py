@@ -14,6 +14,7 @@ from typing import TextIO
 from dodeka_db import packages, progress
 from dodeka_db.errors import SetupError, plain
 from dodeka_db.formatting import COLUMNS, size
+from dodeka_db.interrupts import left_to_main_thread
 from dodeka_db.progress import BYTES, Far, Step
 
 AFTER_S = 2
@@ -48,7 +49,7 @@ class ProgressLine:
             self._is_needed.set()
             if not self._thread:
                 self._thread = threading.Thread(target=self._run, daemon=True)
-                with suppress(RuntimeError):  # no thread to be had
+                with suppress(RuntimeError), left_to_main_thread():  # no thread to be had
                     self._thread.start()
 
     @contextmanager

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from dodeka_db.errors import no_process
 from dodeka_db.host import programs
-from dodeka_db.interrupts import shielded
+from dodeka_db.interrupts import left_to_main_thread, shielded
 
 Result = TypeVar("Result")
 POLL_S = 0.1
@@ -28,7 +28,7 @@ def beside(work: Callable[[], Result], what: str) -> Iterator[Callable[[], Resul
     with ThreadPoolExecutor(1) as pool:
         future = None
         try:
-            with shielded():  # a signal waits until we know what to end
+            with shielded(), left_to_main_thread():  # a signal waits until we know what to end
                 thread = pool.submit(threading.get_native_id).result()
                 future = pool.submit(work)
             yield future.result

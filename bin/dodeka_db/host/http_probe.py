@@ -9,6 +9,8 @@ import urllib.request
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
+from dodeka_db.interrupts import left_to_main_thread
+
 
 class Question:
     """A request of `url`, which may contain `user:password@`, whose answer a thread waits for: the caller can go on meanwhile.
@@ -31,7 +33,8 @@ class Question:
             target=self._ask, args=(url, limit_s, body, direct, refused), daemon=True
         )
         try:
-            self._thread.start()
+            with left_to_main_thread():
+                self._thread.start()
         except RuntimeError:
             self._problem = "this machine has no thread left to ask"
 

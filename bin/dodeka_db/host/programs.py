@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 from dodeka_db import packages, progress
 from dodeka_db.errors import SetupError, no_process
-from dodeka_db.interrupts import SIGNALS, is_shielded, shielded
+from dodeka_db.interrupts import SIGNALS, is_shielded, left_to_main_thread, shielded
 from dodeka_db.progress import Far
 from dodeka_db.stream_types import Readable
 
@@ -71,7 +71,7 @@ class Completed:
 
 def preload() -> None:
     """Begin to import sh, which run() needs, in a thread: while a database is exported, that costs no time."""
-    with suppress(RuntimeError):  # no thread to be had
+    with suppress(RuntimeError), left_to_main_thread():  # no thread to be had
         threading.Thread(target=_load).start()
 
 
@@ -195,10 +195,10 @@ def _not_found(program: str) -> SetupError:
 
 def _started(program: str, start: Callable[[], "sh.RunningCommand"]) -> "sh.RunningCommand":
     for pause_s in (*FORK_PAUSES_S, None):
-        # until it is the program, the child is a copy of us: a signal would raise Interrupted in it, and the copy go on
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            return start()
+            # until it is the program, the child is a copy of us: a signal would raise Interrupted in it, and the copy go on
+            with left_to_main_thread():
+                return start()
         except OSError as error:
             gc.enable()  # sh switches it off while it forks
             if error.errno not in (errno.EAGAIN, errno.ENOMEM):
@@ -207,8 +207,6 @@ def _started(program: str, start: Callable[[], "sh.RunningCommand"]) -> "sh.Runn
             # sh got no thread to watch the program, which runs already, and has read some of its input
             _kill_children()
             break
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pause_s is not None:
             time.sleep(pause_s)
     raise no_process(program)
@@ -244,7 +242,8 @@ class _Watcher(threading.Thread):
             self._process = os.pidfd_open(process)
         except ProcessLookupError:
             self._process = None  # it has ended already
-        self.start()
+        with left_to_main_thread():
+            self.start()
 
     def stop(self) -> Exception | None:
         with shielded():
@@ -343,7 +342,8 @@ def _end(child: "sh.RunningCommand", draining: IO[bytes] | None) -> None:
     if draining:  # a program that is blocked in writing to us could not end
         listener = threading.Thread(target=_drain, args=(draining,), daemon=True)
         try:
-            listener.start()
+            with left_to_main_thread():
+                listener.start()
         except RuntimeError:  # no thread to be had: then what it writes fails
             draining.close()
     _ask_to_end(child)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from dodeka_db import packages
 from dodeka_db.errors import SnapshotError
+from dodeka_db.interrupts import left_to_main_thread
 from dodeka_db.stream_types import Readable, Writable
 
 zstandard = packages.load("zstandard")
@@ -55,7 +56,8 @@ def _compressed(
 ) -> Iterator[bytes]:
     waiting: deque[Future[bytes]] = deque()
     for frame in frames:
-        waiting.append(pool.submit(_compress, frame))
+        with left_to_main_thread():
+            waiting.append(pool.submit(_compress, frame))
         if len(waiting) > at_a_time:
             yield waiting.popleft().result()
     while waiting:
