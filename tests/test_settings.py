@@ -698,7 +698,7 @@ def test_a_systemctl_that_is_no_command(file, value):
         ({"RESTIC": "/"}, 6, "/ cannot be run: it is not an executable file"),
         ({"RESTIC": "/dev/null"}, 6, "/dev/null cannot be run: it is not an executable file"),
         ({"DODEKA_LOCK_WAIT_S": "1000000"}, 6, "is not a whole number of seconds, up to 999999"),
-        ({"RESTIC_REPOSITORY": "ftp:host/x"}, 1, "restic cat failed with exit code 1: Fatal: "),
+        ({"RESTIC_REPOSITORY": "ftp:host/x"}, 1, "restic backup failed with exit code 1: Fatal: "),
         ({"RESTIC_REPOSITORY": ":"}, 6, "RESTIC_REPOSITORY=: is a relative path"),
         ({"DODEKA_BACKUP_ENV": "/dev"}, 6, "settings file /dev cannot be read: Is a directory"),
         (

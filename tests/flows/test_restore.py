@@ -1095,11 +1095,14 @@ class TestNoRoom:
         slow = stored.folder / "slow-restic"
         slow.write_text(
             f"""#!{sys.executable}
-import os, subprocess, sys, time
+import os, pathlib, subprocess, sys, time
 if "dump" not in sys.argv:
     os.execv({RESTIC!r}, [{RESTIC!r}, *sys.argv[1:]])
 sys.stdout.buffer.write(subprocess.run([{RESTIC!r}, *sys.argv[1:]], capture_output=True, check=True).stdout[:300_000])
 sys.stdout.flush()
+folder = pathlib.Path({str(disk / "production")!r})
+while not any(file.stat().st_size for file in folder.iterdir() if file.name != "db.sqlite"):
+    time.sleep(0.01)  # the room is looked at before anything is written
 with open({str(disk / "filler")!r}, "wb", buffering=0) as filler:
     try:
         while filler.write(bytes(4096)):
