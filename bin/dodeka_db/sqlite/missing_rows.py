@@ -20,8 +20,10 @@ from dodeka_db.sqlite.header import read_header
 from dodeka_db.sqlite.table_shape import NotComparableError, Shape, shape, tables, virtual_tables
 
 # a transaction puts in so many rows at most, and so many bytes: the backend gives up after 500 ms of waiting for it
-BATCH_ROWS = 10_000
-BATCH_BYTES = 8_000_000
+BATCH_ROWS = 5_000
+BATCH_BYTES = 4_000_000
+# between two of them: SQLite looks every 100 ms whether a lock is gone (sqliteDefaultBusyCallback), and would miss a shorter pause
+PAUSE_S = 0.12
 # how long we wait for the backend, whose turn comes again and again
 WAIT_S = 10
 # the columns of every table of the backend's
@@ -282,6 +284,8 @@ def put_in(connection: sqlite3.Connection, missing: Sequence[MissingRows], guard
         longest_s = max(longest_s, time.monotonic() - began)
         done += sum(part.count for part in batch)
         _sync(Path(f"{live}-wal"))
+        if done < rows:
+            time.sleep(PAUSE_S)
     return longest_s
 
 
