@@ -1101,7 +1101,7 @@ if "dump" not in sys.argv:
 sys.stdout.buffer.write(subprocess.run([{RESTIC!r}, *sys.argv[1:]], capture_output=True, check=True).stdout[:300_000])
 sys.stdout.flush()
 folder = pathlib.Path({str(disk / "production")!r})
-while not any(file.stat().st_size for file in folder.iterdir() if file.name != "db.sqlite"):
+while not any(file.stat().st_size for file in folder.iterdir() if not file.name.endswith(("sqlite", "-wal", "-shm"))):
     time.sleep(0.01)  # the room is looked at before anything is written
 with open({str(disk / "filler")!r}, "wb", buffering=0) as filler:
     try:
