@@ -110,12 +110,20 @@ def _store(settings: Settings, repository: Repository, environment: Environment)
     try:
         for one in settings.environments:
             # only the run that tells a loss may say that something had to go
-            if one == environment or not row_baselines.has_open_loss(settings.main.state, one.name):
+            if one == environment or _has_no_loss(settings, one):
                 removed += retention.apply(repository, one)
         return backup.of_live(settings, repository, environment, lists=True), removed
     except RepositoryFullError as full:
         message = f"{full.message}, even after the retention policy removed {removed} old snapshots"
         raise RepositoryFullError(message, "see BACKUP.md, 'The volume is full'") from full
+
+
+def _has_no_loss(settings: Settings, environment: Environment) -> bool:
+    try:
+        return not row_baselines.has_open_loss(settings.main.state, environment.name)
+    except SetupError as error:  # the run of that environment fails for it
+        log.warning("none of the old snapshots of %s is removed: %s", environment.name, error)
+        return False
 
 
 def _after_snapshot(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:

@@ -169,8 +169,10 @@ def _described_counts(taken: Taken, name: str) -> tuple[Counts, Mapping[str, Tab
 def _lost(before: Rows, now: Rows, described: Mapping[str, Table]) -> dict[str, tuple[int, int]]:
     """The rows then and now of each table that has lost more than it may. What is of the moment comes and goes."""
     found = {}
+    # SQLite, and so the backend, finds a table in whatever letter case
+    before, now = ({name.lower(): count for name, count in rows.items()} for rows in (before, now))
     for table in described.values():
-        then, left = before.get(table.name), now.get(table.name, 0)
+        then, left = before.get(table.name.lower()), now.get(table.name.lower(), 0)
         if table.is_of_the_moment or not then:
             continue
         if left is None:
