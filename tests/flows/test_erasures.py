@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -185,16 +184,7 @@ class TestWhoIsErased:
         site.ok("backup", "production")
         delete(site.database(), member)
         before = content(site.database(), without=())
-        process = subprocess.Popen(
-            [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest"],
-            env=site.environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while "  users_by_email " not in process.stdout.readline():
-            assert process.poll() is None
+        process = site.waiting_restore()
         erase(site, member.email)
         _, stderr = process.communicate("yes\n", timeout=60)
         assert (process.returncode, stderr.count("\n")) == (4, 1)
@@ -214,16 +204,7 @@ class TestWhoIsErased:
         assert holding(kept, *member.texts)
         damage(site, site.snapshots("demo")[0]["id"])
         delete(site.database(), member)
-        process = subprocess.Popen(
-            [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest"],
-            env=site.environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while "  users_by_email " not in process.stdout.readline():
-            assert process.poll() is None
+        process = site.waiting_restore()
         erase(site, member.email)
         _, stderr = process.communicate("yes\n", timeout=60)
         assert process.returncode == 4 and "a member was erased meanwhile" in stderr, stderr

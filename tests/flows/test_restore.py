@@ -634,18 +634,7 @@ class TestTheQuestion:
 
     @pytest.fixture
     def asked(self, stored) -> subprocess.Popen:
-        """A restore that waits for its yes."""
-        process = subprocess.Popen(
-            [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest"],
-            env=stored.environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while "  users_by_email " not in process.stdout.readline():
-            assert process.poll() is None
-        return process
+        return stored.waiting_restore()
 
     def test_backups_go_on_while_somebody_thinks(self, stored, asked):
         assert len(beside(stored)) == 2, "the staged file waits too"

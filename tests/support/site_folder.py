@@ -110,6 +110,20 @@ class Site:
         )
         return done.stdout
 
+    def waiting_restore(self) -> subprocess.Popen[str]:
+        """A restore of production's latest snapshot that has put its question, and waits for the yes."""
+        process = subprocess.Popen(
+            [ROOT / "bin" / "dodeka-db-restore.py", "production", "--snapshot", "latest"],
+            env=self.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while "  users_by_email " not in process.stdout.readline():
+            assert process.poll() is None
+        return process
+
     def restic(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         """restic itself on this site's repository, as an operator would run it."""
         done = subprocess.run(

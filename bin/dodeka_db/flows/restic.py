@@ -14,22 +14,9 @@ from dodeka_db.restic.repository import Repository
 
 # besides runner.READING
 _READING = ("check", "diff", "help", "mount", "restore", "version", "--help", "-h")
-
 _CHANGING = (
-    *(
-        "backup",
-        "cache",
-        "copy",
-        "forget",
-        "init",
-        "key",
-        "migrate",
-        "prune",
-        "rebuild-index",
-        "recover",
-        "repair",
-    ),
-    *("rewrite", "self-update", "tag", "unlock"),
+    *("backup", "cache", "copy", "forget", "init", "key", "migrate", "prune", "rebuild-index", "recover"),
+    *("repair", "rewrite", "self-update", "tag", "unlock"),
 )
 
 

@@ -49,8 +49,8 @@ def failures(state: Path, job: str) -> Iterator[None]:
         before = Record()
         with suppress(OSError):
             before = read(state, job)
-        now = Record(before.passed, _now(), as_line(error), before.details)
-        state_files.write(_file(state, job), vars(now))
+        failed = Record(before.passed, _now(), as_line(error), before.details)
+        state_files.write(_file(state, job), vars(failed))
         raise
 
 
