@@ -199,4 +199,4 @@ class _Search:
             connection.execute("BEGIN")
             return erased_rows.find(
                 connection, self._description, lambda kind, text: by_name.get((kind.name, text), ())
-            )
+            ).found

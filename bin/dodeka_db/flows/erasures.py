@@ -104,8 +104,19 @@ def apply(left_out: Sequence[Erasure], path: Path, shown: str) -> Removed:
         log.warning("remains of deleted rows may be left in %s: %s", shown, removed.remains)
     if removed.undescribed:
         log.warning(
-            "%s has tables that deploy/data.toml does not describe; if they have rows of members who were erased, these come back: %s",
+            "%s has tables or rows that deploy/data.toml does not describe; if members who were erased have some, these come back: %s",
             *(shown, ", ".join(map(cell, removed.undescribed))),
+        )
+    accounts = {
+        (kind, text)
+        for one in removed.found.values()
+        for kind, text in one.names
+        if description.kinds[kind].personal == "user ID" and not starts(description.kinds[kind], text)
+    }
+    if accounts:
+        log.warning(
+            "%s: %s left out too, under the address or number of an erased member; perhaps somebody else had that then: %s",
+            *(shown, counted(len(accounts), "other account"), _SEE),
         )
     return removed
 

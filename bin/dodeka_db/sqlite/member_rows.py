@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dodeka_db.data_description import DataDescription, Kind, Row, Table
 from dodeka_db.sqlite.connection import quoted
-from dodeka_db.sqlite.table_shape import tables
+from dodeka_db.sqlite.table_shape import shape, tables
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,15 @@ def described_tables(connection: sqlite3.Connection, description: DataDescriptio
     ]
 
 
+def row_name(connection: sqlite3.Connection, table: str) -> str:
+    """The column that tells the rows of a described table apart, for SQL: a rowid, or the key in a table WITHOUT ROWID."""
+    return shape(connection, table, ()).rowid or "key"
+
+
 def _rows(connection: sqlite3.Connection, table: Table) -> Iterator[tuple[str, Row]]:
-    for key, value in connection.execute(f"SELECT key, value FROM main.{quoted(table.name)} ORDER BY rowid"):
+    order = row_name(connection, table.name)
+    for key, value in connection.execute(
+        f"SELECT key, value FROM main.{quoted(table.name)} ORDER BY {order}"
+    ):
         content = value if isinstance(value, bytes) else str("" if value is None else value).encode()
         yield str(key), table.read(str(key), content)
