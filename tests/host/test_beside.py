@@ -75,6 +75,32 @@ def test_a_block_that_fails_ends_a_program_that_ignores_being_asked(monkeypatch)
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_at_the_end_of_the_block_ends_the_program(tmp_path, signals):
+    """A second one does not leave behind what the first one has asked in vain."""
+    words = f"trap '' INT; echo $$ > {tmp_path}/process; while :; do sleep 0.1; done"
+    script = f"""
+        from dodeka_db import interrupts
+        from dodeka_db.host import programs
+        from dodeka_db.host.beside import beside
+        programs.PATIENCE_S = 3
+        interrupts.install()
+        with beside(lambda: programs.run("sh", "-c", {words!r}), "the test"):
+            pass
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=BIN, stderr=subprocess.DEVNULL
+    )
+    while not (tmp_path / "process").exists() or not (tmp_path / "process").read_text():
+        time.sleep(0.05)
+    time.sleep(0.3)
+    for _ in range(signals):
+        process.terminate()
+        time.sleep(1.2)
+    assert process.wait(timeout=20) == 1  # a traceback of Interrupted
+    assert not Path(f"/proc/{(tmp_path / 'process').read_text().strip()}").exists()
+
+
 def test_a_signal_as_soon_as_the_work_has_begun_ends_its_program():
     code = """
         import os, signal

@@ -32,9 +32,11 @@ def beside(work: Callable[[], Result], what: str) -> Iterator[Callable[[], Resul
                 thread = pool.submit(threading.get_native_id).result()
                 future = pool.submit(work)
             yield future.result
+            wait([future])
         except BaseException as error:
             if future:
-                _end_programs(thread, future)
+                with shielded():  # a second signal must not leave the first one's work half done
+                    _end_programs(thread, future)
             elif isinstance(error, RuntimeError):
                 raise no_process(what) from error
             raise
