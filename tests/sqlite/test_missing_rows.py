@@ -50,7 +50,7 @@ def bring_back(
             missing_rows.take_out(connection, one, missing_rows.taken_values(connection, one))
             for one in found
         ]
-        guards = [missing_rows.guard(connection, f"SELECT count(*) FROM {PLAN}.sqlite_master")]
+        guards = [missing_rows.guard(connection, "", f"SELECT count(*) FROM {PLAN}.sqlite_master")]
     meanwhile()
     if not found:
         return {}, {one.table: one.reason for one in left_out}
@@ -215,7 +215,7 @@ def test_a_guard_that_counts_something_else(live):
     plan = _empty(live)
     with missing_rows.planning(live, then, plan) as connection:
         found, _ = missing_rows.find(connection, ["t"])
-        guards = [missing_rows.guard(connection, "SELECT count(*) FROM u")]
+        guards = [missing_rows.guard(connection, "u", "SELECT count(*) FROM u")]
     execute(live, "INSERT INTO u VALUES (1)")
     with (
         pytest.raises(DatabaseError, match="has changed since the question; nothing was changed"),
@@ -223,6 +223,34 @@ def test_a_guard_that_counts_something_else(live):
     ):
         missing_rows.put_in(connection, found, guards)
     assert rows(live, "SELECT * FROM t") == []
+
+
+@pytest.mark.parametrize("also_puts_in_u", [False, True])
+def test_a_guard_is_looked_at_in_each_transaction_until_its_own_rows_are_put_in(
+    live, monkeypatch, also_puts_in_u
+):
+    """The backend writes between two of them, and what we put in counts ourselves."""
+    rows_of_t = [f"INSERT INTO t VALUES ({number})" for number in range(4)]
+    then = older(live, "CREATE TABLE t (k PRIMARY KEY)", "CREATE TABLE u (k PRIMARY KEY)", *rows_of_t)
+    if also_puts_in_u:
+        execute(then, "INSERT INTO u VALUES (1)", "INSERT INTO u VALUES (2)")
+    execute(live, "DELETE FROM t")
+    plan = _empty(live)
+    with missing_rows.planning(live, then, plan) as connection:
+        found, _ = missing_rows.find(connection, ["u", "t"] if also_puts_in_u else ["t"])
+        guards = [missing_rows.guard(connection, "u", "SELECT count(*) FROM u")]
+    monkeypatch.setattr(missing_rows, "BATCH_ROWS", 2)
+    table = "other" if also_puts_in_u else "u"
+    execute(live, "CREATE TABLE other (k)")
+    monkeypatch.setattr(time, "sleep", lambda _: execute(live, f"INSERT INTO {table} VALUES (3)"))
+    with missing_rows.putting_in(live, plan) as connection:
+        if also_puts_in_u:
+            missing_rows.put_in(connection, found, guards)
+        else:
+            said = "has changed since the question; 2 of 4 rows are back"
+            with pytest.raises(DatabaseError, match=said):
+                missing_rows.put_in(connection, found, guards)
+    assert rows(live, "SELECT count(*) FROM t") == [(4 if also_puts_in_u else 2,)]
 
 
 def test_a_database_whose_backend_would_have_to_wait_is_refused(live):

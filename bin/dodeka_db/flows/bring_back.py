@@ -47,9 +47,9 @@ def run(
     """Put what the snapshot `wanted` (as snapshots.resolve() takes it) of `source` has and the live database lacks back.
 
     `confirm` gets the preview, which names everything if `name_all`, and raises if the answer is not yes. Nothing that is there
-    is changed, and the service goes on: the rows go in by one short transaction. Before that the live database becomes a
-    pre-restore snapshot. Returns what was done, in words. Raises BackupError or Interrupted, with all of the rows there or
-    none of them; of very many rows perhaps some (missing_rows.put_in).
+    is changed, and the service goes on: the rows go in by one short transaction, or by several (missing_rows.put_in). Before
+    that the live database becomes a pre-restore snapshot. Returns what was done, in words. Raises BackupError or Interrupted,
+    with each transaction's rows there or not.
     """
     main, live = settings.main, environment.live
     check_access(live)

@@ -57,8 +57,9 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Guard:
-    """A query that counts what must not come between the plan and the moment of putting in; and the count at the plan."""
+    """A query that counts what must not come into a `table` before its own rows are put in; and the count at the plan."""
 
+    table: str
     sql: str
     count: int
 
@@ -245,9 +246,9 @@ def changed_keys(connection: sqlite3.Connection, table: str) -> list[str]:
     return [str(key) for (key,) in connection.execute(sql)]
 
 
-def guard(connection: sqlite3.Connection, sql: str) -> Guard:
+def guard(connection: sqlite3.Connection, table: str, sql: str) -> Guard:
     """A Guard with what `sql` counts now."""
-    return Guard(sql, int(connection.execute(sql).fetchone()[0]))
+    return Guard(table, sql, int(connection.execute(sql).fetchone()[0]))
 
 
 def put_in(connection: sqlite3.Connection, missing: Sequence[MissingRows], guards: Sequence[Guard]) -> float:
@@ -264,14 +265,19 @@ def put_in(connection: sqlite3.Connection, missing: Sequence[MissingRows], guard
     connection.execute("PRAGMA synchronous=NORMAL")
     rows = sum(one.count for one in missing)
     longest_s, done = 0.0, 0
+    begun: set[str] = set()
+    checked = None  # the content of the database; ours do not count, and the backend has a turn after each transaction
     for batch in list(_batches(connection, missing)):  # no reading goes on while a transaction begins
         try:
             connection.execute("BEGIN IMMEDIATE")
             began = time.monotonic()
-            if not done:
-                _check(connection, guards, live)
+            found = connection.execute(f"PRAGMA {LIVE}.data_version").fetchone()
+            if found != checked:
+                _check(connection, (one for one in guards if one.table not in begun), live)
+                checked = found
             for part in batch:
                 _insert(connection, part, live)
+                begun.add(part.missing.table)
             connection.execute("COMMIT")
         except BaseException as error:
             if connection.in_transaction:

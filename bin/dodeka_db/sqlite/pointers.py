@@ -122,6 +122,7 @@ def guards(
     return [
         guard(
             connection,
+            other.name,
             f"SELECT count(*) FROM {PLAN}.pointers AS p JOIN {LIVE}.{quoted(other.name)} AS n ON {on}"
             f" WHERE p.number = {number}",
         )
