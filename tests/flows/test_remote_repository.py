@@ -227,6 +227,17 @@ def test_the_server_hangs_in_the_middle(site, remote, script):
     site.ok("cron", "production", **remote.variables)
 
 
+@pytest.mark.long
+def test_a_server_that_hangs_from_the_start_is_not_waited_for_as_long(site, rest):
+    fill(site)
+    rest.freeze()
+    began = time.monotonic()
+    done = impatient(site, "backup", "production", look_s=3, patience_s=100, **rest.variables)
+    rest.thaw()
+    assert done.returncode == 69 and "cannot be reached: no data for 3 s; " in done.stderr, done
+    assert time.monotonic() - began < 50
+
+
 def test_a_cron_run_starts_restic_no_more_often_than_needed(site, rest):
     """No start only makes contact; the snapshots, of which nothing on this machine tells, are listed while one is read back."""
     log, restic = site.folder / "starts", site.folder / "counting-restic"

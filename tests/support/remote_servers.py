@@ -329,20 +329,27 @@ import runpy, sys
 sys.path.insert(0, {bin!r})
 from dodeka_db.host import programs
 from dodeka_db.restic import server_watch
-server_watch.LOOK_S, server_watch.GIVE_UP_S, programs.PATIENCE_S = {patience_s}, {patience_s}, 2
+server_watch.LOOK_S, server_watch.GIVE_UP_S, programs.PATIENCE_S = {look_s}, {patience_s}, 2
 sys.argv = [{script!r}, *sys.argv[1:]]
 runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-def impatient(site: Site, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def impatient(
+    site: Site,
+    script: str,
+    *arguments: str,
+    look_s: int = IMPATIENT_S,
+    patience_s: int = IMPATIENT_S,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
     """Run a script of the site, with time limits of seconds instead of minutes for a server."""
     path = ROOT / "bin" / f"dodeka-db-{script}.py"
     return subprocess.run(
         [
             sys.executable,
             "-c",
-            IMPATIENT.format(bin=str(path.parent), script=str(path), patience_s=IMPATIENT_S),
+            IMPATIENT.format(bin=str(path.parent), script=str(path), look_s=look_s, patience_s=patience_s),
             *arguments,
         ],
         env={**site.environ, **variables},
