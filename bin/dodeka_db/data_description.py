@@ -228,22 +228,26 @@ class DataDescription:
         """The table that SQLite, and so the backend, finds by this name, in whatever letter case; None if there is none."""
         return self._by_small_name.get(table.lower())
 
+    def count_of_members(self, rows: Mapping[str, int | None]) -> int | None:
+        """The number of members by the `rows` of each table of a database; None if it is not known."""
+        return next((count for name, count in rows.items() if self.named(name) == self.members), None)
+
     def shown_key(self, table: str, key: str) -> str:
         """The key of a row of `table` for a message: of one that opens something, only its beginning."""
-        return f"{key[:SECRET_CHARACTERS]}..." if table in self._with_secret_keys else key
+        return f"{key[:SECRET_CHARACTERS]}..." if self.named(table) in self._with_secret_keys else key
 
     @cached_property
     def _by_small_name(self) -> Mapping[str, Table]:
         return {name.lower(): table for name, table in self.tables.items()}
 
     @cached_property
-    def _with_secret_keys(self) -> frozenset[str]:
-        return frozenset(
-            table.name
+    def _with_secret_keys(self) -> list[Table]:
+        return [
+            table
             for table in self.tables.values()
             for pattern in table.patterns
             if any(place == "key" and kind.personal == "secret" for place, kind in pattern.places())
-        )
+        ]
 
 
 def read(file: Path = FILE) -> DataDescription:

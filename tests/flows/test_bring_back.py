@@ -570,3 +570,29 @@ def test_the_snapshots_of_the_other_repository(empty_twin, tmp_path):
     shutil.rmtree(twin.repository / "snapshots")
     (twin.repository / "snapshots").mkdir()
     assert "done: 10 rows of 1 person brought back" in bring_back(twin, "--offsite")
+
+
+@pytest.mark.parametrize("database", ["the snapshot", "the live database"])
+def test_a_table_in_other_letter_case_would_leave_people_incomplete(site, database):
+    """To the backend it is the same table; by the description its rows would belong to nobody."""
+    names = ("users", "Users")
+    if database == "the snapshot":
+        rename(site, *names)
+        names = ("Users", "users")
+    site.ok("backup", "production")
+    delete(site, 3)
+    rename(site, *names)
+    before = rows(site.database(), "SELECT key FROM users_by_email")
+    done = site.run("bring-back", "production", "--snapshot=latest", "--yes")
+    assert done.returncode == 3, done
+    assert re.search(
+        r"table Users is called users in \S+/data.toml, so people would be incomplete; write it there as the database does",
+        done.stderr,
+    )
+    assert rows(site.database(), "SELECT key FROM users_by_email") == before
+
+
+def rename(site: Site, table: str, name: str) -> None:
+    with backend(site) as connection:
+        connection.execute(f"ALTER TABLE {table} RENAME TO renamed")
+        connection.execute(f"ALTER TABLE renamed RENAME TO {name}")

@@ -293,7 +293,10 @@ class TestMakeMonitor:
         assert time.monotonic() - began < 20, "all are asked at once"
         assert done.returncode == 1
         assert done.stdout.count(f"NOT RECEIVED: {reason}") == 5
-        assert "the monitor did not receive 5 of 5 tests; HTTP 404 or 401 is another ping key" in done.stderr
+        assert (
+            "the monitor did not receive 5 of 5 tests; HTTP 401, 404 or 'not found': the ping key or address is wrong; "
+            in done.stderr
+        )
         assert "SECRET" not in done.stdout + done.stderr
         assert not job_records.read(site.state, monitor.RECORD).passed
 

@@ -9,7 +9,9 @@ from contextlib import closing
 import pytest
 
 from dodeka_db import data_description
-from dodeka_db.errors import DatabaseError, RowsLostError, SetupError
+from dodeka_db.errors import DatabaseError, RowsLostError, ServiceError, SetupError
+from dodeka_db.flows import backup as backup_flow
+from dodeka_db.flows import cron as cron_flow
 from dodeka_db.flows import row_loss, status
 from dodeka_db.flows.status_lines import unknown
 from dodeka_db.host import run_lock, staging
@@ -327,8 +329,14 @@ def test_nothing_is_removed_off_site_either_and_retention_says_so(twin):
     lines = twin.ok("retention", "production").splitlines()[1:]
     assert all(" keeps " in line for line in lines)
     assert "nothing is removed after a loss of rows (production)" in "\n".join(lines)
-    assert "production has lost rows: none of its off-site snapshots is removed" in twin.ok("offsite")
+    assert "production has lost rows: none of its old snapshots is removed" in twin.ok("offsite")
     assert len(twin.listed_there()) == len(lines) == 14
+    file = twin.state / "baselines" / "production.json"
+    content = file.read_text()
+    file.write_text(content[:-9])  # a copy that was made is none the less one
+    assert "warning: none of the old snapshots of production is removed: " in twin.ok("offsite")
+    assert len(twin.listed_there()) == 14
+    file.write_text(content)
     twin.ok("accept", "production")
     assert " removes" in twin.ok("retention", "production")
 
@@ -380,14 +388,60 @@ def test_the_last_count_that_is_known_is_the_one_to_compare_with(good):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[]", '{"good": {"rows": {"users": "many"}}}', '{"good": {"rows": 7}}']
+    "content",
+    [
+        *("", "null", "{}", "[]", '{"good": {"rows": {"users": "many"}}}', '{"good": {"rows": 7}}'),
+        '{"good": {"rows": {}, "snapshot": ""}, "lost": {}}',
+    ],
 )
-def test_a_baseline_that_is_none_begins_anew(good, content):
-    (good.state / "baselines" / "production.json").write_text(content)
+def test_a_baseline_that_is_none_fails_the_run_until_it_is_removed(good, content):
+    """Perhaps a power cut has cut it off, with an open loss in it."""
+    file = good.state / "baselines" / "production.json"
+    file.write_text(content)
     execute(good, LOSE)
+    done = good.run("cron", "production")
+    assert done.returncode == 6, done
+    assert (
+        f"{file} is not what a run has written; look at the rows of the last days, then: rm {file}"
+        in done.stderr
+    )
+    assert "until it is known whether rows were lost, nothing is removed" in done.stdout
+    assert file.read_text() == content
+    file.unlink()
     cron(good)
     execute(good, "DELETE FROM users_by_email")
     cron(good, 9)
+
+
+@pytest.mark.parametrize("script", ["cron", "backup"])
+def test_a_service_that_is_down_is_told_before_a_baseline_that_cannot_be_read(
+    good, script, monkeypatch, caplog
+):
+    (good.state / "baselines" / "production.json").write_text("")
+
+    def down(*_: object) -> None:
+        raise ServiceError("the service is DOWN")
+
+    monkeypatch.setattr("dodeka_db.flows.leftovers.fail_if_down", down)
+    monkeypatch.setattr("dodeka_db.flows.cron.fail_if_down", down)
+    settings = good.settings
+    with pytest.raises(ServiceError, match="is DOWN"):
+        {"cron": cron_flow, "backup": backup_flow}[script].run(settings, settings.environment("production"))
+    assert "looking for a loss of rows failed" in caplog.text
+
+
+def test_a_loss_stays_one_while_its_table_cannot_be_counted_whatever_its_letter_case(good, caplog):
+    class Taken:
+        rows: dict[str, int | None] = {"Users_By_Email": 20}
+        snapshot_id = "00000000"
+
+    settings = good.settings
+    environment = settings.environment("production")
+    for count in (20, None):
+        Taken.rows = {"Users_By_Email": count}
+        loss = row_loss.look(settings, Repository(settings.main), environment, Taken())
+        assert loss and loss.tables["users_by_email"] == (400, 20)
+    assert "is over" not in caplog.text
 
 
 def test_without_a_description_it_is_said_that_nobody_would_notice(good, monkeypatch, caplog):

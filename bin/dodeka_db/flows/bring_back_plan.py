@@ -61,9 +61,11 @@ def make(live: Path, then: Path, plan: Path, description: DataDescription, asked
     with opened(then, "mode=ro", shown) as connection:
         connection.text_factory = missing_rows.text
         there = [*tables(connection), *virtual_tables(connection)]
+        _refuse_other_names(description, there)
         names = _names(there, description, asked, shown)
         owners = _owners(connection, description, asked, shown)
     with missing_rows.planning(live, then, plan) as connection:
+        _refuse_other_names(description, tables(connection, LIVE))
         found, left_out = missing_rows.find(connection, names)
         made = Plan(left_alone=[f"{one.table}: {one.reason}" for one in left_out])
         choice = _Choice(connection, description, asked, owners)
@@ -77,6 +79,16 @@ def make(live: Path, then: Path, plan: Path, description: DataDescription, asked
         made.left_alone += choice.left_alone()
         made.guards = pointers.guards(connection, description, choice.rows_of(made))
     return made
+
+
+def _refuse_other_names(description: DataDescription, there: Iterable[str]) -> None:
+    for name in there:
+        table = description.named(name)
+        if table and table.name != name:  # to the backend they are one table; here its rows would be nobody's
+            raise DatabaseError(
+                f"table {name} is called {table.name} in {description.file}, so people would be incomplete",
+                "write it there as the database does; or make restore",
+            )
 
 
 def _names(there: Collection[str], description: DataDescription, asked: Asked, shown: str) -> list[str]:

@@ -12,7 +12,7 @@ from dodeka_db.flows import backup, offsite, retention, row_loss, snapshot_growt
 from dodeka_db.flows.leftovers import fail_if_down, recover
 from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.formatting import counted
-from dodeka_db.host import day_records, job_records, row_baselines, run_lock, staging
+from dodeka_db.host import day_records, job_records, run_lock, staging
 from dodeka_db.interrupts import Interrupted
 from dodeka_db.log import log
 from dodeka_db.restic.repository import Repository
@@ -60,7 +60,7 @@ def run(settings: Settings, environment: Environment) -> Done:
             today.has_stored, today.members = True, _members(taken)
             loss = row_loss.look(settings, repository, environment, taken)
             if loss:
-                log.info("snapshot %s is stored; after a loss of rows nothing is removed", taken.snapshot_id)
+                log.info("snapshot %s is stored; %s nothing is removed", taken.snapshot_id, loss.so)
             elif offsite.is_copying(settings):
                 log.info(
                     "snapshot %s is stored; an off-site copy is running, so no snapshot is removed",
@@ -93,7 +93,7 @@ def job(environment: Environment) -> str:
 def _members(taken: Taken) -> int | None:
     """The number of members in the snapshot; None if that is not known, of which row_loss warns."""
     try:
-        return taken.rows.get(data_description.read().members.name) if taken.rows is not None else None
+        return data_description.read().count_of_members(taken.rows or {})
     except SetupError:
         return None
 
@@ -110,20 +110,12 @@ def _store(settings: Settings, repository: Repository, environment: Environment)
     try:
         for one in settings.environments:
             # only the run that tells a loss may say that something had to go
-            if one == environment or _has_no_loss(settings, one):
+            if one == environment or retention.is_allowed(settings, one):
                 removed += retention.apply(repository, one)
         return backup.of_live(settings, repository, environment, lists=True), removed
     except RepositoryFullError as full:
         message = f"{full.message}, even after the retention policy removed {removed} old snapshots"
         raise RepositoryFullError(message, "see BACKUP.md, 'The volume is full'") from full
-
-
-def _has_no_loss(settings: Settings, environment: Environment) -> bool:
-    try:
-        return not row_baselines.has_open_loss(settings.main.state, environment.name)
-    except SetupError as error:  # the run of that environment fails for it
-        log.warning("none of the old snapshots of %s is removed: %s", environment.name, error)
-        return False
 
 
 def _after_snapshot(taken: Taken, what: str, done: str, work: Callable[[], Result]) -> Result:

@@ -115,8 +115,9 @@ def apply(left_out: Sequence[Erasure], path: Path, shown: str) -> Removed:
     }
     if accounts:
         log.warning(
-            "%s: %s left out too, under the address or number of an erased member; perhaps somebody else had that then: %s",
-            *(shown, counted(len(accounts), "other account"), _SEE),
+            "%s: %s left out too, since an erased member's address or number was that account's then:"
+            " see docs/data.md, 'Who stays erased'",
+            *(shown, counted(len(accounts), "other account")),
         )
     return removed
 

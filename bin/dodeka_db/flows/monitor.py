@@ -49,6 +49,7 @@ def summary(answers: Sequence[Answer]) -> str:
     if failed := [answer for answer in answers if answer.problem]:
         raise BackupError(
             f"the monitor did not receive {len(failed)} of {counted(len(answers), 'test')}",
-            "HTTP 404 or 401 is another ping key; otherwise the monitor or the network is down: BACKUP.md, 'Monitor'",
+            "HTTP 401, 404 or 'not found': the ping key or address is wrong; 'rate limited': wait a minute; otherwise the monitor or"
+            " the network is down: BACKUP.md, 'Monitor'",
         )
     return f"the monitor received {counted(len(answers), 'test')}"

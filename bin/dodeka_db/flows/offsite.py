@@ -8,7 +8,7 @@ from datetime import datetime
 from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, as_line
 from dodeka_db.flows import erasures, oldest_copies, retention, verify
 from dodeka_db.formatting import counted
-from dodeka_db.host import job_records, row_baselines, row_records, run_lock, staging
+from dodeka_db.host import job_records, row_records, run_lock, staging
 from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
 from dodeka_db.restic import failures
@@ -176,9 +176,7 @@ def _apply_retention(settings: Settings, target: Repository, copied: int) -> int
     removed = 0
     try:
         for environment in settings.environments:
-            if row_baselines.has_open_loss(settings.main.state, environment.name):
-                log.info("%s has lost rows: none of its off-site snapshots is removed", environment.name)
-            else:
+            if retention.is_allowed(settings, environment):
                 removed += retention.apply(target, environment)
         return removed
     except (BackupError, OSError) as error:

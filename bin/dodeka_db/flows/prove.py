@@ -127,7 +127,7 @@ def run(settings: Settings, paper: Paper, who: str) -> str:
             rows = verify.prove(repository, snapshot)
         details = {"who": who, "snapshot": snapshot.short_id, "environment": snapshot.environment}
         job_records.passed(main.state, JOB, details)
-    members = rows.get(data_description.read().members.name)
+    members = data_description.read().count_of_members(rows)
     has = f" with {counted(members, 'member')}" if members is not None else ""
     return (
         f"snapshot {snapshot.short_id} of {snapshot.environment}, of {when(snapshot.time)}, is a whole database{has};"

@@ -113,7 +113,7 @@ def _about_the_commands(settings: Settings, environment: Environment) -> Iterato
 
 def _members(environment: Environment) -> str:
     try:
-        count = row_counts(environment.live).get(data_description.read().members.name)
+        count = data_description.read().count_of_members(row_counts(environment.live))
     except BackupError as error:
         return f"unknown ({error.message})"
     return f"{count} today" if count is not None else "unknown"

@@ -19,7 +19,6 @@ from dodeka_db.host import run_lock, staging
 from dodeka_db.host import service as services
 from dodeka_db.log import log
 from dodeka_db.repository_settings import RepositorySettings
-from dodeka_db.restic.erasures import Erasure
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import LATEST, Snapshot, resolve
 from dodeka_db.settings import Environment, Settings
@@ -31,11 +30,11 @@ Confirm = Callable[[Change], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """The snapshot to restore, the repository that holds it, and the erasures of members who are left out."""
+    """The snapshot to restore, and the repository that holds it. `all_members`: with those who were erased since."""
 
     repository: Repository
     snapshot: Snapshot
-    erasures: Sequence[Erasure] = ()
+    all_members: bool = False
 
 
 def choose(
@@ -45,10 +44,7 @@ def choose(
     ask: Callable[[Sequence[str]], str],
     all_members: bool = False,
 ) -> Choice:
-    """The snapshot of the environment `source` that `wanted` names; if that is None, `ask` shows the list and returns the name.
-
-    `all_members`: with those who were erased since.
-    """
+    """The snapshot of the environment `source` that `wanted` names; if that is None, `ask` shows the list and returns the name."""
     repository = Repository(settings)
     if wanted is None:
         found, candidates = snapshots.described(repository, source)
@@ -57,9 +53,7 @@ def choose(
     else:
         found = repository.snapshots()
     snapshot = resolve(settings, found, source, wanted)  # once, before anything is changed
-    return Choice(
-        repository, snapshot, () if all_members else erasures.since(repository, source, snapshot.time)
-    )
+    return Choice(repository, snapshot, all_members)
 
 
 def tables_to_leave_out(names: str) -> tuple[str, ...]:
@@ -99,7 +93,7 @@ def restore(
     """
     _restore(
         *(settings, target),
-        lambda: restore_origin.of_snapshot(choice.repository, target, choice.snapshot, choice.erasures),
+        lambda: restore_origin.of_snapshot(choice.repository, target, choice.snapshot, choice.all_members),
         confirm,
         without,
         clone,

@@ -39,8 +39,13 @@ class Origin:
 
 
 def of_snapshot(
-    repository: Repository, target: Environment, snapshot: Snapshot, left_out: Sequence[Erasure]
+    repository: Repository, target: Environment, snapshot: Snapshot, all_members: bool = False
 ) -> Origin:
+    """The snapshot, which a listing of `repository` has. `all_members`: with those who were erased since.
+
+    To be called under the lock: members may be erased until then.
+    """
+    left_out = [] if all_members else erasures.since(repository, snapshot.environment, snapshot.time)
     shown = f"snapshot {snapshot.short_id}"
     if snapshot.environment != target.name:
         shown += f" of {snapshot.environment}"
@@ -64,8 +69,7 @@ def of_last_restore(settings: Settings, target: Environment, all_members: bool =
     else:
         repository = Repository(settings.main)
         found = newest_pre_restore(settings.main, repository.snapshots(), target.name)
-        left_out = [] if all_members else erasures.since(repository, target.name, found.time)
-        origin = of_snapshot(repository, target, found, left_out)
+        origin = of_snapshot(repository, target, found, all_members)
     damaged = kept_files.damaged_beside(target.live)
     if damaged and kept_files.since(damaged[-1]) > origin.time:
         raise SnapshotError(

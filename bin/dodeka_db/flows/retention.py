@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from dodeka_db.errors import RepositoryFullError
+from dodeka_db.errors import RepositoryFullError, SetupError
 from dodeka_db.flows import erasures
 from dodeka_db.formatting import columns, when_briefly
 from dodeka_db.host import row_baselines, row_records
@@ -10,7 +10,7 @@ from dodeka_db.log import log
 from dodeka_db.restic import retention_policy
 from dodeka_db.restic.repository import Repository
 from dodeka_db.restic.snapshots import PRE_RESTORE, Snapshot, of_environment, pre_restore
-from dodeka_db.settings import Environment
+from dodeka_db.settings import Environment, Settings
 
 
 def preview(repository: Repository, environment: Environment) -> list[str]:
@@ -41,6 +41,17 @@ def preview(repository: Repository, environment: Environment) -> list[str]:
             stays, why = True, nothing
         rows.append((snapshot.short_id, when_briefly(snapshot.time), "keeps" if stays else "removes", why))
     return columns(rows, "<<<<")
+
+
+def is_allowed(settings: Settings, environment: Environment) -> bool:
+    """Whether old snapshots of `environment` may go: not with a loss of rows that is open, or while that is not known."""
+    try:
+        if not row_baselines.has_open_loss(settings.main.state, environment.name):
+            return True
+        log.info("%s has lost rows: none of its old snapshots is removed", environment.name)
+    except SetupError as error:  # the run of that environment fails for it
+        log.warning("none of the old snapshots of %s is removed: %s", environment.name, error)
+    return False
 
 
 def apply(

@@ -40,13 +40,24 @@ class Loss:
     taken: str
     good: str
     tables: Mapping[str, tuple[int, int]]
+    so = "after a loss of rows"
 
 
-def look(settings: Settings, repository: Repository, environment: Environment, taken: Taken) -> Loss | None:
+@dataclass(frozen=True)
+class Unknown:
+    """Nobody knows whether rows were lost, because of `failure`."""
+
+    failure: SetupError
+    so = "until it is known whether rows were lost,"
+
+
+def look(
+    settings: Settings, repository: Repository, environment: Environment, taken: Taken
+) -> Loss | Unknown | None:
     """The loss of rows since the last good run; None if there is none, and `taken` is the last good one then.
 
     To be called under the lock. After a loss the last good snapshot is pinned. What cannot be counted is a warning, and is
-    taken neither for a loss nor for the end of one. SetupError if the baseline cannot be read.
+    taken neither for a loss nor for the end of one. Unknown if the baseline cannot be read.
     """
     state, name = settings.main.state, environment.name
     try:
@@ -55,7 +66,7 @@ def look(settings: Settings, repository: Repository, environment: Environment, t
         message = (
             f"snapshot {taken.snapshot_id} is safe, but looking for a loss of rows failed: {error.message}"
         )
-        raise SetupError(message, error.hint) from error
+        return Unknown(SetupError(message, error.hint))
     now = _described_counts(taken, name)
     if now is None:
         lost = before.lost if before else None
@@ -66,7 +77,9 @@ def look(settings: Settings, repository: Repository, environment: Environment, t
         tables = _lost(before.good.rows, now[0].rows, now[1])
         if before.lost:  # a table that cannot be counted any more has not got its rows back
             uncounted = {table for table, rows in now[0].rows.items() if rows is None}
-            tables |= {table: both for table, both in before.lost.tables.items() if table in uncounted}
+            tables |= {
+                table: both for table, both in before.lost.tables.items() if table.lower() in uncounted
+            }
         lost = Lost(now[0], tables) if tables else None
         if not lost:
             row_baselines.write(state, name, Baseline(_with_known(now[0], before.good)))
@@ -82,17 +95,22 @@ def look(settings: Settings, repository: Repository, environment: Environment, t
 
 
 @contextmanager
-def told(loss: Loss | None, removed: int = 0) -> Iterator[None]:
+def told(loss: Loss | Unknown | None, removed: int = 0) -> Iterator[None]:
     """Raise RowsLostError after the block if there is a loss; a failure of the block is only a warning then.
 
-    The snapshot is safe. `removed` is the number of old ones that had to go before it, because the repository was full.
+    If it is unknown, SetupError is raised, or a failure of the block, which is worse. The snapshot is safe. `removed` is the
+    number of old ones that had to go before it, because the repository was full.
     """
     try:
         yield
     except BackupError as error:
-        if not loss:
+        if isinstance(loss, Unknown):
+            log.warning("%s", as_line(loss.failure))
+        if not isinstance(loss, Loss):
             raise
         log.warning("%s", as_line(error))
+    if isinstance(loss, Unknown):
+        raise loss.failure
     if loss:
         name = loss.environment.name
         since = f"snapshot {loss.good}" if loss.good else "the last good run or restore"
@@ -136,7 +154,7 @@ def after_restore(settings: Settings, environment: Environment, snapshot: str, r
     `snapshot` is the one that has them, as in Counts. A loss that a run has told stays one, unless its rows are back.
     """
     state, name = settings.main.state, environment.name
-    now = Counts(snapshot, rows)
+    now = _counts(snapshot, rows)
     try:
         before = row_baselines.read(state, name)
     except SetupError as error:  # the restore goes on; the next run fails
@@ -144,7 +162,7 @@ def after_restore(settings: Settings, environment: Environment, snapshot: str, r
         return
     if before and before.lost:
         try:
-            tables = _lost(before.good.rows, rows, data_description.read().tables)
+            tables = _lost(before.good.rows, now.rows, data_description.read().tables)
         except SetupError:
             return  # the next run says that it cannot tell
         if tables:
@@ -163,14 +181,17 @@ def _described_counts(taken: Taken, name: str) -> tuple[Counts, Mapping[str, Tab
         log.warning("the rows of %s are not counted, so a loss would not be noticed", name)
         return None
     description = data_description.read_or_warn("a loss of rows would not be noticed: %s")
-    return (Counts(taken.snapshot_id, taken.rows), description.tables) if description else None
+    return (_counts(taken.snapshot_id, taken.rows), description.tables) if description else None
+
+
+def _counts(snapshot: str, rows: Rows) -> Counts:
+    """The counts by the table's name in small letters: SQLite, and so the backend, finds a table in whatever letter case."""
+    return Counts(snapshot, {name.lower(): count for name, count in rows.items()})
 
 
 def _lost(before: Rows, now: Rows, described: Mapping[str, Table]) -> dict[str, tuple[int, int]]:
     """The rows then and now of each table that has lost more than it may. What is of the moment comes and goes."""
     found = {}
-    # SQLite, and so the backend, finds a table in whatever letter case
-    before, now = ({name.lower(): count for name, count in rows.items()} for rows in (before, now))
     for table in described.values():
         then, left = before.get(table.name.lower()), now.get(table.name.lower(), 0)
         if table.is_of_the_moment or not then:

@@ -88,14 +88,14 @@ def _pieces(before: Rows | None, rows: Rows | None, described: DataDescription |
 
 
 def _total(rows: Mapping[str, int | None], described: DataDescription | None) -> str:
-    members = rows.get(described.members.name) if described else None
+    members = described.count_of_members(rows) if described else None
     return counted(sum(filter(None, rows.values())), "row") if members is None else counted(members, "member")
 
 
 def _place(name: str, described: DataDescription | None) -> int:
     """Where the table stands among the changes: the members first, what is of the moment last."""
-    table = described.tables.get(name) if described else None
-    if described and name == described.members.name:
+    table = described.named(name) if described else None
+    if described and table == described.members:
         return 0
     if table and table.is_of_members:
         return 1

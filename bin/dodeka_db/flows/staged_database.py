@@ -1,7 +1,7 @@
 """Prepare the new database beside the live one: write it, as a clone if it is one, leave rows out, compare it with the live one."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from io import BufferedRandom
 from pathlib import Path
@@ -60,9 +60,10 @@ def stage(
         description = data_description.read()
         clone, proven = clones.write(settings.main, origin, kind, description, incoming, shown)
         proven = proven_database.again(proven, staged, shown)
+    then = row_counts(staged)
     change = Change(
-        *(target, origin, proven.findings, proven.fixed, row_counts(staged)),
-        *_tables_of_members(description),
+        *(target, origin, proven.findings, proven.fixed, then),
+        *_tables_of_members(description, then),
         *(without, clone),
         erased=proven.erased,
     )
@@ -127,12 +128,19 @@ def _acting(
     return [rows for rows in found if rows.count]
 
 
-def _tables_of_members(description: DataDescription | None) -> tuple[frozenset[str], str]:
-    """The tables whose rows belong to members, and not just for the moment; and the one that has a row for each of them."""
+def _tables_of_members(
+    description: DataDescription | None, there: Iterable[str]
+) -> tuple[frozenset[str], str]:
+    """The tables whose rows belong to members, and not just for the moment; and the one that has a row for each of them.
+
+    By the names of those that are `there`.
+    """
     if not description:
         return frozenset(), ""
+    names = {table.name: name for name in there if (table := description.named(name))}
     lasting = (table for table in description.tables.values() if table.is_of_members)
-    return frozenset(table.name for table in lasting), description.members.name
+    of_members = frozenset(names.get(table.name, table.name) for table in lasting)
+    return of_members, names.get(description.members.name, description.members.name)
 
 
 def rights_of_new(settings: Settings, target: Environment, origin: Origin, staged: Path) -> Rights:

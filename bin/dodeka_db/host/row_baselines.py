@@ -34,15 +34,22 @@ class Baseline:
 
 
 def read(state: Path, environment: str) -> Baseline | None:
-    """The baseline in the folder `state`; None if there is none, or the file is not one. SetupError if it cannot be read."""
+    """The baseline in the folder `state`; None if there is none. SetupError if it cannot be read, or is not one."""
     file = _file(state, environment)
     try:
         found = state_files.read(file)
     except OSError as error:
         raise SetupError(f"{file} cannot be read: {error.strerror}", f"see: ls -l {file}") from error
-    if not isinstance(found, dict) or not (good := _counts(found.get("good"))):
+    if found is None and not file.exists():
         return None
-    return Baseline(good, _lost(found.get("lost")))
+    if isinstance(found, dict) and (good := _counts(found.get("good"))):
+        lost = found.get("lost")
+        if lost is None or (lost := _lost(lost)):
+            return Baseline(good, lost)
+    # perhaps cut off by a power cut: nobody knows whether a loss was open
+    raise SetupError(
+        f"{file} is not what a run has written", f"look at the rows of the last days, then: rm {file}"
+    )
 
 
 def write(state: Path, environment: str, baseline: Baseline) -> None:

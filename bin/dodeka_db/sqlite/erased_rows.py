@@ -68,10 +68,11 @@ def find(
     are read once for each step, the large ones once. The connection is as for member_rows.
     """
     found: dict[Owner, Found] = {}
-    names = (*tables(connection), *virtual_tables(connection))
-    undescribed = dict.fromkeys(name for name in names if not description.named(name))
-    known: dict[Name, set[Owner]] = {}
     described = list(_described(connection, description))
+    looked_at = [table for table, _ in described]
+    names = (*tables(connection), *virtual_tables(connection))
+    undescribed = dict.fromkeys(name for name in names if description.named(name) not in looked_at)
+    known: dict[Name, set[Owner]] = {}
     telling = [one for one in described if one[0].tells]
     is_new = True
     while is_new:
@@ -163,10 +164,9 @@ def _rewrite(connection: sqlite3.Connection) -> str:
 def _described(
     connection: sqlite3.Connection, description: DataDescription
 ) -> Iterator[tuple[Table, frozenset[Kind]]]:
-    """The described tables that are there and can hold rows of members, and the kinds by which a row is found."""
+    """The described tables that are there, and the kinds by which a row is found."""
     for table in described_tables(connection, description):
-        if table.found_by:
-            yield table, frozenset((*table.found_by, *table.tells))
+        yield table, frozenset((*table.found_by, *table.tells))
 
 
 def _rows(
@@ -177,7 +177,8 @@ def _rows(
     A table joins the `undescribed` if the description does not know all of a row that nothing can be found by.
     """
     places = (place for pattern in table.patterns for place in pattern.places())
-    column = "value" if any(place != "key" and kind in kinds for place, kind in places) else "NULL"
+    is_in_value = not kinds or any(place != "key" and kind in kinds for place, kind in places)
+    column = "value" if is_in_value else "NULL"
     name = row_name(connection, table.name)
     for row, key, value in connection.execute(f"SELECT {name}, key, {column} FROM main.{quoted(table.name)}"):
         content = value if isinstance(value, bytes) else str("" if value is None else value).encode()
