@@ -8,11 +8,12 @@ from contextlib import closing
 
 import pytest
 
-from dodeka_db import data_description
+from dodeka_db import data_description, settings
 from dodeka_db.errors import DatabaseError, RowsLostError, ServiceError, SetupError
 from dodeka_db.flows import backup as backup_flow
 from dodeka_db.flows import cron as cron_flow
 from dodeka_db.flows import row_loss, status
+from dodeka_db.flows.in_the_end import in_the_end
 from dodeka_db.flows.status_lines import unknown
 from dodeka_db.host import run_lock, staging
 from dodeka_db.restic.repository import Repository
@@ -192,10 +193,14 @@ class TestWhatHappensAtTheSameTime:
         assert done.returncode == 9 and "counting the stored bytes failed" in done.stdout
 
     def test_defects_of_the_database(self, good):
-        with pytest.raises(RowsLostError, match="users 4 -> 0"), row_loss.told(loss(good, users=(4, 0))):
-            raise DatabaseError("defects")
-        with pytest.raises(DatabaseError), row_loss.told(None):
-            raise DatabaseError("defects")
+        def defects(lost: row_loss.Loss | None) -> None:
+            with in_the_end(lambda: row_loss.fail_if_lost(lost)):
+                raise DatabaseError("defects")
+
+        with pytest.raises(RowsLostError, match="users 4 -> 0"):
+            defects(loss(good, users=(4, 0)))
+        with pytest.raises(DatabaseError):
+            defects(None)
 
     @pytest.mark.slow("a repository that is filled")
     def test_a_full_volume(self, good):
@@ -402,10 +407,9 @@ def test_a_baseline_that_is_none_fails_the_run_until_it_is_removed(good, content
     done = good.run("cron", "production")
     assert done.returncode == 6, done
     assert (
-        f"{file} is not what a run has written; look at the rows of the last days, then: rm {file}"
+        f"{file} is not what a run has written; no old snapshot is removed; look at the rows of the last days, then: rm {file}"
         in done.stderr
     )
-    assert "until it is known whether rows were lost, nothing is removed" in done.stdout
     assert file.read_text() == content
     file.unlink()
     cron(good)
@@ -413,21 +417,28 @@ def test_a_baseline_that_is_none_fails_the_run_until_it_is_removed(good, content
     cron(good, 9)
 
 
-@pytest.mark.parametrize("script", ["cron", "backup"])
-def test_a_service_that_is_down_is_told_before_a_baseline_that_cannot_be_read(
-    good, script, monkeypatch, caplog
-):
-    (good.state / "baselines" / "production.json").write_text("")
-
-    def down(*_: object) -> None:
-        raise ServiceError("the service is DOWN")
+@pytest.mark.parametrize(
+    ("script", "failing"),
+    [
+        *(("cron", "baseline"), ("cron", "backup"), ("cron", "forget")),
+        *(("backup", "baseline"), ("backup", "backup")),
+    ],
+)
+def test_a_service_that_is_down_is_told_whatever_else_fails(good, script, failing, monkeypatch, caplog):
+    def down(_: object, done: str) -> None:
+        raise ServiceError(f"{done}: the service is DOWN")
 
     monkeypatch.setattr("dodeka_db.flows.leftovers.fail_if_down", down)
     monkeypatch.setattr("dodeka_db.flows.cron.fail_if_down", down)
-    settings = good.settings
-    with pytest.raises(ServiceError, match="is DOWN"):
-        {"cron": cron_flow, "backup": backup_flow}[script].run(settings, settings.environment("production"))
-    assert "looking for a loss of rows failed" in caplog.text
+    if failing == "baseline":
+        (good.state / "baselines" / "production.json").write_text("")
+    run_first(good.folder / "failing", f"case $1 in {failing}) echo 'Fatal: no' >&2; exit 1;; esac")
+    found = settings.load({**good.environ, "RESTIC": str(good.folder / "failing")})
+    safe = "" if failing == "backup" else "snapshot .{8} is safe"
+    with pytest.raises(ServiceError, match=f"^{safe}: the service is DOWN"):
+        {"cron": cron_flow, "backup": backup_flow}[script].run(found, found.environment("production"))
+    said = {"baseline": "looking for a loss of rows failed", "backup": "no", "forget": "the retention failed"}
+    assert said[failing] in caplog.text
 
 
 def test_a_loss_stays_one_while_its_table_cannot_be_counted_whatever_its_letter_case(good, caplog):

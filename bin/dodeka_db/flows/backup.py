@@ -4,6 +4,7 @@ from contextlib import suppress
 
 from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.flows import leftovers, pins, row_loss, stray_writes
+from dodeka_db.flows.in_the_end import in_the_end
 from dodeka_db.flows.take_snapshot import Taken, take_snapshot
 from dodeka_db.host import run_lock, service, staging
 from dodeka_db.log import log
@@ -14,20 +15,24 @@ from dodeka_db.settings import Environment, Settings
 def run(settings: Settings, environment: Environment, note: str | None = None) -> Taken:
     """Take one snapshot of the environment's live database; with a `note`, a pinned one. Raises what a step raises.
 
-    With the snapshot safe it raises RowsLostError if the database has lost many rows; otherwise ServiceError if a service
-    is still down that a restore left stopped, and DatabaseError if SQLite's check found defects in the database.
+    With the snapshot safe it raises RowsLostError if the database has lost many rows; and with the snapshot or without it
+    ServiceError if a service is still down that a restore left stopped. Otherwise DatabaseError if SQLite's check found
+    defects in the database.
     """
     tags = () if note is None else pins.tags(note)
     main = settings.main
     with staging.locked(main, f"backup of {environment.name}"):
         repository = Repository(main)
-        down = leftovers.recover(settings)
-        with run_lock.beside(environment.live, main.lock_wait_s):
-            taken = of_live(settings, repository, environment, tags)
-        loss = row_loss.look(settings, repository, environment, taken)
-    with row_loss.told(loss):
-        leftovers.fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
-        fail_if_defective(taken, environment)
+        down, done, loss = leftovers.recover(settings), "", None
+        with (
+            in_the_end(lambda: row_loss.fail_if_lost(loss)),
+            in_the_end(lambda: leftovers.fail_if_down(down, done)),
+        ):
+            with run_lock.beside(environment.live, main.lock_wait_s):
+                taken = of_live(settings, repository, environment, tags)
+            done = f"snapshot {taken.snapshot_id} is safe"
+            with in_the_end(lambda: fail_if_defective(taken, environment)):
+                loss = row_loss.look(settings, repository, environment, taken)
     return taken
 
 

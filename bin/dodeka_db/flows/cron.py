@@ -9,7 +9,9 @@ from typing import TypeVar
 from dodeka_db import data_description, schedule
 from dodeka_db.errors import BackupError, RepositoryFullError, SetupError, as_line
 from dodeka_db.flows import backup, offsite, retention, row_loss, snapshot_growth
+from dodeka_db.flows.in_the_end import in_the_end
 from dodeka_db.flows.leftovers import fail_if_down, recover
+from dodeka_db.flows.row_loss import Loss
 from dodeka_db.flows.take_snapshot import Taken
 from dodeka_db.formatting import counted
 from dodeka_db.host import day_records, job_records, run_lock, staging
@@ -38,8 +40,8 @@ def run(settings: Settings, environment: Environment) -> Done:
 
     Raises BusyError when another run holds the lock until the next one is due, and whatever a step raises; a
     failure after the snapshot was stored says so. In the end it raises RowsLostError if the database has lost many rows:
-    then nothing old is removed. Otherwise ServiceError if a service is still down that a restore left stopped, and
-    DatabaseError if SQLite's check found defects in the database.
+    then nothing old is removed. Otherwise ServiceError if a service is still down that a restore left stopped, whatever else
+    has failed; and DatabaseError if SQLite's check found defects in the database.
     """
     began, due = time.monotonic(), schedule.seconds_until_next(environment.name, datetime.now())
 
@@ -54,33 +56,22 @@ def run(settings: Settings, environment: Environment) -> Done:
     ):
         with staging.locked(main, f"cron run of {environment.name}", wait_s()):
             repository = Repository(main)
-            down = recover(settings)
-            with run_lock.beside(environment.live, wait_s()):
-                taken, removed = _store(settings, repository, environment)
-            today.has_stored, today.members = True, _members(taken)
-            loss = row_loss.look(settings, repository, environment, taken)
-            if loss:
-                log.info("snapshot %s is stored; %s nothing is removed", taken.snapshot_id, loss.so)
-            elif offsite.is_copying(settings):
-                log.info(
-                    "snapshot %s is stored; an off-site copy is running, so no snapshot is removed",
-                    taken.snapshot_id,
-                )
-            else:
-                log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
-                removed += _after_snapshot(
-                    taken,
-                    "the retention",
-                    "applied",
-                    lambda: retention.apply(repository, environment, taken.known),
-                )
-            with row_loss.told(loss, removed):
-                today.stored_bytes = _after_snapshot(
-                    *(taken, "counting the stored bytes", "done"),
-                    lambda: snapshot_growth.sample(repository, environment),
-                )
-                fail_if_down(down, f"snapshot {taken.snapshot_id} is safe")
-                backup.fail_if_defective(taken, environment)
+            down, done, loss, removed = recover(settings), "", None, 0
+            with (
+                in_the_end(lambda: row_loss.fail_if_lost(loss, removed)),
+                in_the_end(lambda: fail_if_down(down, done)),
+            ):
+                with run_lock.beside(environment.live, wait_s()):
+                    taken, removed = _store(settings, repository, environment)
+                done = f"snapshot {taken.snapshot_id} is safe"
+                today.has_stored, today.members = True, _members(taken)
+                with in_the_end(lambda: backup.fail_if_defective(taken, environment)):
+                    loss = row_loss.look(settings, repository, environment, taken)
+                    removed += _clean_up(settings, repository, environment, taken, loss)
+                    today.stored_bytes = _after_snapshot(
+                        *(taken, "counting the stored bytes", "done"),
+                        lambda: snapshot_growth.sample(repository, environment),
+                    )
         job_records.passed(main.state, job(environment))
     return Done(taken, removed)
 
@@ -96,6 +87,24 @@ def _members(taken: Taken) -> int | None:
         return data_description.read().count_of_members(taken.rows or {})
     except SetupError:
         return None
+
+
+def _clean_up(
+    settings: Settings, repository: Repository, environment: Environment, taken: Taken, loss: Loss | None
+) -> int:
+    """Apply the retention policy if that is allowed now; returns how many snapshots it has removed."""
+    if loss:
+        log.info("snapshot %s is stored; after a loss of rows nothing is removed", taken.snapshot_id)
+        return 0
+    if offsite.is_copying(settings):
+        log.info(
+            "snapshot %s is stored; an off-site copy is running, so no snapshot is removed", taken.snapshot_id
+        )
+        return 0
+    log.info("snapshot %s is stored; applying the retention policy", taken.snapshot_id)
+    return _after_snapshot(
+        *(taken, "the retention", "applied"), lambda: retention.apply(repository, environment, taken.known)
+    )
 
 
 def _store(settings: Settings, repository: Repository, environment: Environment) -> tuple[Taken, int]:

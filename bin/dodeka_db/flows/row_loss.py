@@ -5,8 +5,7 @@ counts as they are: each run fails until the rows are back, or somebody says tha
 restore puts in place is good, since somebody has said yes to it; but a loss that was told stays one.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dodeka_db import data_description
@@ -40,33 +39,23 @@ class Loss:
     taken: str
     good: str
     tables: Mapping[str, tuple[int, int]]
-    so = "after a loss of rows"
 
 
-@dataclass(frozen=True)
-class Unknown:
-    """Nobody knows whether rows were lost, because of `failure`."""
-
-    failure: SetupError
-    so = "until it is known whether rows were lost,"
-
-
-def look(
-    settings: Settings, repository: Repository, environment: Environment, taken: Taken
-) -> Loss | Unknown | None:
+def look(settings: Settings, repository: Repository, environment: Environment, taken: Taken) -> Loss | None:
     """The loss of rows since the last good run; None if there is none, and `taken` is the last good one then.
 
     To be called under the lock. After a loss the last good snapshot is pinned. What cannot be counted is a warning, and is
-    taken neither for a loss nor for the end of one. Unknown if the baseline cannot be read.
+    taken neither for a loss nor for the end of one. SetupError if the baseline cannot be read.
     """
     state, name = settings.main.state, environment.name
     try:
         before = row_baselines.read(state, name)
     except SetupError as error:
-        message = (
-            f"snapshot {taken.snapshot_id} is safe, but looking for a loss of rows failed: {error.message}"
-        )
-        return Unknown(SetupError(message, error.hint))
+        raise SetupError(
+            f"snapshot {taken.snapshot_id} is safe, but looking for a loss of rows failed: {error.message};"
+            " no old snapshot is removed",
+            error.hint,
+        ) from error
     now = _described_counts(taken, name)
     if now is None:
         lost = before.lost if before else None
@@ -94,33 +83,22 @@ def look(
     return Loss(settings, environment, taken.snapshot_id, good or _there(repository, before), lost.tables)
 
 
-@contextmanager
-def told(loss: Loss | Unknown | None, removed: int = 0) -> Iterator[None]:
-    """Raise RowsLostError after the block if there is a loss; a failure of the block is only a warning then.
+def fail_if_lost(loss: Loss | None, removed: int = 0) -> None:
+    """Raise RowsLostError if there is a loss. The snapshot is safe.
 
-    If it is unknown, SetupError is raised, or a failure of the block, which is worse. The snapshot is safe. `removed` is the
-    number of old ones that had to go before it, because the repository was full.
+    `removed` is the number of old ones that had to go before it, because the repository was full.
     """
-    try:
-        yield
-    except BackupError as error:
-        if isinstance(loss, Unknown):
-            log.warning("%s", as_line(loss.failure))
-        if not isinstance(loss, Loss):
-            raise
-        log.warning("%s", as_line(error))
-    if isinstance(loss, Unknown):
-        raise loss.failure
-    if loss:
-        name = loss.environment.name
-        since = f"snapshot {loss.good}" if loss.good else "the last good run or restore"
-        old = "no old snapshot is removed"
-        if removed:
-            old = f"{counted(removed, 'old snapshot')} removed before, because the repository was full"
-        raise RowsLostError(
-            f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since {since}: {shown(loss.tables)}; {old}",
-            f"look: {next_steps(loss.settings.main, name, loss.good)}",
-        )
+    if not loss:
+        return
+    name = loss.environment.name
+    since = f"snapshot {loss.good}" if loss.good else "the last good run or restore"
+    old = "no old snapshot is removed"
+    if removed:
+        old = f"{counted(removed, 'old snapshot')} removed before, because the repository was full"
+    raise RowsLostError(
+        f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since {since}: {shown(loss.tables)}; {old}",
+        f"look: {next_steps(loss.settings.main, name, loss.good)}",
+    )
 
 
 def next_steps(main: RepositorySettings, name: str, good: str) -> str:
