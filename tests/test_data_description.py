@@ -417,6 +417,11 @@ def test_what_only_the_database_or_only_the_description_has(path, db):
         Finding("users", "a key that fits no line of the description (rows: 1)"),
         Finding("volta_data", "value.phone\x1b: a field that is not described (rows: 2)"),
     ]
+    db.execute("ALTER TABLE sync RENAME TO renamed")
+    db.execute("ALTER TABLE renamed RENAME TO Sync")
+    assert [one for one in findings(db, description) if one.table.lower() == "sync"] == [
+        Finding("Sync", "the description calls it sync")
+    ]
     address = db.execute("SELECT key FROM users_by_email").fetchone()[0]
     assert len(member_rows(db, description, [address]).rows[address]) == 11, "as before, but for birthdays"
     db.rollback()

@@ -93,6 +93,10 @@ class Row:
     unknown: tuple[str, ...] = ()
 
 
+# a row of no sort that the description knows
+UNKNOWN = Row((), ("a key that fits no line of the description",))
+
+
 @dataclass(frozen=True)
 class Pattern:
     """One sort of rows: `key` as the file has it, split into `parts`, which are literal text or a kind; and the value."""
@@ -174,7 +178,7 @@ class Table:
         for pattern in self.patterns:
             if row := pattern.read(key, value):
                 return row
-        return Row((), ("a key that fits no line of the description",))
+        return UNKNOWN
 
     def is_left_out_of_clones(self, key: str) -> bool:
         """Whether a clone does without the row with this key."""

@@ -265,8 +265,10 @@ def test_the_copy_goes_on_with_what_is_whole(site, part, how):
     reseal(Path(there["OFFSITE_REPOSITORY"]), Path(there["OFFSITE_PASSWORD_FILE"]).read_text().strip())
     whole = len(site.snapshots()) - 1
     damaged = harm(site, part, how)
-    for copied in (whole, 0):  # and again: it stays said until it is repaired
-        done = soon(site, "offsite", **there)
+    run_first(site.folder / "refusing", "case $1 in forget) echo 'Fatal: no' >&2; exit 1;; esac")
+    # and again: it stays said until it is repaired, also where nothing old can be removed
+    for copied, restic in ((whole, RESTIC), (0, RESTIC), (0, str(site.folder / "refusing"))):
+        done = soon(site, "offsite", RESTIC=restic, **there)
         assert done.returncode == 8
         assert (
             f"error: {copied} snapshot{'' if copied == 1 else 's'} copied, but {damaged[:8]} of {site.repository} cannot be: damaged; {SEE}"

@@ -413,10 +413,14 @@ class TestWhoIsErased:
         assert "1 member erased since stays erased (16 rows)." in output
         assert content(site.database(), without=()) == before
 
-    def test_stays_out_of_a_restore_that_waited_meanwhile(self, site):
+    @pytest.mark.parametrize("has_record", [True, False])
+    def test_stays_out_of_a_restore_that_waited_meanwhile(self, site, has_record):
         """It has chosen its snapshot before the erasure is there."""
         member = with_all_of_a_member(site)
         site.ok("backup", "production")
+        if not has_record:
+            (site.state / "erasures.json").unlink(missing_ok=True)
+            (site.state / "erasures.json").mkdir()
         delete(site.database(), member)
         names = [("email", member.email), ("user", member.user), ("bondsnummer", member.number)]
         one = erasures.of_names("production", datetime.now(UTC), erasures.new_key(), names)

@@ -366,6 +366,18 @@ def test_when_it_cannot_be_started_with_either_database_it_is_said_that_it_is_do
         left = " is safe, but a restore left dodeka-backend-production stopped, and it does not come up: could not start"
         assert left in done.stderr and "IT IS DOWN" in done.stderr
     assert len(stored.snapshots("demo")) == 3
+    # also whoever does something else by hand, whatever comes of that
+    left = left.removeprefix(" is safe, but ")
+    with closing(sqlite3.connect(stored.database("demo"), isolation_level=None)) as demo:
+        demo.execute("DELETE FROM birthdays WHERE rowid = 1")
+    for words in (["restore", "demo"], ["bring-back", "demo", "--tables=birthdays"]):
+        done = stored.run(
+            *words, "--snapshot=latest", stdin="no\n", DODEKA_SYSTEMCTL=systemctl(failing="start")
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (5, 1) and left in done.stderr
+        assert "warning: not confirmed" in done.stdout, done.stdout
+    done = with_service(stored, systemctl(failing="start"))
+    assert ": the data is not the cause: IT IS DOWN; to start it" in done.stderr, "its own restore says more"
     done = stored.run("backup", "demo", DODEKA_SYSTEMCTL=systemctl(), DODEKA_START_WAIT_S="0")
     assert "a restore left dodeka-backend-production stopped: starting it" in done.stdout
     assert [call for call in calls(stored) if "demo" not in call][-3:] == [START, LOOK, LOOK]

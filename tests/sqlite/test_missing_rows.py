@@ -253,6 +253,23 @@ def test_a_guard_is_looked_at_in_each_transaction_until_its_own_rows_are_put_in(
     assert rows(live, "SELECT count(*) FROM t") == [(4 if also_puts_in_u else 2,)]
 
 
+def test_what_fails_in_a_later_transaction_says_that_rows_are_back(live, monkeypatch):
+    then = older(
+        live, "CREATE TABLE t (k PRIMARY KEY)", *(f"INSERT INTO t VALUES ({one})" for one in range(4))
+    )
+    execute(live, "DELETE FROM t")
+    plan = _empty(live)
+    with missing_rows.planning(live, then, plan) as connection:
+        found, _ = missing_rows.find(connection, ["t"])
+    monkeypatch.setattr(missing_rows, "BATCH_ROWS", 2)
+    monkeypatch.setattr(missing_rows, "WAIT_S", 0)
+    with closing(sqlite3.connect(live, isolation_level=None)) as backend:
+        monkeypatch.setattr(time, "sleep", lambda _: backend.execute("BEGIN IMMEDIATE"))
+        said = "is locked by another process; 2 of 4 rows are back"
+        with pytest.raises(DatabaseError, match=said), missing_rows.putting_in(live, plan) as connection:
+            missing_rows.put_in(connection, found, [])
+
+
 def test_a_database_whose_backend_would_have_to_wait_is_refused(live):
     then = older(live, "CREATE TABLE t (k PRIMARY KEY)")
     execute(live, "PRAGMA journal_mode=DELETE")

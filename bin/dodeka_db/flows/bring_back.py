@@ -13,6 +13,7 @@ from dodeka_db.errors import DatabaseError, ServiceError, UsageError
 from dodeka_db.flows import bring_back_plan, erasures, leftovers, stray_writes, verify
 from dodeka_db.flows.bring_back_plan import MAX_NAMED, Asked, Plan
 from dodeka_db.flows.download import shown, to_new_file
+from dodeka_db.flows.in_the_end import in_the_end
 from dodeka_db.flows.take_snapshot import take_snapshot
 from dodeka_db.formatting import COLUMNS, cell, columns, counted, when
 from dodeka_db.host import run_lock, service, staging, whole_clones
@@ -57,7 +58,10 @@ def run(
         raise ServiceError(f"{stray}; nothing was changed", "save that first: BACKUP.md, 'Written elsewhere'")
     description = data_description.read()
     doing = f"bring-back to {environment.name}"
+    down: leftovers.Down = []
+    done = ""
     with ExitStack() as stack:
+        stack.enter_context(in_the_end(lambda: leftovers.fail_if_down(down, done)))
         with staging.locked(main, doing):
             down = leftovers.recover(settings)
             _check_saved(settings, environment)
@@ -79,7 +83,6 @@ def run(
         if not plan.count:
             for line in preview:
                 log.info("%s", line)
-            leftovers.fail_if_down(down)
             why = "; AT=03:00, for example, takes an earlier one"
             if plan.left_alone:
                 why = ": what is missing is left alone, for the reasons above"
@@ -92,7 +95,6 @@ def run(
                 )
             erasures.check_none_came(main, erased_before)
             done = _put_in(settings, environment, plan, planned)
-    leftovers.fail_if_down(down, done)
     return done
 
 
@@ -115,7 +117,7 @@ def _put_in(settings: Settings, environment: Environment, plan: Plan, planned: P
         with shielded(), missing_rows.putting_in(live, planned) as connection:
             waited_s = missing_rows.put_in(connection, plan.missing, plan.guards)
     except Interrupted as interruption:
-        interruption.note = done
+        interruption.note = interruption.note or done  # the note is the failure, if there was one too
         raise
     log.info("the backend waited for %d ms at most", math.ceil(waited_s * 1000))
     return done

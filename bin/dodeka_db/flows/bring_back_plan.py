@@ -86,8 +86,8 @@ def _refuse_other_names(description: DataDescription, there: Iterable[str]) -> N
         table = description.named(name)
         if table and table.name != name:  # to the backend they are one table; here its rows would be nobody's
             raise DatabaseError(
-                f"table {name} is called {table.name} in {description.file}, so people would be incomplete",
-                "write it there as the database does; or make restore",
+                f"table {name} is called {table.name} in {description.file}, so nobody would know whose its rows are",
+                "write it there as the database does, or if only one of the two databases does: make restore",
             )
 
 

@@ -66,7 +66,7 @@ def run(settings: Settings, environment: Environment) -> Done:
                 done = f"snapshot {taken.snapshot_id} is safe"
                 today.has_stored, today.members = True, _members(taken)
                 with in_the_end(lambda: backup.fail_if_defective(taken, environment)):
-                    loss = row_loss.look(settings, repository, environment, taken)
+                    loss = row_loss.look(settings, repository, environment, taken, removed)
                     removed += _clean_up(settings, repository, environment, taken, loss)
                     today.stored_bytes = _after_snapshot(
                         *(taken, "counting the stored bytes", "done"),

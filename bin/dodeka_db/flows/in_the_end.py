@@ -15,7 +15,7 @@ def in_the_end(check: Callable[[], None]) -> Iterator[None]:
     except (BackupError, OSError) as error:
         try:
             check()
-        except BackupError:
+        except (BackupError, OSError):
             log.warning("%s", as_line(error))
             raise
         raise

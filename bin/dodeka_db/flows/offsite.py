@@ -7,6 +7,7 @@ from datetime import datetime
 
 from dodeka_db.errors import BackupError, RepositoryDamagedError, SetupError, as_line
 from dodeka_db.flows import erasures, oldest_copies, retention, verify
+from dodeka_db.flows.in_the_end import in_the_end
 from dodeka_db.formatting import counted
 from dodeka_db.host import job_records, row_records, run_lock, staging
 from dodeka_db.log import log
@@ -108,22 +109,27 @@ def _copy(settings: Settings, source: Repository, target: Repository) -> Done:
     before = {snapshot.id for snapshot in there}
     log.info("copying the missing snapshots to %s", offsite.shown)
     damaged = target.copy_from(main, listed)
-    wanted = [one for one in ordinary(listed) if one not in damaged]
-    snapshots = target.snapshots()
-    copied = sum(snapshot.id not in before for snapshot in snapshots)
-    stored_as = [snapshot.stored_as for snapshot in snapshots]
-    # the main repository may keep them for a shorter time
-    row_records.carry_over(main.state, offsite.state, stored_as)
-    row_records.keep_only(offsite.state, stored_as)
-    erasures.copy_missing(source, target, snapshots)
-    proven = _prove(target, wanted, snapshots)
-    removed = _apply_retention(settings, target, copied)
-    if damaged:
-        ids = ", ".join(snapshot.short_id for snapshot in damaged)
-        raise RepositoryDamagedError(
-            f"{counted(copied, 'snapshot')} copied, but {ids} of {main.shown} cannot be: damaged",
-            f"see {failures.DAMAGED}",
-        )
+    copied = 0
+
+    def fail_if_damaged() -> None:
+        if damaged:
+            ids = ", ".join(snapshot.short_id for snapshot in damaged)
+            raise RepositoryDamagedError(
+                f"{counted(copied, 'snapshot')} copied, but {ids} of {main.shown} cannot be: damaged",
+                f"see {failures.DAMAGED}",
+            )
+
+    with in_the_end(fail_if_damaged):
+        wanted = [one for one in ordinary(listed) if one not in damaged]
+        snapshots = target.snapshots()
+        copied = sum(snapshot.id not in before for snapshot in snapshots)
+        stored_as = [snapshot.stored_as for snapshot in snapshots]
+        # the main repository may keep them for a shorter time
+        row_records.carry_over(main.state, offsite.state, stored_as)
+        row_records.keep_only(offsite.state, stored_as)
+        erasures.copy_missing(source, target, snapshots)
+        proven = _prove(target, wanted, snapshots)
+        removed = _apply_retention(settings, target, copied)
     with staging.folder(offsite) as folder:
         is_removable = target.is_removable(folder)
     return Done(

@@ -12,6 +12,7 @@ from dodeka_db import data_description, safe_open
 from dodeka_db.errors import DatabaseError, ServiceError, UsageError
 from dodeka_db.flows import erasures, leftovers, restore_origin, snapshot_table, snapshots, stray_writes
 from dodeka_db.flows.exchange_databases import exchange
+from dodeka_db.flows.in_the_end import in_the_end
 from dodeka_db.flows.restore_origin import Origin
 from dodeka_db.flows.restore_question import Change
 from dodeka_db.flows.staged_database import stage
@@ -127,9 +128,12 @@ def _restore(
     if stray := stray_writes.found(service, live):
         raise ServiceError(f"{stray}; nothing was changed", "save that first: BACKUP.md, 'Written elsewhere'")
     doing = f"restore of {target.name}"
+    down: leftovers.Down = []
     with ExitStack() as stack:
+        stack.enter_context(in_the_end(lambda: leftovers.fail_if_down(down)))
         with staging.locked(settings.main, doing):
-            down = leftovers.recover(settings, saving=False)
+            # what becomes of the service itself, the exchange says
+            down = [one for one in leftovers.recover(settings, saving=False) if one[0].unit != service.unit]
             origin = choose()
             staged = stack.enter_context(staging.beside(live))
             change = stage(settings, target, origin, staged, without, clone)
@@ -144,7 +148,6 @@ def _restore(
             exchange(settings, service, change, staged)
     for role, address in change.clone.logins if change.clone else ():
         log.info("who can log in as %s: %s", role, address)
-    leftovers.fail_if_down(down)
 
 
 def _check_link(link: Path, live: Path) -> None:

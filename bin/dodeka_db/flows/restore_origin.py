@@ -45,6 +45,8 @@ def of_snapshot(
 
     To be called under the lock: members may be erased until then.
     """
+    if not all_members and erasures.on_record(repository.settings.state) is None:
+        repository.listed()  # an erasure that has come since the snapshot was chosen is not on record
     left_out = [] if all_members else erasures.since(repository, snapshot.environment, snapshot.time)
     shown = f"snapshot {snapshot.short_id}"
     if snapshot.environment != target.name:

@@ -1,6 +1,7 @@
 """Apply the retention policy to the snapshots of one environment in either repository."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dodeka_db.errors import RepositoryFullError, SetupError
 from dodeka_db.flows import erasures
@@ -24,8 +25,8 @@ def preview(repository: Repository, environment: Environment) -> list[str]:
     nothing = ""
     if not settings.retains:
         nothing = "OFFSITE_RETENTION=none: left to the server"
-    elif row_baselines.has_open_loss(settings.states[-1], environment.name):
-        nothing = f"nothing is removed after a loss of rows ({environment.name})"
+    elif loss := _loss(settings.states[-1], environment):
+        nothing = f"nothing is removed {loss}"
     elif future:
         nothing = f"nothing is removed while {future.short_id} is from the future"
     for snapshot in snapshots:
@@ -44,14 +45,22 @@ def preview(repository: Repository, environment: Environment) -> list[str]:
 
 
 def is_allowed(settings: Settings, environment: Environment) -> bool:
-    """Whether old snapshots of `environment` may go: not with a loss of rows that is open, or while that is not known."""
+    """Whether old snapshots of `environment` may go: not with a loss of rows that is open, or while that is not known.
+
+    The cron run of that environment fails then.
+    """
+    loss = _loss(settings.main.state, environment)
+    if loss:
+        log.warning("none of the old snapshots of %s is removed %s", environment.name, loss)
+    return not loss
+
+
+def _loss(state: Path, environment: Environment) -> str:
     try:
-        if not row_baselines.has_open_loss(settings.main.state, environment.name):
-            return True
-        log.info("%s has lost rows: none of its old snapshots is removed", environment.name)
-    except SetupError as error:  # the run of that environment fails for it
-        log.warning("none of the old snapshots of %s is removed: %s", environment.name, error)
-    return False
+        has_lost = row_baselines.has_open_loss(state, environment.name)
+        return f"after a loss of rows ({environment.name})" if has_lost else ""
+    except SetupError as error:
+        return f"while it is not known whether rows were lost: {error.message}"
 
 
 def apply(

@@ -41,11 +41,14 @@ class Loss:
     tables: Mapping[str, tuple[int, int]]
 
 
-def look(settings: Settings, repository: Repository, environment: Environment, taken: Taken) -> Loss | None:
+def look(
+    settings: Settings, repository: Repository, environment: Environment, taken: Taken, removed: int = 0
+) -> Loss | None:
     """The loss of rows since the last good run; None if there is none, and `taken` is the last good one then.
 
     To be called under the lock. After a loss the last good snapshot is pinned. What cannot be counted is a warning, and is
     taken neither for a loss nor for the end of one. SetupError if the baseline cannot be read.
+    `removed` is the number of old snapshots that had to go before `taken`, because the repository was full.
     """
     state, name = settings.main.state, environment.name
     try:
@@ -53,7 +56,7 @@ def look(settings: Settings, repository: Repository, environment: Environment, t
     except SetupError as error:
         raise SetupError(
             f"snapshot {taken.snapshot_id} is safe, but looking for a loss of rows failed: {error.message};"
-            " no old snapshot is removed",
+            f" {_of_old(removed)}",
             error.hint,
         ) from error
     now = _described_counts(taken, name)
@@ -84,21 +87,21 @@ def look(settings: Settings, repository: Repository, environment: Environment, t
 
 
 def fail_if_lost(loss: Loss | None, removed: int = 0) -> None:
-    """Raise RowsLostError if there is a loss. The snapshot is safe.
-
-    `removed` is the number of old ones that had to go before it, because the repository was full.
-    """
+    """Raise RowsLostError if there is a loss. The snapshot is safe. `removed` is as for look()."""
     if not loss:
         return
     name = loss.environment.name
     since = f"snapshot {loss.good}" if loss.good else "the last good run or restore"
-    old = "no old snapshot is removed"
-    if removed:
-        old = f"{counted(removed, 'old snapshot')} removed before, because the repository was full"
     raise RowsLostError(
-        f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since {since}: {shown(loss.tables)}; {old}",
+        f"snapshot {loss.taken} is safe, but {name} HAS LOST ROWS since {since}: {shown(loss.tables)}; {_of_old(removed)}",
         f"look: {next_steps(loss.settings.main, name, loss.good)}",
     )
+
+
+def _of_old(removed: int) -> str:
+    if removed:
+        return f"{counted(removed, 'old snapshot')} removed before, because the repository was full"
+    return "no old snapshot is removed"
 
 
 def next_steps(main: RepositorySettings, name: str, good: str) -> str:

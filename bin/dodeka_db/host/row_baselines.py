@@ -48,7 +48,8 @@ def read(state: Path, environment: str) -> Baseline | None:
             return Baseline(good, lost)
     # perhaps cut off by a power cut: nobody knows whether a loss was open
     raise SetupError(
-        f"{file} is not what a run has written", f"look at the rows of the last days, then: rm {file}"
+        f"{file} is not what a run has written",
+        f"an open loss of rows is forgotten with it, so look first: make snapshots ENV={environment}; then: rm {file}",
     )
 
 
@@ -78,7 +79,8 @@ def _counts(found: object) -> Counts | None:
         return None
     if not all(count is None or type(count) is int for count in rows.values()):
         return None
-    return Counts(str(found.get("snapshot")), rows)
+    # a version before this one wrote the names as they are in the database
+    return Counts(str(found.get("snapshot")), {name.lower(): count for name, count in rows.items()})
 
 
 def _file(state: Path, environment: str) -> Path:

@@ -38,6 +38,8 @@ def write(file: Path, content: object) -> None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(new, "w", opener=safe_open.no_link) as opened:
             opened.write(f"{text}\n")
+            opened.flush()
+            os.fsync(opened.fileno())  # after a power cut the new name must not stand for an empty file
         os.replace(new, file)
     except OSError as error:
         log.warning("%s cannot be written: %s", file, error.strerror)

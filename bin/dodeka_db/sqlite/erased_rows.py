@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dodeka_db.data_description import DataDescription, Kind, Table
+from dodeka_db.data_description import UNKNOWN, DataDescription, Kind, Table
 from dodeka_db.sqlite.connection import opened, quoted
 from dodeka_db.sqlite.empty_tables import forget_samples, refuse_trigger
 from dodeka_db.sqlite.failures import is_of_the_database, one_line
@@ -185,6 +185,6 @@ def _rows(
         read = table.read(str(key), content)
         contents = [one for one in read.contents if one.text]
         held = [(kind, kind.normal(one.text)) for one in contents for kind in one.kinds if kind in kinds]
-        if read.unknown and not held:
+        if not held and (read.unknown if is_in_value else read is UNKNOWN):
             undescribed[table.name] = None
         yield row, held

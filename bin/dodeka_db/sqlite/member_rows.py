@@ -47,11 +47,13 @@ def findings(connection: sqlite3.Connection, description: DataDescription) -> li
     found = [
         Finding(name, "described, but not in the database")
         for name in description.tables
-        if name not in there
+        if name.lower() not in map(str.lower, there)
     ]
     for name in there:
-        if name not in description.tables:
+        if not (table := description.named(name)):
             found.append(Finding(name, "in the database, but not described"))
+        elif table.name != name:
+            found.append(Finding(name, f"the description calls it {table.name}"))
         elif not has_keys_and_values(connection, name):
             found.append(Finding(name, "it does not have the columns key and value"))
     unknown = Counter(

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dodeka_db import safe_open
-from dodeka_db.errors import DatabaseError
+from dodeka_db.errors import BackupError, DatabaseError
 from dodeka_db.sqlite.connection import opened, quoted
-from dodeka_db.sqlite.failures import is_beyond_us, one_line
+from dodeka_db.sqlite.failures import failure_of_sqlite, is_beyond_us, one_line
 from dodeka_db.sqlite.header import read_header
 from dodeka_db.sqlite.table_shape import NotComparableError, Shape, shape, tables, virtual_tables
 
@@ -282,7 +282,9 @@ def put_in(connection: sqlite3.Connection, missing: Sequence[MissingRows], guard
         except BaseException as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if done and isinstance(error, DatabaseError):
+            if done and isinstance(error, sqlite3.Error):
+                error = failure_of_sqlite(live, f"database {live}", error, is_alone=False)
+            if done and isinstance(error, BackupError):
                 raise DatabaseError(
                     f"{error.message}; {done} of {rows} rows are back", "run this again for the others"
                 ) from error
