@@ -35,16 +35,15 @@ def test_one_that_gives_nothing_is_not_waited_for_as_long_as_one_that_stops_givi
     clock[0] += 2
     with pytest.raises(UnreachableError, match=f"no data for {LOOK_S} s"):
         watch([], 21_000)
-    watch([], 50_000)
+    watch([], 5_000_000)
     clock[0] += GIVE_UP_S - 1
-    watch([], 50_000)
+    watch([], 5_000_000)
     clock[0] += 2
     with pytest.raises(UnreachableError, match=f"no data for {GIVE_UP_S} s"):
-        watch([], 50_000)
+        watch([], 5_000_000)
 
 
-@pytest.mark.parametrize(("read_bytes", "patience_s"), [(500, LOOK_S), (50_000, GIVE_UP_S)])
-def test_the_warning_says_how_long_it_goes_on_trying(watch, clock, caplog, read_bytes, patience_s):
-    clock[0] += 10
+@pytest.mark.parametrize(("read_bytes", "patience_s"), [(500, LOOK_S), (5_000_000, GIVE_UP_S)])
+def test_the_warning_says_how_long_it_goes_on_trying(watch, caplog, read_bytes, patience_s):
     watch([RETRYING], read_bytes)
     assert f"retrying for up to {patience_s} s" in caplog.text

@@ -19,15 +19,15 @@ GIVE_UP_S = 300
 PAUSE_S = 120
 # fewer bytes than this are not progress: restic reads so much while it waits
 MOVING_BYTES = 10_000
-# what it reads in the first seconds may be its own: 0.18 reads the list of mounts, however long that is, several times
-START_S = 5
+# so many may be files of the machine: 0.18 reads the list of mounts at its start, several times
+OWN_BYTES = 1_000_000
 
 
 class ServerWatch:
     """The `watch` of programs.run() for a restic: raises the failure that restic cannot overcome.
 
     That is: the server refuses access, what restic tries cannot succeed, nothing has moved for `patience_s` seconds
-    (`begins_s` until anything has after START_S), or restic has been retrying for that long. `source` is the repository that it reads
+    (`begins_s` until more than OWN_BYTES have), or restic has been retrying for that long. `source` is the repository that it reads
     besides `repository`, if any.
     """
 
@@ -40,8 +40,7 @@ class ServerWatch:
     ) -> None:
         self._repository, self._source = repository, source
         self._patience_s, self._later_s = begins_s, patience_s
-        self._began_at = self._moved_at = time.monotonic()
-        self._moved_bytes = 0
+        self._moved_at, self._moved_bytes = time.monotonic(), 0
         self._failing_since = self._failed_at = 0.0
         self._reason = ""
 
@@ -49,7 +48,7 @@ class ServerWatch:
         now = time.monotonic()
         if read_bytes - self._moved_bytes > MOVING_BYTES:
             self._moved_at, self._moved_bytes = now, read_bytes
-            if now - self._began_at > START_S:
+            if read_bytes > OWN_BYTES:
                 self._patience_s = self._later_s
         for match in filter(None, map(failures.ATTEMPT.search, lines)):
             self._note(match, now)
